@@ -1,0 +1,45 @@
+# The two commands of the README: `make book` and `make test`. Each makes its own environment first if there is none.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.bar-installed
+
+# `make book PRUNING_FACTOR=8`: every other NAME=value of the command line is a parameter for the notebooks.
+PARAMETERS = $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
+
+.DEFAULT_GOAL := help
+.PHONY: help install book test lint notebooks lock clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@echo
+	@echo '  make book PRUNING_FACTOR=8 SEED=1   gives parameters to the notebooks that declare them;'
+	@echo '                                      a name that none of them declares is answered with the list'
+	@echo '  PYTHON=python3.12  VENV=path        the interpreter and the environment to use'
+
+install: $(STAMP)  ## make .venv and install the package in it, in the versions of requirements.lock
+
+$(STAMP): pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[book,test]'
+	touch $@
+
+book: $(STAMP)  ## run the notebooks and build the book: book/_build/html/index.html
+	$(BIN)/bar book $(PARAMETERS)
+
+test: $(STAMP)  ## unit tests, doctests, stored notebook outputs, every page of the book in a browser
+	$(BIN)/python -m pytest --nbval --nbval-current-env tests src/bar notebooks
+
+lint: $(STAMP)  ## ruff: style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+notebooks: $(STAMP)  ## run the notebooks again and store the outputs that the tests compare
+	$(BIN)/python -c 'from bar.book import store_outputs; store_outputs()'
+
+lock: $(STAMP)  ## write the installed versions to requirements.lock
+	sed -i.old '/^[^#]/d' requirements.lock && rm requirements.lock.old
+	$(BIN)/python -m pip freeze --exclude-editable >> requirements.lock
+
+clean:  ## remove what `make book` and the tools wrote (not .venv)
+	rm -rf book/_executed book/_build .pytest_cache .ruff_cache .hypothesis

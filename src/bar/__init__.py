@@ -1,0 +1,26 @@
+"""Budget-aware structured pruning of CNNs: a companion to BAR (Lemaire, Achkar and Jodoin, CVPR 2019)."""
+
+from bar.barrier import barrier
+from bar.cost import Cost, count
+from bar.errors import BarError
+from bar.hard_concrete import Gate, HardConcrete
+from bar.objective import Budget, distillation
+from bar.schedule import transition
+from bar.storage import load
+from bar.surgery import GatedNetwork, gate, prune
+
+__all__ = [
+    "BarError",
+    "Budget",
+    "Cost",
+    "Gate",
+    "GatedNetwork",
+    "HardConcrete",
+    "barrier",
+    "count",
+    "distillation",
+    "gate",
+    "load",
+    "prune",
+    "transition",
+]

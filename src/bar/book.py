@@ -1,0 +1,320 @@
+"""Run the notebooks with parameters and make the book from what they gave.
+
+The book shows only notebooks that ran from top to bottom just now: everything that an earlier build left is removed
+first, and the first failing cell ends the build and leaves no notebook behind that a book could be made from.
+"""
+
+import ast
+import datetime
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from .errors import BarError, nearest
+
+SHOWN_VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "papermill", "jupyter-book")
+KERNEL = "python3"
+
+
+def parse_parameters(assignments: Iterable[str]) -> dict[str, object]:
+    """Read parameters as they are given on the command line.
+
+    Parameters
+    ----------
+    assignments : iterable of str
+        ``NAME=value`` each. Names may be in upper case, as in ``make book PRUNING_FACTOR=8``; values are Python
+        literals, or text where they are none.
+
+    Returns
+    -------
+    dict
+        Lower-case names and their values.
+
+    Raises
+    ------
+    BarError
+        If something is not of the form ``NAME=value``.
+
+    Examples
+    --------
+    >>> parse_parameters(["PRUNING_FACTOR=8", "dataset=digits", "gate_lr=1e-3"])
+    {'pruning_factor': 8, 'dataset': 'digits', 'gate_lr': 0.001}
+    """
+    parameters: dict[str, object] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name.isidentifier() or not text:
+            raise BarError(f"cannot read the parameter {assignment!r}: write NAME=value, such as PRUNING_FACTOR=8")
+        try:
+            parameters[name.lower()] = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            parameters[name.lower()] = text
+    return parameters
+
+
+def build(
+    parameters: Mapping[str, object] | None = None, notebooks: str | Path = "notebooks", book: str | Path = "book"
+) -> Path:
+    """Run every notebook and build the book.
+
+    Parameters
+    ----------
+    parameters : mapping, optional
+        Values for the notebooks' parameters; each notebook is given those that its ``parameters`` cell names.
+    notebooks, book : path
+        The folders of the notebooks (``*.ipynb``, run in the order of their names, with this folder as the working
+        directory) and of the book (``_config.yml``, ``_toc.yml``).
+
+    Returns
+    -------
+    Path
+        The first page of the built book.
+
+    Raises
+    ------
+    BarError
+        Before anything runs, if a folder is missing, if the table of contents and the notebooks do not fit, if no
+        notebook has a parameter of that name, or if a number is asked for and text is given. Later, if a cell fails
+        (with the notebook, the cell and the error) or if the book cannot be built without a warning.
+    """
+    notebooks, book = Path(notebooks), Path(book)
+    paths = sorted(notebooks.glob("*.ipynb"))
+    if not paths or not (book / "_config.yml").is_file():
+        raise BarError(
+            f"no notebooks in {str(notebooks)!r} or no _config.yml in {str(book)!r}: "
+            "run this in the top folder of a copy of the repository"
+        )
+    _check_contents(paths, book)
+    declared = {path: _declared(path) for path in paths}
+    parameters = dict(parameters or {})
+    _check_parameters(parameters, declared)
+
+    executed, built = book / "_executed", book / "_build"
+    for folder in (executed, built):
+        shutil.rmtree(folder, ignore_errors=True)
+    executed.mkdir()
+    seconds = {}
+    try:
+        for number, path in enumerate(paths, start=1):
+            given = {name: value for name, value in parameters.items() if name in declared[path]}
+            print(f"[{number}/{len(paths)}] {path.name}", *(f"{k}={v}" for k, v in given.items()), "...", flush=True)
+            start = time.perf_counter()
+            _execute(path, executed / path.name, given)
+            seconds[path.stem] = time.perf_counter() - start
+            print(f"[{number}/{len(paths)}] {path.name} took {seconds[path.stem]:.0f} s", flush=True)
+        (executed / "about_build.md").write_text(_about(parameters, declared, seconds), encoding="utf-8")
+    except BaseException:  # Ctrl-C too: half of the notebooks would build, and look like a book
+        shutil.rmtree(executed, ignore_errors=True)
+        raise
+
+    print("building the pages ...", flush=True)
+    jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    result = subprocess.run([*jupyter_book, "build", "-q", "-W", "-n", "--keep-going", str(book)], check=False)
+    if result.returncode:
+        shutil.rmtree(built, ignore_errors=True)
+        raise BarError(f"the notebooks ran, but building {str(book)!r} from them gave the warnings or errors above")
+    return built / "html" / "index.html"
+
+
+def store_outputs(notebooks: str | Path = "notebooks") -> None:
+    """Run every notebook and store in it the outputs that the tests compare, and nothing else.
+
+    What is printed, and the text of a cell's last value, is stored. Cells with the tag ``nbval-ignore-output``
+    (figures, times) are stored as if they had never run.
+
+    Parameters
+    ----------
+    notebooks : path
+        The folder of the notebooks, which are changed in place.
+
+    Raises
+    ------
+    BarError
+        If a cell fails, or if a cell without that tag draws a figure or writes to the error stream.
+    """
+    import nbformat
+
+    for path in sorted(Path(notebooks).glob("*.ipynb")):
+        print(path.name, "...", flush=True)
+        notebook = _execute(path, None, {})
+        for number, cell in enumerate(notebook.cells):
+            for key in ("papermill", "execution"):
+                cell.metadata.pop(key, None)
+            if cell.metadata.get("tags") == []:
+                del cell.metadata["tags"]
+            if cell.cell_type != "code":
+                continue
+            if "nbval-ignore-output" in cell.metadata.get("tags", []):
+                cell.outputs, cell.execution_count = [], None
+            for output in cell.outputs:
+                data = output.get("data", {})
+                if output.output_type == "stream" and output.name == "stderr":
+                    raise BarError(f"{path.name}, cell {number}, writes to the error stream: {output.text[:200]!r}")
+                if any(kind != "text/plain" for kind in data):
+                    raise BarError(
+                        f"{path.name}, cell {number}, shows {', '.join(data)}, of which the tests can compare only "
+                        "the text: print what matters, or give the cell the tag nbval-ignore-output"
+                    )
+        notebook.metadata = nbformat.from_dict(
+            {
+                "kernelspec": {"display_name": "Python 3", "language": "python", "name": KERNEL},
+                "language_info": {"name": "python"},
+            }
+        )
+        nbformat.write(notebook, path)
+
+
+def _execute(path: Path, output: Path | None, parameters: Mapping[str, object]):
+    """Run one notebook; write it to `output` only when its last cell has ended well."""
+    import nbformat
+    import papermill
+
+    try:
+        notebook = papermill.execute_notebook(
+            path,
+            None,
+            parameters=dict(parameters),
+            kernel_name=KERNEL,
+            cwd=path.parent,
+            progress_bar=sys.stderr.isatty(),
+            extra_arguments=["--log-level=ERROR"],  # or each kernel warns that it talks over a local socket
+        )
+    except papermill.PapermillExecutionError as error:
+        raise BarError(
+            f"{path.name} failed in cell {error.cell_index}:\n\n{_indent(error.source)}\n\n"
+            f"{error.ename}: {error.evalue}\n\n{_plain(error.traceback)}\n\n"
+            f"{path.name}, cell {error.cell_index}: {error.ename}: {error.evalue}"
+        ) from None
+    except RuntimeError as error:  # the kernel died (DeadKernelError), for want of memory, say
+        raise BarError(f"{path.name}: {error}") from error
+    notebook.metadata.pop("papermill", None)  # it names the path on this machine
+    if output is not None:
+        nbformat.write(notebook, output)
+    return notebook
+
+
+def _declared(path: Path) -> dict[str, str]:
+    """Names and default values (as source) of a notebook's parameters."""
+    import papermill
+
+    return {name: entry["default"] for name, entry in papermill.inspect_notebook(os.path.relpath(path)).items()}
+
+
+def _check_contents(paths: list[Path], book: Path) -> None:
+    """Compare the table of contents with the notebooks before the first of them runs for nothing."""
+    listed = set(re.findall(r"\b_executed/(\w+)", (book / "_toc.yml").read_text(encoding="utf-8"))) - {"about_build"}
+    present = {path.stem for path in paths}
+    if listed - present:
+        raise BarError(f"{book / '_toc.yml'} lists notebooks that do not exist: {', '.join(sorted(listed - present))}")
+    if present - listed:
+        raise BarError(f"add to {book / '_toc.yml'}, as _executed/NAME: {', '.join(sorted(present - listed))}")
+
+
+def _check_parameters(parameters: Mapping[str, object], declared: Mapping[Path, Mapping[str, str]]) -> None:
+    """Refuse what no notebook would read, and text where a number is the default."""
+    known = {name: default for defaults in declared.values() for name, default in defaults.items()}
+    for name, value in parameters.items():
+        if name not in known:
+            raise BarError(f"no notebook has a parameter {name!r}; {nearest(name, known)}")
+        try:
+            default = ast.literal_eval(known[name])
+        except (SyntaxError, ValueError):
+            continue
+        if type(default) in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise BarError(f"{name}={value}: a number is needed, such as the default {default}")
+
+
+def _about(
+    parameters: Mapping[str, object], declared: Mapping[Path, Mapping[str, str]], seconds: Mapping[str, float]
+) -> str:
+    """The page that says how this book was made."""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    facts = {
+        "Built": now,
+        "Commit": _commit(),
+        **_hardware(),
+        "System": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
+    names = sorted({name for defaults in declared.values() for name in defaults})
+    settings = []
+    for name in names:
+        where = [path.stem.partition("_")[0] for path, defaults in declared.items() if name in defaults]
+        defaults = {defaults[name] for defaults in declared.values() if name in defaults}
+        value = " or ".join(f"`{default}`" for default in sorted(defaults))
+        if name in parameters:
+            value = f"**`{parameters[name]!r}`** (given)"
+        settings.append((f"`{name}`", value, ", ".join(where)))
+    times = [(f"{{doc}}`{stem}`", f"{taken:.1f}") for stem, taken in seconds.items()]
+    times.append(("all", f"{sum(seconds.values()):.1f}"))
+    return "\n\n".join(
+        (
+            "# About this build",
+            "Every number and figure in the chapters that is not quoted from a paper, or read from a recorded run, was "
+            "computed by the run described here.",
+            _table(("", ""), facts.items()),
+            "## Parameters",
+            "What the notebooks ran with: values that were asked for are marked as given, the others are the defaults.",
+            _table(("Parameter", "Value", "Chapters"), settings) if settings else "The notebooks have no parameters.",
+            "## Run time",
+            _table(("Notebook", "Seconds"), times),
+            "## Versions",
+            _table(("Package", "Version"), ((name, version(name)) for name in SHOWN_VERSIONS)),
+        )
+    )
+
+
+def _hardware() -> dict[str, str]:
+    """Processor, cores, memory and accelerator of this machine, in words."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "Processor": _processor(),
+        "Cores": str(cores),
+        "Memory": f"{memory:.1f} GiB",
+        "GPU": ", ".join(gpus) or "none",
+    }
+
+
+def _processor() -> str:
+    """The model of the processor, where the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file() and (found := re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text(encoding="utf-8"))):
+        return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """The commit that the book was built from, and whether files were changed since."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (not a git repository)"
+    return f"`{head}`" + (" with changes that are not committed" if changed.strip() else "")
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _indent(text: str) -> str:
+    return "\n".join("    " + line for line in text.splitlines())
+
+
+def _plain(traceback: Iterable[str]) -> str:
+    """A traceback without terminal colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(traceback))

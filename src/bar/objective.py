@@ -1,0 +1,155 @@
+"""What training minimises: distillation + lambda L_BAR (sections 3.3 to 3.5, eq. 6)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bar import cost
+from bar.barrier import barrier
+from bar.errors import BarError, nearest
+from bar.schedule import SCHEDULES, margins
+from bar.surgery import GatedNetwork
+
+LAMBDA = 1e-5  # section 5.1, with L_S in numbers of WRN-28-12, whose V_F is:
+LAMBDA_VOLUME = 3_112_960
+
+
+def distillation(
+    student: Tensor, targets: Tensor, teacher: Tensor | None, alpha: float = 0.9, temperature: float = 4.0
+) -> Tensor:
+    """The data loss L_D of section 3.5: (1 - alpha) L_CE(P_s, Y_gt) + alpha T^2 L_CE(P_s, P_t).
+
+    Parameters
+    ----------
+    student, teacher : Tensor of shape (N, classes)
+        Logits. Without a teacher the loss is plain cross-entropy.
+    targets : Tensor of shape (N,)
+        Class numbers.
+    alpha : float
+        Weight of the teacher, in [0, 1].
+    temperature : float
+        T >= 1, which softens both softmaxes in the teacher's term.
+
+    Returns
+    -------
+    Tensor
+        A scalar, in nats.
+
+    Examples
+    --------
+    >>> logits = torch.tensor([[2.0, 0.0]])
+    >>> distillation(logits, torch.tensor([0]), None)
+    tensor(0.1269)
+    """
+    truth = F.cross_entropy(student, targets)
+    if teacher is None:
+        return truth
+    soft = F.cross_entropy(student / temperature, (teacher / temperature).softmax(1))
+    return (1 - alpha) * truth + alpha * temperature**2 * soft
+
+
+class Budget:
+    """The budget as a term of a loss: ``loss + budget(step)`` in anyone's own loop.
+
+    The term is lambda L_S(Phi) f(V, a, b) of eq. 6: the expected size of the network times a barrier that grows as its
+    size V comes near to a budget b, and b moves from the full size to the one asked for.
+
+    Parameters
+    ----------
+    gated : GatedNetwork
+        From `bar.gate`.
+    factor : float
+        Pruning factor > 1: the final size B is at most that of the full network divided by this.
+    steps : int
+        Number of training steps over which b comes down.
+    metric : str
+        What B limits: "volume" or "flops" (section 3.3).
+    schedule : str
+        How b comes down: "sigmoid", "linear" or "exponential" (section 3.4).
+    weight : float
+        lambda times the full size, so that networks of any size feel the same pressure. The default is the paper's
+        lambda = 1e-5 at the V_F of its WRN-28-12.
+    cap : float
+        Upper bound of f, which eq. 5 leaves infinite for V >= b.
+    start : float
+        b at the first step, in units of the full size. At 1 the barrier is infinite at once, since V = b.
+
+    Attributes
+    ----------
+    full, limit : int, float
+        Size of the full network (V_F) and the budget asked for (B).
+    V, f : Tensor
+        Current size by eq. 4 and the barrier's value, scalars on the network's device, set by each call.
+    a, b : float
+        The margins, set by each call.
+
+    Raises
+    ------
+    BarError
+        If the factor is not above 1, or so large that one feature a layer is already too much; if the metric or the
+        schedule is unknown.
+
+    Examples
+    --------
+    >>> import bar
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.Flatten(), torch.nn.Linear(128, 2))
+    >>> gated = bar.gate(net, (1, 6, 6))
+    >>> budget = Budget(gated, factor=2, steps=101)
+    >>> loss = gated(torch.rand(4, 1, 6, 6)).square().mean() + budget(step=50)
+    >>> loss.backward()
+    >>> print(budget.limit, round(budget.b), int(budget.V))
+    64.0 96 128
+    >>> smaller = bar.prune(budget.settle())
+    >>> bar.count(smaller, (1, 6, 6)).volume
+    64
+    """
+
+    def __init__(
+        self,
+        gated: GatedNetwork,
+        factor: float,
+        steps: int,
+        metric: str = "volume",
+        schedule: str = "sigmoid",
+        weight: float = LAMBDA * LAMBDA_VOLUME,
+        cap: float = 10.0,
+        start: float = 1.0,
+    ) -> None:
+        if not (isinstance(factor, int | float) and math.isfinite(factor) and factor > 1):
+            raise BarError(f"the pruning factor must be a number above 1, not {factor!r}")
+        if metric not in cost.METRICS:
+            raise BarError(f"unknown metric {metric!r}: {nearest(metric, cost.METRICS)}")
+        if schedule not in SCHEDULES:
+            raise BarError(f"unknown schedule {schedule!r}: {nearest(schedule, SCHEDULES)}")
+        if not (isinstance(steps, int) and steps >= 1):
+            raise BarError(f"the budget needs a whole number of steps, at least 1, not {steps!r}")
+        self.gated, self.steps, self.metric, self.schedule = gated, steps, metric, schedule
+        self.weight, self.cap, self.start = weight, cap, start
+        everything = {name: torch.ones_like(gate.alive) for name, gate in gated.gates.items()}
+        self.full = gated._size(everything, metric)
+        self.limit = self.full / factor
+        smallest = gated.smallest(metric)
+        if smallest > self.limit:
+            raise BarError(
+                f"a pruning factor of {factor:g} leaves a {metric} of {self.limit:,.0f}, but the smallest possible is "
+                f"{smallest:,} (one feature a layer): ask for a factor of at most {self.full / smallest:.4g}"
+            )
+
+    def __call__(self, step: int) -> Tensor:
+        """The term of the loss at a step, 0 <= step < steps; a scalar. Also keeps a path open (`floor_`)."""
+        self.gated.floor_()
+        time = min(step / max(self.steps - 1, 1), 1.0)
+        self.a, b = margins(time, self.full, self.limit, self.schedule)
+        remaining = (b - self.limit) / (self.full - self.limit)  # 1 - T of eq. 7
+        self.b = b + (self.start - 1) * self.full * remaining
+        size = cost.METRICS[self.metric]
+        with torch.no_grad():
+            self.V = size(self.gated.network, self.gated.indicators())
+            self.f = barrier(self.V, self.a, self.b).clamp(max=self.cap)
+        return self.weight / self.full * size(self.gated.network, self.gated.expected()) * self.f
+
+    def settle(self) -> GatedNetwork:
+        """The last step, which makes V <= B certain and B used; returns the gated network, ready to prune."""
+        return self.gated.settle_(self.limit, self.metric)

@@ -1,0 +1,178 @@
+"""Pruned networks on disk: weights as safetensors, architecture as JSON; nothing is pickled (`bar.load`)."""
+
+import inspect
+import json
+import operator
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import fx, nn
+
+from bar.errors import BarError
+from bar.network import CHANNELWISE_FUNCTIONS, CHANNELWISE_MODULES
+
+ARCHITECTURE, WEIGHTS = "network.json", "network.safetensors"
+
+# What a file may name; anything else in it is refused, so that opening one cannot run code of its author's choice.
+_MODULES = {m.__name__: m for m in (*CHANNELWISE_MODULES, nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.Flatten)}
+_FUNCTIONS = {
+    f"{f.__module__}.{f.__name__}": f
+    for f in (*CHANNELWISE_FUNCTIONS, torch.cat, torch.flatten, torch.narrow, torch.index_select, torch.index_add,
+              operator.add, operator.iadd, torch.add)
+}  # fmt: skip
+_METHODS = {"relu", "tanh", "contiguous", "flatten", "add"}
+
+
+def save(network: fx.GraphModule, folder: Path | str) -> None:
+    """Write a pruned network into a folder, each file whole or not at all.
+
+    Parameters
+    ----------
+    network : torch.fx.GraphModule
+        From `bar.prune`, or any traced network of the operations that pruning knows.
+    folder : path
+        Made if missing.
+
+    Raises
+    ------
+    BarError
+        If the network has an operation or module that could not be read back.
+    """
+    folder = Path(folder)
+    called = {n.target: network.get_submodule(n.target) for n in network.graph.nodes if n.op == "call_module"}
+    architecture = {
+        "format": 1,
+        "nodes": [_node_to_json(node) for node in network.graph.nodes],
+        "modules": {name: _module_to_json(name, module) for name, module in called.items()},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: t.detach().contiguous().cpu() for name, t in network.state_dict().items()}
+    partial = folder / f"{WEIGHTS}.partial"
+    save_file(tensors, partial)
+    os.replace(partial, folder / WEIGHTS)
+    write_text(folder / ARCHITECTURE, json.dumps(architecture, indent=1))
+
+
+def load(folder: Path | str) -> fx.GraphModule:
+    """Read the pruned network of a run.
+
+    Parameters
+    ----------
+    folder : path
+        A run's folder, or any other that `save` wrote to.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        In eval mode, on the CPU.
+
+    Raises
+    ------
+    BarError
+        If a file is missing or damaged, or names anything but plain layers and operations.
+
+    Examples
+    --------
+    >>> import bar, tempfile
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(bar.prune(bar.gate(net, (1, 6, 6))), folder)
+    ...     load(folder)(torch.rand(5, 1, 6, 6)).shape
+    torch.Size([5, 2])
+    """
+    folder = Path(folder)
+    try:
+        architecture = json.loads((folder / ARCHITECTURE).read_text())
+        tensors = load_file(folder / WEIGHTS)
+    except FileNotFoundError as error:
+        raise BarError(f"{folder} holds no pruned network: {Path(error.filename or folder).name} is missing") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, OSError) as error:
+        raise BarError(f"cannot read the pruned network in {folder}: {error}") from error
+    try:
+        root: dict = {name: _module_from_json(spec) for name, spec in architecture["modules"].items()}
+        graph = fx.Graph()
+        made: dict[str, fx.Node] = {}
+        for spec in architecture["nodes"]:
+            target = spec["target"]
+            if spec["op"] == "call_function":
+                target = _FUNCTIONS[target]
+            elif spec["op"] == "call_method" and target not in _METHODS:
+                raise KeyError(target)
+            elif spec["op"] == "call_module" and target not in root:
+                raise KeyError(target)
+            elif spec["op"] == "get_attr":
+                root[target] = tensors[target]
+            args, kwargs = _from_json(spec["args"], made), _from_json(spec["kwargs"], made)
+            made[spec["name"]] = graph.create_node(spec["op"], target, tuple(args), kwargs, spec["name"])
+        network = fx.GraphModule(root, graph, class_name="Pruned")
+        network.load_state_dict(tensors, assign=True)
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        raise BarError(f"{folder / ARCHITECTURE} does not describe a pruned network: {error!r}") from error
+    return network.requires_grad_(True).eval()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, also when the program is killed in between."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _node_to_json(node: fx.Node) -> dict:
+    target = node.target
+    if node.op == "call_function":
+        target = f"{target.__module__}.{target.__name__}"
+        if target not in _FUNCTIONS:
+            raise BarError(f"{node.name}: {target} cannot be saved")
+    return {
+        "name": node.name,
+        "op": node.op,
+        "target": target,
+        "args": _to_json(node.args),
+        "kwargs": _to_json(node.kwargs),
+    }
+
+
+def _to_json(value):
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, list | tuple):
+        return [_to_json(v) for v in value]
+    if isinstance(value, dict):
+        return {"kwargs": {k: _to_json(v) for k, v in value.items()}}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise BarError(f"cannot save an argument of type {type(value).__name__}")
+
+
+def _from_json(value, made: dict[str, fx.Node]):
+    if isinstance(value, list):
+        return [_from_json(v, made) for v in value]
+    if isinstance(value, dict):
+        if "node" in value:
+            return made[value["node"]]
+        return {k: _from_json(v, made) for k, v in value["kwargs"].items()}
+    return value
+
+
+def _module_to_json(name: str, module: nn.Module) -> dict:
+    if type(module) is not _MODULES.get(type(module).__name__):
+        raise BarError(f"{name}: {type(module).__name__} cannot be saved")
+    options = {}
+    for option in inspect.signature(type(module).__init__).parameters:
+        if hasattr(module, option):
+            value = getattr(module, option)
+            options[option] = value is not None if option == "bias" else value
+    return {"class": type(module).__name__, "options": options}
+
+
+def _module_from_json(spec: dict) -> nn.Module:
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in spec["options"].items()}
+    with torch.device("meta"):
+        return _MODULES[spec["class"]](**options)

@@ -1,0 +1,556 @@
+"""Gates in, dead features out, mixed connectivity (section 4, figures 3 to 5, supplement 2).
+
+`gate` puts a gate on every convolution of a plain network; `prune` takes the features out whose gates are shut and
+returns a plain network again, which computes what the gated one computes in eval mode. Between the two the weights are
+the user's own.
+"""
+
+import copy
+import operator
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, fx, nn
+
+from bar import cost
+from bar.errors import BarError, nearest
+from bar.hard_concrete import Gate, HardConcrete, threshold
+from bar.network import Network, trace
+
+FLOOR = 0.0  # the lower end of the paper's start U(0, 0.01): a gate that must stay never falls below where it began
+
+
+class GatedNetwork(nn.Module):
+    """A network with a gate on every prunable convolution; made by `gate`, called like the network.
+
+    In training mode every image gets its own gate values z, drawn anew from the hard concrete distribution (eq. 2). In
+    eval mode z is constant (section 3.1), and 0 for features that cannot matter (`live`).
+
+    Attributes
+    ----------
+    network : bar.network.Network
+        What tracing found.
+    body : torch.fx.GraphModule
+        The network with gates multiplied in: ``body(images, *z)``, one z of shape (N or 1, features) per convolution.
+        It shares the user's modules, so a state dict of the user's network loads into it.
+    gates : dict of str to Gate
+        Name of a convolution -> its gate.
+    """
+
+    def __init__(self, network: Network, prunable: Sequence[str], rule: str = "median") -> None:
+        super().__init__()
+        self.network = network
+        self.body = _insert_gates(network)
+        self._names = tuple(prunable)
+        weights = {name: network.submodule(network.convs[name]).weight for name in network.convs}
+        self._gates = nn.ModuleList(
+            Gate(len(weights[name]), rule).to(weights[name].device, weights[name].dtype) for name in prunable
+        )
+        self._spine = [name for name in network.spine() if name in self._names]
+
+    @property
+    def gates(self) -> dict[str, Gate]:
+        """Name of a convolution -> its gate, in order of execution."""
+        return dict(zip(self._names, self._gates, strict=True))
+
+    @property
+    def log_alpha(self) -> Tensor:
+        """All log alpha in one vector, shape (total features,), in the order of `gates`; differentiable."""
+        return torch.cat([gate.log_alpha for gate in self._gates])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The network's output for a batch of images, shape (N, channels, height, width)."""
+        if self.training:
+            sizes = [gate.log_alpha.numel() for gate in self._gates]
+            z = HardConcrete(self.log_alpha, validate_args=False).rsample((len(images),))
+            values = dict(zip(self._names, z.to(images.dtype).split(sizes, 1), strict=True))
+        else:
+            values = {name: z[None] for name, z in self.values().items()}
+        always = images.new_ones(1, 1)
+        return self.body(images, *(values.get(name, always) for name in self.network.convs))
+
+    def live(self) -> dict[fx.Node, Tensor]:
+        """Which channels of each node of `network` matter in eval mode; see `bar.network.Network.live`."""
+        return self.network.live({name: gate.alive for name, gate in self.gates.items()})
+
+    def values(self) -> dict[str, Tensor]:
+        """The test-time gate values: convolution -> shape (features,), in [0, 1], 0 for what does not matter."""
+        keep, gates, values = self.live(), self.gates, {}
+        for name, node in self.network.convs.items():
+            weight = self.network.submodule(node).weight
+            values[name] = keep[node].to(weight.device, weight.dtype)
+            if name in gates:
+                values[name] = values[name] * gates[name].value
+        return values
+
+    def expected(self) -> dict[str, Tensor]:
+        """P(z > 0) of every feature: convolution -> shape (features,), differentiable (supp. eq. 5)."""
+        return self._per_conv(HardConcrete(self.log_alpha, validate_args=False).prob_active)
+
+    def indicators(self) -> dict[str, Tensor]:
+        """Ind(E[z] > 0) of eq. 4 as zeros and ones: convolution -> shape (features,); no wait for the device."""
+        return self._per_conv(torch.cat([gate.alive for gate in self._gates]).to(self.log_alpha.dtype))
+
+    def _per_conv(self, flat: Tensor) -> dict[str, Tensor]:
+        parts = dict(zip(self._names, flat.split([g.log_alpha.numel() for g in self._gates]), strict=True))
+        for name, node in self.network.convs.items():
+            parts.setdefault(name, flat.new_ones(self.network.features(node)))
+        return {name: parts[name] for name in self.network.convs}
+
+    @torch.no_grad()
+    def floor_(self) -> "GatedNetwork":
+        """Keep a path open from input to output: clamp the highest log alpha of the spine (section 4.1).
+
+        The spine is the stem and the 1x1 convolution of every pooling block, in a chain every convolution; see
+        `bar.network.Network.spine`. Called at every step, it makes fatal pruning impossible.
+        """
+        gates = self.gates
+        for name in self._spine:
+            log_alpha = gates[name].log_alpha
+            top = log_alpha.argmax(keepdim=True)
+            log_alpha.scatter_(0, top, log_alpha.gather(0, top).clamp(min=FLOOR))
+        return self
+
+    @torch.no_grad()
+    def keep_(self, alive: dict[str, Tensor]) -> "GatedNetwork":
+        """Open and shut gates for good: those kept let everything through (z = 1), the others nothing.
+
+        Parameters
+        ----------
+        alive : dict of str to bool Tensor of shape (features,)
+            For each gated convolution, which features to keep.
+        """
+        for name, gate in self.gates.items():
+            gate.log_alpha.copy_(torch.where(alive[name].to(gate.log_alpha.device), 10.0, -10.0))
+        return self
+
+    def size(self, metric: str = "volume") -> int:
+        """Volume or FLOPs that `prune` would leave, exactly: only live features count.
+
+        Parameters
+        ----------
+        metric : str
+            "volume" (numbers per image) or "flops" (per image).
+        """
+        return self._size({name: gate.alive for name, gate in self.gates.items()}, metric)
+
+    def _size(self, alive: dict[str, Tensor], metric: str) -> int:
+        keep = self.network.live(alive)
+        features = {name: keep[node].double() for name, node in self.network.convs.items()}
+        return int(cost.METRICS[metric](self.network, features).round())
+
+    def smallest(self, metric: str = "volume") -> int:
+        """The least that any pruning leaves: one feature in each convolution of the spine."""
+        alive = {name: torch.zeros_like(gate.alive) for name, gate in self.gates.items()}
+        for name in self._spine:
+            alive[name][0] = True
+        return self._size(alive, metric)
+
+    @torch.no_grad()
+    def settle_(self, budget: float, metric: str = "volume", use: float = 0.95) -> "GatedNetwork":
+        """Make the budget certain: shut or reopen gates in the order of log alpha until use * B <= size <= B.
+
+        A schedule alone does not end exactly below its budget. If what is alive exceeds it, the gates with the lowest
+        log alpha are shut; if it leaves more than 1 - `use` of it idle, those with the highest are reopened. A feature
+        that would overshoot is passed over for the next one.
+
+        Parameters
+        ----------
+        budget : float
+            B, in units of `metric`.
+        metric : str
+            "volume" or "flops".
+        use : float
+            The part of the budget to use at least, in [0, 1], as far as whole features allow.
+
+        Raises
+        ------
+        BarError
+            If not even one feature per convolution of the spine fits.
+        """
+        if self.smallest(metric) > budget:
+            raise BarError(f"the smallest possible {metric} is {self.smallest(metric):,}, above the budget {budget:,.0f}")
+        self.floor_()
+        if use * budget <= self.size(metric) <= budget:
+            return self
+        flat = self.log_alpha.cpu().clone()
+        sizes = [g.log_alpha.numel() for g in self._gates]
+        for part, name in zip(flat.split(sizes), self._names, strict=True):
+            if name in self._spine:
+                part[part.argmax()] = torch.inf
+        order = flat.argsort(descending=True, stable=True)
+        alive = torch.zeros(len(flat), dtype=torch.bool)
+
+        def size() -> int:
+            return self._size(dict(zip(self._names, alive.split(sizes), strict=True)), metric)
+
+        fits, over = len(self._spine), len(order) + 1  # the size grows with every feature, so bisect
+        while over - fits > 1:
+            middle = (fits + over) // 2
+            alive.zero_()[order[:middle]] = True
+            fits, over = (middle, over) if size() <= budget else (fits, middle)
+        alive.zero_()[order[:fits]] = True
+        for index in order[fits + 1 :]:
+            if size() >= use * budget:
+                break
+            alive[index] = True
+            if size() > budget:
+                alive[index] = False
+
+        for part, gate in zip(alive.split(sizes), self._gates, strict=True):
+            part, limit = part.to(gate.log_alpha.device), threshold(gate.rule)
+            opened = torch.where(gate.alive, gate.log_alpha, FLOOR)
+            gate.log_alpha.copy_(torch.where(part, opened, gate.log_alpha.clamp(max=limit - 1)))
+        return self
+
+
+def gate(
+    model: nn.Module, input_size: Iterable[int], protect: Sequence[str] = (), rule: str = "median"
+) -> GatedNetwork:
+    """Put a gate on every convolution of a plain network.
+
+    A gate multiplies the features of its convolution, after the batch norm that reads it where there is one. A batch
+    norm further down, one that reads a residual signal or a depthwise convolution, would normalise the gate away and
+    revive dead features by its shift; what it puts out is therefore gated again, by how present its input is (1 minus
+    the chance that all features summed into it are missing).
+
+    Parameters
+    ----------
+    model : nn.Module
+        A plain CNN; its weights are shared, not copied, and its class is not changed.
+    input_size : iterable of int
+        (channels, height, width) of one image.
+    protect : sequence of str
+        Names of convolutions that must keep all their features, such as ``"conv1"``.
+    rule : str
+        Test-time value of a gate, see `bar.hard_concrete.Gate`.
+
+    Returns
+    -------
+    GatedNetwork
+
+    Raises
+    ------
+    BarError
+        If the network cannot be followed (see `bar.network.trace`), or a name is not that of a convolution.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+    >>> gated = gate(net, (3, 6, 6))
+    >>> gated.gates
+    {'0': Gate(8, alive=8, rule='median'), '2': Gate(4, alive=4, rule='median')}
+    >>> gated.gates["0"].log_alpha.data[3:] = -5
+    >>> prune(gated)
+    Pruned(
+      (0): Conv2d(3, 3, kernel_size=(3, 3), stride=(1, 1))
+      (1): ReLU()
+      (2): Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
+      (3): Flatten(start_dim=1, end_dim=-1)
+      (4): Linear(in_features=16, out_features=2, bias=True)
+    )
+    """
+    network = trace(model, input_size)
+    for name in protect:
+        if name not in network.convs:
+            raise BarError(f"no convolution {name!r} to protect: {nearest(name, network.convs)}")
+    prunable = [n for n, node in network.convs.items() if n not in protect and not _reaches_output(network, node)]
+    if not prunable:
+        raise BarError(f"{type(model).__name__} has no convolution that can be pruned")
+    return GatedNetwork(network, prunable, rule).train(model.training)
+
+
+def _reaches_output(network: Network, node: fx.Node) -> bool:
+    """Whether a convolution's features are the network's own outputs (no convolution or linear layer in between)."""
+    return any(
+        network.kinds.get(user) == "output"
+        or (network.kinds.get(user) not in (None, "conv", "linear") and _reaches_output(network, user))
+        for user in node.users
+    )
+
+
+def _insert_gates(network: Network) -> fx.GraphModule:
+    """The traced graph with one more input per convolution, its gate values, multiplied in where `gate` says."""
+    graph = fx.Graph()
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    copied: dict[fx.Node, fx.Node] = {}
+    presence: dict[fx.Node, fx.Proxy | None] = {}
+    z: dict[str, fx.Proxy] = {}
+
+    def gated(node: fx.Node, p: fx.Proxy) -> fx.Node:
+        return (fx.Proxy(node, tracer) * p.unsqueeze(-1).unsqueeze(-1)).node
+
+    for node, kind in network.kinds.items():
+        copied[node] = graph.node_copy(node, copied.__getitem__)
+        presence[node] = None
+        if kind == "input":
+            for i, name in enumerate(network.convs):
+                z[name] = fx.Proxy(graph.placeholder(f"z{i}"), tracer)
+        elif kind == "conv" and not network.normed(node):
+            presence[node] = z[node.target]
+            copied[node] = gated(copied[node], presence[node])
+        elif kind not in ("conv", "linear", "output"):
+            (source, *_) = sources = network.sources(node)
+            if kind == "norm" and network.kinds[source] == "conv" and network.normed(source):
+                presence[node] = z[source.target]
+            else:
+                presence[node] = network.presence(node, [presence[n] for n in sources])
+            if network.shifts(node) and presence[node] is not None:
+                copied[node] = gated(copied[node], presence[node])
+    body = fx.GraphModule(network.module, graph, class_name="Gated")
+    body.graph.eliminate_dead_code()
+    body.recompile()
+    return body
+
+
+@torch.no_grad()
+def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
+    """Take the dead features out: a smaller plain network with the output of the gated one in eval mode.
+
+    Surviving gate values are folded into the weights that follow or precede them, so that nothing is sampled any more.
+    Blocks without a live feature leave no trace ("automatic depth determination", section 4.1).
+
+    Parameters
+    ----------
+    gated : GatedNetwork
+        Gates decide what stays; it is not changed, and no weight is shared with the result.
+    connectivity : str
+        "mixed": a sum of signals with different features adds where both have one, and passes on or concatenates the
+        rest (figure 4, supp. 2). "regular": all summands compute every feature that any of them has (figure 5a), which
+        is what an ordinary residual network needs.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        Plain modules and plain torch operations, in the mode (train or eval) of the gated network; `print(net.code)`
+        shows how they are called.
+
+    Raises
+    ------
+    BarError
+        If no signal can pass from input to output, or the kind of connectivity is unknown.
+    """
+    if connectivity not in ("mixed", "regular"):
+        raise BarError(f"unknown connectivity {connectivity!r}: {nearest(connectivity, ['mixed', 'regular'])}")
+    network, values, keep = gated.network, gated.values(), gated.live()
+    output = next(reversed(network.kinds))
+    if not keep[output].any():
+        raise BarError("fatal pruning: every path from input to output crosses a convolution without a live feature")
+    spaces = _spaces(network)
+    if connectivity == "regular":
+        keep = _same_width(network, keep, spaces)
+    order = _order(network, keep, spaces)
+
+    graph = fx.Graph()
+    root: dict[str, nn.Module | Tensor] = {}
+    held: dict[fx.Node, tuple[fx.Node, Tensor]] = {}  # node -> its twin, and the original channels that it holds
+    presence: dict[fx.Node, Tensor | None] = {}
+
+    def index(channels: Tensor) -> fx.Node:
+        name = f"index_{sum(isinstance(v, Tensor) for v in root.values())}"
+        root[name] = channels
+        return graph.get_attr(name)
+
+    def module(node: fx.Node, new: nn.Module, source: fx.Node) -> fx.Node:
+        root[node.target] = new.train(gated.training)
+        return graph.call_module(node.target, (source,))
+
+    for node, kind in network.kinds.items():
+        sources = network.sources(node)
+        if kind in ("input", "conv", "linear", "output"):
+            presence[node] = values.get(node.target) if kind == "conv" and not network.normed(node) else None
+        elif kind == "norm" and network.kinds[sources[0]] == "conv" and network.normed(sources[0]):
+            presence[node] = values[sources[0].target]
+        else:
+            presence[node] = network.presence(node, [presence[n] for n in sources])
+        scale = presence[node]
+
+        if kind == "input":
+            held[node] = graph.placeholder(node.target), torch.arange(network.features(node))
+            continue
+        parts = [held[n] for n in sources if n in held]
+        if not keep[node].any() or not parts:
+            continue
+        twin, have = parts[0]
+        old = network.submodule(node) if node.op == "call_module" else None
+        if kind in ("norm", "channelwise", "depthwise") and not keep[node][_inputs_of(network, node, have)].all():
+            chosen = keep[node][_inputs_of(network, node, have)].nonzero().flatten()
+            twin, have = graph.call_function(torch.index_select, (twin, 1, index(chosen))), have[chosen]
+
+        if kind == "conv":
+            stays = order[node]
+            held[node] = module(node, _smaller_conv(old, stays, have, scale), twin), stays
+        elif kind == "depthwise":
+            stays = (have[:, None] * (old.out_channels // old.in_channels)
+                     + torch.arange(old.out_channels // old.in_channels)).flatten()  # fmt: skip
+            fold = scale if network.shifts(node) else None
+            held[node] = module(node, _smaller_depthwise(old, stays, len(have), fold), twin), stays
+        elif kind == "norm":
+            held[node] = module(node, _smaller_norm(old, have, scale), twin), have
+        elif kind == "linear":
+            new = nn.Linear(len(have), old.out_features, old.bias is not None, old.weight.device, old.weight.dtype)
+            _set(new, weight=old.weight[:, have], bias=old.bias)
+            held[node] = module(node, new, twin), torch.arange(old.out_features)
+        elif kind == "add":
+            held[node] = parts[0] if len(parts) == 1 else _mixed_add(graph, index, *parts)
+        elif kind == "cat":
+            widths = [network.features(n) for n in sources]
+            starts = torch.tensor([0, *widths]).cumsum(0)
+            offset = [start for n, start in zip(sources, starts.tolist(), strict=False) if n in held]
+            channels = torch.cat([h + start for (_, h), start in zip(parts, offset, strict=True)])
+            twins = [t for t, _ in parts]
+            held[node] = (twins[0] if len(twins) == 1 else graph.call_function(torch.cat, (twins, 1))), channels
+        elif kind == "output":
+            graph.output(twin)
+        else:  # channelwise and flatten keep what they do
+            if kind == "flatten":
+                pixels = network.features(node) // network.features(sources[0])
+                have = (have[:, None] * pixels + torch.arange(pixels)).flatten()
+            # Not in place: a block that has gone leaves its input and its output one and the same tensor.
+            if old is not None:
+                new = copy.deepcopy(old)
+                if hasattr(new, "inplace"):
+                    new.inplace = False
+                held[node] = module(node, new, twin), have
+            else:
+                new = graph.node_copy(node, lambda _, twin=twin: twin)
+                if "inplace" in new.kwargs:
+                    new.kwargs = {**new.kwargs, "inplace": False}
+                if new.op == "call_method":
+                    new.target = new.target.removesuffix("_")
+                held[node] = new, have
+
+    pruned = fx.GraphModule(root, graph, class_name="Pruned")
+    device = next(gated.body.parameters()).device
+    return pruned.to(device).train(gated.training)
+
+
+def _inputs_of(network: Network, node: fx.Node, have: Tensor) -> Tensor:
+    """For each channel that the input of a node holds, a channel of the node's output that depends on it."""
+    multiplier = network.features(node) // network.features(network.sources(node)[0])
+    return have * multiplier if network.kinds[node] == "depthwise" else have
+
+
+def _spaces(network: Network) -> dict[fx.Node, int]:
+    """Number the signals: nodes with the same number hold the same channels, because sums join them."""
+    space: dict[fx.Node, int] = {}
+    for i, (node, kind) in enumerate(network.kinds.items()):
+        sources = network.sources(node)
+        space[node] = i
+        if kind in ("norm", "channelwise", "add") or (
+            kind == "depthwise" and network.features(node) == network.features(sources[0])
+        ):
+            joined = {space[n] for n in sources}
+            space[node] = min(joined)
+            space = {n: min(joined) if s in joined else s for n, s in space.items()}
+    return space
+
+
+def _same_width(network: Network, keep: dict[fx.Node, Tensor], spaces: dict[fx.Node, int]) -> dict[fx.Node, Tensor]:
+    """Widen what is live so that all parts of a signal have the same channels, except those that have none at all."""
+    union: dict[int, Tensor] = {}
+    for node, k in keep.items():
+        union[spaces[node]] = union.get(spaces[node], torch.zeros_like(k)) | k
+    return {node: union[spaces[node]] if k.any() else k for node, k in keep.items()}
+
+
+def _order(network: Network, keep: dict[fx.Node, Tensor], spaces: dict[fx.Node, int]) -> dict[fx.Node, Tensor]:
+    """For each convolution, the features it keeps, in an order that makes sums cheap.
+
+    Channels of a residual signal are ordered by the first convolution that writes them, and within that by who else
+    does: then what a block reads is a prefix of the signal, and what it refines is mostly one slice of it.
+    """
+    writers: dict[int, list[fx.Node]] = {}
+    for node in network.convs.values():
+        writers.setdefault(spaces[node], []).append(node)
+    order = {}
+    for nodes in writers.values():
+        written = torch.stack([keep[n] for n in nodes])
+        # A channel's key lists, writer by writer, False where it is written: False sorts first.
+        ranked = sorted(range(written.shape[1]), key=lambda c: (~written[:, c]).tolist())
+        rank = torch.tensor(ranked)
+        for n in nodes:
+            order[n] = rank[keep[n][rank]]
+    return order
+
+
+def _mixed_add(graph: fx.Graph, index, first: tuple[fx.Node, Tensor], second: tuple[fx.Node, Tensor]):
+    """Add two signals that hold different channels: figure 4's cases, and their mixture (supp. 2).
+
+    Where both have a channel the values are summed; the rest of either is passed on. The result holds the first
+    signal's channels in their order, then the new ones of the second.
+    """
+    (base, have), (delta, refined) = first, second
+    if torch.equal(have, refined):
+        return graph.call_function(operator.add, (base, delta)), have
+    where = {c: i for i, c in enumerate(have.tolist())}
+    common = [i for i, c in enumerate(refined.tolist()) if c in where]
+    new = [i for i, c in enumerate(refined.tolist()) if c not in where]
+
+    def take(node: fx.Node, start: int, stop: int, width: int) -> fx.Node:
+        return node if (start, stop) == (0, width) else graph.call_function(torch.narrow, (node, 1, start, stop - start))
+
+    if common + new != list(range(len(refined))):
+        delta = graph.call_function(torch.index_select, (delta, 1, index(torch.tensor(common + new))))
+    shared = take(delta, 0, len(common), len(refined)) if common else None
+    target = [where[c] for c in refined[common].tolist()]
+    pieces = []
+    if not common:
+        pieces = [base]
+    elif target == list(range(target[0], target[0] + len(target))):
+        start, stop, width = target[0], target[-1] + 1, len(have)
+        refinement = graph.call_function(operator.add, (take(base, start, stop, width), shared))
+        pieces += [take(base, 0, start, width)] if start else []
+        pieces += [refinement]
+        pieces += [take(base, stop, width, width)] if stop < width else []
+    else:
+        pieces = [graph.call_function(torch.index_add, (base, 1, index(torch.tensor(target)), shared))]
+    if new:
+        pieces.append(take(delta, len(common), len(refined), len(refined)))
+    out = pieces[0] if len(pieces) == 1 else graph.call_function(torch.cat, (pieces, 1))
+    return out, torch.cat([have, refined[new]])
+
+
+def _set(module: nn.Module, **tensors: Tensor | None) -> None:
+    """Fill a new module's parameters and buffers with copies."""
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            getattr(module, name).data.copy_(tensor)
+
+
+def _smaller_conv(old: nn.Conv2d, outputs: Tensor, inputs: Tensor, scale: Tensor | None) -> nn.Conv2d:
+    new = nn.Conv2d(
+        len(inputs), len(outputs), old.kernel_size, old.stride, old.padding, old.dilation, 1, old.bias is not None,
+        old.padding_mode, old.weight.device, old.weight.dtype,
+    )  # fmt: skip
+    factor = torch.ones_like(old.weight[:, 0, 0, 0]) if scale is None else scale
+    weight = old.weight[outputs][:, inputs] * factor[outputs, None, None, None]
+    _set(new, weight=weight, bias=None if old.bias is None else old.bias[outputs] * factor[outputs])
+    return new
+
+
+def _smaller_depthwise(old: nn.Conv2d, outputs: Tensor, inputs: int, scale: Tensor | None) -> nn.Conv2d:
+    new = nn.Conv2d(
+        inputs, len(outputs), old.kernel_size, old.stride, old.padding, old.dilation, inputs, old.bias is not None,
+        old.padding_mode, old.weight.device, old.weight.dtype,
+    )  # fmt: skip
+    factor = torch.ones_like(old.weight[:, 0, 0, 0]) if scale is None else scale
+    weight = old.weight[outputs] * factor[outputs, None, None, None]
+    _set(new, weight=weight, bias=None if old.bias is None else old.bias[outputs] * factor[outputs])
+    return new
+
+
+def _smaller_norm(old: nn.BatchNorm2d, channels: Tensor, scale: Tensor | None) -> nn.BatchNorm2d:
+    affine = old.affine or scale is not None
+    like = old.weight if old.affine else (scale if affine else old.running_mean)
+    new = nn.BatchNorm2d(len(channels), old.eps, old.momentum, affine, old.track_running_stats)
+    new = new.to(like.device, like.dtype)
+    if affine:
+        factor = torch.ones_like(like) if scale is None else scale
+        weight = old.weight if old.affine else torch.ones_like(factor)
+        bias = old.bias if old.affine else torch.zeros_like(factor)
+        _set(new, weight=(weight * factor)[channels], bias=(bias * factor)[channels])
+    if old.track_running_stats:
+        _set(new, running_mean=old.running_mean[channels], running_var=old.running_var[channels])
+        _set(new, num_batches_tracked=old.num_batches_tracked)
+    return new

@@ -1,0 +1,302 @@
+"""The built book in a real browser, without a network: from the file system and over HTTP.
+
+The book under book/_build is used when it is newer than everything it is made from; otherwise one is built, with the
+default parameters, in a temporary folder, so that a reader's own book is not replaced.
+"""
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import threading
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from bar import book
+from bar.errors import BarError
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+SOURCES = ["notebooks/*.ipynb", "book/*.*", "book/_ext/*", "book/_static/*", "src/bar/**/*.py", "results/**/*"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+# One look at a page, after MathJax is done. Code is not looked at: there, TeX may be meant.
+LOOK = r"""async () => {
+  const formulas = [...document.querySelectorAll('.math')].filter(e => e.textContent.trim());
+  if (formulas.length && window.MathJax?.startup) await MathJax.startup.promise;
+  const words = document.body.cloneNode(true);
+  words.querySelectorAll('pre, code, script, style').forEach(e => e.remove());
+  return {
+    formulas: formulas.length,
+    unrendered: formulas.filter(e => !e.querySelector('mjx-container svg')).map(e => e.textContent),
+    wrong: [...document.querySelectorAll('mjx-merror, [data-mjx-error]')].map(e => e.textContent),
+    tex: words.textContent.match(/.{0,40}(\\\(|\\\[|\$\$).{0,40}/g) || [],
+    images: [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src),
+    silent: [...document.querySelectorAll('article img')].filter(i => !i.alt.trim()).map(i => i.src),
+    stderr: [...document.querySelectorAll('article .output.stderr')].map(e => e.textContent.slice(0, 200)),
+    wide: Math.max(0, document.scrollingElement.scrollWidth - window.innerWidth),
+  };
+}"""
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory):
+    """The folder of the built book."""
+    built = ROOT / "book" / "_build" / "html" / "index.html"
+    newest = max(path.stat().st_mtime for pattern in SOURCES for path in ROOT.glob(pattern) if path.is_file())
+    if built.is_file() and built.stat().st_mtime > newest:
+        return built.parent
+    copy = tmp_path_factory.mktemp("book") / "book"
+    shutil.copytree(ROOT / "book", copy, ignore=shutil.ignore_patterns("_build", "_executed"))
+    return book.build(notebooks=ROOT / "notebooks", book=copy).parent
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, from the system's packages."""
+    if not Path(CHROMIUM).is_file():
+        message = f"no Chromium at {CHROMIUM}: apt-get install chromium, or set CHROMIUM to its path"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=["file", "http"])
+def address(request, html):
+    """Where the book is, with a slash at the end: in the file system, then behind a server on this machine."""
+    if request.param == "file":
+        yield html.as_uri() + "/"
+        return
+    handler = functools.partial(QuietHandler, directory=str(html))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """A file server that does not report each request."""
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def page(browser, address):
+    """A page that can reach the book and nothing else, and the list of what went wrong on it."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=False)
+    page, complaints = context.new_page(), []
+    context.route(
+        lambda url: not url.startswith((address, "data:", "blob:")),
+        lambda route: (complaints.append(f"asked for {route.request.url}"), route.abort()),
+    )
+    page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url} {request.failure}"))
+    page.on("response", lambda r: complaints.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+    page.on("console", lambda m: complaints.append(f"console: {m.text}") if m.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+    yield page, complaints
+    context.close()
+
+
+def chapters(html: Path) -> list[str]:
+    """Every page of the book that has contents, as addresses relative to its top."""
+    return sorted(path.relative_to(html).as_posix() for path in html.rglob("*.html") if "_static" not in path.parts)
+
+
+def test_every_page(page, html, address):
+    page, complaints = page
+    names, formulas, problems = chapters(html), 0, []
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f"_executed/{notebook.stem}.html" in names
+    for name in names:
+        page.goto(address + name, wait_until="load")
+        if name == "index.html":  # sends the reader on to the first page
+            page.wait_for_url(address + "intro.html")
+        look = page.evaluate(LOOK)
+        formulas += look.pop("formulas")
+        problems += [f"{name}: {what}: {found}" for what, found in look.items() if found]
+        problems += [f"{name}: {complaint}" for complaint in complaints]
+        complaints.clear()
+    assert not problems, "\n".join(problems)
+    assert formulas > 0
+
+
+def test_no_page_is_wider_than_a_phone(page, html, address):
+    page, _ = page
+    page.set_viewport_size({"width": 390, "height": 844})
+    wide = {}
+    for name in chapters(html):
+        if name != "index.html":
+            page.goto(address + name, wait_until="load")
+            wide[name] = page.evaluate(LOOK)["wide"]
+    assert not {name: pixels for name, pixels in wide.items() if pixels}
+
+
+def test_search(page, address):
+    page, complaints = page
+    page.goto(address + "search.html?q=barrier", wait_until="load")
+    page.wait_for_selector("#search-results li a")
+    page.wait_for_function("document.querySelector('#search-results .search-summary').innerText")
+    found = page.eval_on_selector_all("#search-results li a", "links => links.map(a => a.href)")
+    assert any("02_barrier.html" in link for link in found)
+    page.goto(found[0], wait_until="load")
+    assert "barrier" in page.inner_text("article").lower()
+    assert not complaints
+
+
+def test_search_finds_no_nonsense(page, address):
+    page, _ = page
+    page.goto(address + "search.html?q=zyzzyva", wait_until="load")
+    page.wait_for_function("document.querySelector('#search-results .search-summary')?.innerText")
+    assert page.locator("#search-results li").count() == 0
+
+
+def test_nothing_is_fetched_from_another_host(html):
+    tag = re.compile(r"<(?:script|link|img|source|iframe|video)\b[^>]*\b(?:src|href)=[\"'](?:https?:)?//[^>]*>")
+    style = re.compile(r"(?:@import\s+|url\()[\"']?(?:https?:)?//[^)]*")
+    found = [(path.name, hit) for path in html.rglob("*.html") for hit in tag.findall(path.read_text("utf-8"))]
+    found += [(path.name, hit) for path in html.rglob("*.css") for hit in style.findall(path.read_text("utf-8"))]
+    assert not found
+
+
+# --- building ---------------------------------------------------------------------------------------------------------
+
+
+def a_book(folder: Path, *sources: str, toc: str = "") -> tuple[Path, Path]:
+    """A book of one notebook: a cell of parameters, then these cells."""
+    cells = [nbformat.v4.new_markdown_cell("# One")]
+    cells += [nbformat.v4.new_code_cell(source) for source in ("pruning_factor = 4\ndataset = 'digits'", *sources)]
+    cells[1].metadata["tags"] = ["parameters"]
+    metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    notebooks, pages = folder / "notebooks", folder / "book"
+    for new in (notebooks, pages):
+        new.mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), notebooks / "01_one.ipynb")
+    (pages / "_config.yml").write_text("title: t\nauthor: a\nexecute:\n  execute_notebooks: 'off'\n")
+    (pages / "intro.md").write_text("# Intro\n")
+    chapters = "- file: _executed/01_one\n- file: _executed/about_build\n"
+    (pages / "_toc.yml").write_text(toc or f"format: jb-book\nroot: intro\nchapters:\n{chapters}")
+    return notebooks, pages
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A small book, built with a factor of its own."""
+    folders = a_book(
+        tmp_path_factory.mktemp("small"), "from pathlib import Path\nprint(pruning_factor * 111, Path.cwd().name)"
+    )
+    index = book.build({"pruning_factor": 7}, *folders)
+    return folders, index
+
+
+def test_build_runs_with_the_parameters_and_in_the_folder_of_the_notebooks(small):
+    _, index = small
+    assert "777 notebooks" in (index.parent / "_executed" / "01_one.html").read_text("utf-8")
+
+
+def test_about_page(small):
+    (_, pages), index = small
+    about = (pages / "_executed" / "about_build.md").read_text("utf-8")
+    assert "| `pruning_factor` | **`7`** (given) | 01 |" in about
+    assert "| `dataset` | `'digits'` | 01 |" in about
+    assert re.search(r"\| \{doc\}`01_one` \| \d+\.\d \|", about)
+    for line in ("Commit", "Processor", "Cores", "Memory", "GPU", "torch", "jupyter-book"):
+        assert re.search(rf"\| {line} \| \S+", about), line
+    assert (index.parent / "_executed" / "about_build.html").is_file()
+
+
+def test_no_path_of_this_machine_in_an_executed_notebook(small):
+    (_, pages), _ = small
+    text = (pages / "_executed" / "01_one.ipynb").read_text("utf-8")
+    assert str(pages.parent) not in text
+    assert str(Path.home()) not in text
+
+
+def test_a_failing_cell_stops_the_build_and_leaves_no_book(tmp_path):
+    notebooks, pages = a_book(tmp_path, "ratio = 1 / (pruning_factor - 4)", "print('not reached')")
+    (pages / "_build" / "html").mkdir(parents=True)
+    with pytest.raises(BarError) as error:
+        book.build({}, notebooks, pages)
+    for part in ("01_one.ipynb failed in cell 2", "ratio = 1 / (pruning_factor - 4)", "ZeroDivisionError"):
+        assert part in str(error.value)
+    assert not (pages / "_executed").exists()
+    assert not (pages / "_build").exists()
+
+
+def test_a_warning_of_the_book_fails_the_build(tmp_path):
+    notebooks, pages = a_book(tmp_path, "print(1)")
+    (pages / "intro.md").write_text("# Intro\n\n{doc}`nowhere`\n")
+    with pytest.raises(BarError, match="warnings or errors above"):
+        book.build({}, notebooks, pages)
+    assert not (pages / "_build").exists()
+
+
+def test_bad_parameters_are_refused_before_anything_runs(tmp_path):
+    notebooks, pages = a_book(tmp_path, "print(1)")
+    (pages / "_executed").mkdir()
+    with pytest.raises(BarError, match=r"'prunning_factor'; did you mean 'pruning_factor'\? Known: dataset, pruning"):
+        book.build({"prunning_factor": 8}, notebooks, pages)
+    with pytest.raises(BarError, match="pruning_factor=many: a number is needed"):
+        book.build({"pruning_factor": "many"}, notebooks, pages)
+    assert (pages / "_executed").exists()
+
+
+def test_the_table_of_contents_must_fit_the_notebooks(tmp_path):
+    chapters = "format: jb-book\nroot: intro\nchapters:\n"
+    folders = a_book(tmp_path / "a", toc=chapters + "- file: _executed/01_one\n- file: _executed/02_two\n")
+    with pytest.raises(BarError, match="do not exist: 02_two"):
+        book.build({}, *folders)
+    folders = a_book(tmp_path / "b", toc=chapters + "- file: _executed/about_build\n")
+    with pytest.raises(BarError, match="as _executed/NAME: 01_one"):
+        book.build({}, *folders)
+
+
+def test_not_in_a_copy_of_the_repository(tmp_path):
+    with pytest.raises(BarError, match="top folder of a copy of the repository"):
+        book.build({}, tmp_path / "notebooks", tmp_path / "book")
+
+
+@pytest.mark.parametrize("text", ["8", "=8", "FACTOR=", "A B=1"])
+def test_parameters_that_cannot_be_read(text):
+    with pytest.raises(BarError, match="write NAME=value"):
+        book.parse_parameters([text])
+
+
+def test_stored_outputs_are_those_that_can_be_compared(tmp_path):
+    notebooks, _ = a_book(tmp_path, "print(pruning_factor * 2)", "import time\nprint(time.time())")
+    path = notebooks / "01_one.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[3].metadata["tags"] = ["nbval-ignore-output"]
+    nbformat.write(notebook, path)
+    book.store_outputs(notebooks)
+    cells = nbformat.read(path, as_version=4).cells
+    assert [output.text for output in cells[2].outputs] == ["8\n"]
+    assert cells[2].execution_count is not None  # nbval compares nothing for a cell without one
+    assert cells[3].outputs == []
+    assert cells[3].execution_count is None
+
+
+@pytest.mark.parametrize(
+    "source", ["import sys\nprint('x', file=sys.stderr)", "from IPython.display import HTML\nHTML('x')"]
+)
+def test_outputs_that_cannot_be_compared_are_not_stored(tmp_path, source):
+    notebooks, _ = a_book(tmp_path, source)
+    with pytest.raises(BarError, match=r"01_one\.ipynb, cell 2"):
+        book.store_outputs(notebooks)

@@ -1,0 +1,95 @@
+"""What every notebook promises, and the notebooks that train or prune run with other parameters.
+
+That the stored outputs are still what the code gives is nbval's part: `make test` runs it on the same files.
+"""
+
+import ast
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+HERE = re.compile(r"(?<![\w.:/~])/(?:home|root|work|Users|tmp|opt|mnt)/|[A-Z]:\\\\")
+
+
+def tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+def test_is_valid_and_asks_for_the_common_kernel(notebook):
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5)
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_has_one_cell_of_parameters(notebook):
+    cells = [cell for cell in notebook.cells if "parameters" in tags(cell)]
+    assert len(cells) == 1
+    assert any(isinstance(statement, ast.Assign | ast.AnnAssign) for statement in ast.parse(cells[0].source).body)
+
+
+def test_stores_an_output_that_is_compared(notebook):
+    """Without one, nbval only runs the cells: a cell with no count of its execution is not compared either."""
+    compared = [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        and cell.outputs
+        and cell.execution_count is not None
+        and not {"nbval-ignore-output", "nbval-skip"} & set(tags(cell))
+    ]
+    assert compared
+
+
+def test_stores_only_text(notebook):
+    """nbval compares no images, and a stored figure would be what some other machine drew."""
+    for number, cell in enumerate(notebook.cells):
+        assert not cell.get("attachments"), f"cell {number} has an attachment"
+        for output in cell.get("outputs", []):
+            assert output.output_type in ("stream", "execute_result", "display_data"), f"cell {number}: an error"
+            assert output.get("name", "stdout") == "stdout", f"cell {number}: warnings are stored"
+            assert set(output.get("data", ["text/plain"])) == {"text/plain"}, f"cell {number}: not only text"
+            assert "nbval-ignore-output" not in tags(cell), f"cell {number}: stores what is not compared"
+
+
+def test_figures_have_alternative_text_and_a_caption(notebook):
+    """A cell whose figure the reader sees says what is on it, for those who do not see it."""
+    for number, cell in enumerate(notebook.cells):
+        options = cell.metadata.get("mystnb", {})
+        if cell.cell_type == "code" and "figure" in options:
+            assert options["figure"].get("caption"), f"cell {number}: no caption"
+            assert len(options.get("image", {}).get("alt", "")) >= 20, f"cell {number}: no alternative text"
+
+
+def test_names_no_path_of_a_machine(notebook):
+    for number, cell in enumerate(notebook.cells):
+        outputs = "".join(str(output) for output in cell.get("outputs", []))
+        found = HERE.search(cell.source + outputs)
+        assert not found or found[0] == "/tmp/", f"cell {number}: {found[0]}"
+
+
+@pytest.mark.parametrize("factor", [2, 16])
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem[:2] in ("04", "05", "06")], ids=lambda path: path.stem)
+def test_runs_with_another_budget(path, factor, tmp_path):
+    declared = papermill.inspect_notebook(os.path.relpath(path))
+    assert "pruning_factor" in declared
+    result = tmp_path / path.name
+    papermill.execute_notebook(
+        path, result, {"pruning_factor": factor}, kernel_name="python3", cwd=FOLDER, progress_bar=False
+    )
+    injected = [cell for cell in nbformat.read(result, as_version=4).cells if "injected-parameters" in tags(cell)]
+    assert [cell.source.splitlines()[-1] for cell in injected] == [f"pruning_factor = {factor}"]

@@ -1,0 +1,97 @@
+"""The files around the package agree with each other, and what the README names exists."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+REQUIREMENTS = PROJECT["dependencies"] + [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
+# commands in the README: in fenced blocks and between backticks, not in prose ("make sure that …")
+CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+
+
+def name_of(requirement: str) -> str:
+    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+
+
+def readme_code() -> str:
+    return "\n".join(CODE.findall((ROOT / "README.md").read_text("utf-8")))
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+
+
+def test_environment_has_the_requirements_of_the_project():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+    assert environment["channels"] == ["conda-forge"]
+    *conda, pip = environment["dependencies"]
+    assert "python" + PROJECT["requires-python"] in conda
+    assert {"pip", "make"} <= set(conda)
+    assert sorted(pip["pip"]) == sorted([*REQUIREMENTS, "-e ."])
+
+
+def test_lock_file_pins_every_requirement():
+    lines = (ROOT / "requirements.lock").read_text("utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+!-]+", pin) for pin in pins), "addresses or paths in the lock file"
+    pinned = {name_of(pin): pin.partition("==")[2] for pin in pins}
+    assert {name_of(r) for r in REQUIREMENTS} <= set(pinned)
+    for requirement in REQUIREMENTS:
+        if "==" in requirement:
+            assert pinned[name_of(requirement)] == requirement.partition("==")[2]
+
+
+def test_citation_fits_the_project():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert (str(citation["version"]), citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert citation["references"][0]["title"].startswith("Structured Pruning of Neural Networks with Budget")
+
+
+def test_licences():
+    assert (ROOT / "LICENSE").read_text("utf-8").startswith("MIT License")
+    assert "https://creativecommons.org/licenses/by/4.0/legalcode" in (ROOT / "LICENSE-text").read_text("utf-8")
+
+
+def test_readme_names_the_two_commands():
+    assert {"book", "test"} <= set(re.findall(r"\bmake ([a-z]+)\b", readme_code()))
+
+
+def test_make_targets_of_the_readme_exist():
+    assert set(re.findall(r"\bmake ([a-z]+)\b", readme_code())) <= targets()
+
+
+def test_commands_of_the_readme_exist():
+    named = sorted(set(re.findall(r"(?:^|[`$>;|]|&&)\s*bar ([a-z]+)\b", readme_code(), re.MULTILINE)))
+    assert named
+    for command in named:
+        result = subprocess.run(
+            [Path(sys.executable).with_name("bar"), command, "--help"], capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+
+
+def test_files_that_the_readme_links_exist():
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text("utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("workflow", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.stem)
+def test_workflow_runs_the_commands_of_the_readme(workflow):
+    text = workflow.read_text("utf-8")
+    steps = [step for job in yaml.safe_load(text)["jobs"].values() for step in job["steps"]]
+    assert {"make book", "make test"} <= {step.get("run") for step in steps}
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+
+
+def test_help_lists_every_target():
+    result = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = set(re.findall(r"^  make ([a-z]+)\s{2,}\S", result.stdout, re.MULTILINE))
+    assert listed == targets()
