@@ -20,6 +20,7 @@ help:  ## show this list
 install: $(STAMP)  ## make .venv and install the package in it, in the versions of requirements.lock
 
 $(STAMP): pyproject.toml requirements.lock
+	@echo 'installing into $(VENV); the first time this fetches some GB (PyTorch) and takes minutes'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[book,test]'
 	touch $@

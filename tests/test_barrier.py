@@ -5,11 +5,14 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bar.barrier import barrier, log_barrier
 from bar.errors import BarError
+
+settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
 
 whole = st.integers(1, 10**7)
 

@@ -7,12 +7,15 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
 from bar.errors import BarError
 from bar.hard_concrete import Gate, HardConcrete, threshold
+
+settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
 
 log_alphas = st.floats(-12, 12)
 betas = st.floats(0.1, 2)
@@ -149,6 +152,26 @@ def test_samples_and_their_gradients_are_finite_for_any_log_alpha(dtype):
     assert (z[:, -1] == 1).all()
 
 
+def test_half_precision_keeps_the_rare_samples():
+    torch.manual_seed(0)
+    gate = HardConcrete(torch.tensor(-7.0, dtype=torch.bfloat16))
+    share = (gate.rsample((50_000,)) > 0).float().mean().item()
+    assert share == pytest.approx(build(-7.0).prob_active.item(), rel=0.3)  # 0.0045, five standard errors
+
+
+def test_the_noise_is_never_infinite(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda shape, **options: torch.zeros(shape, **options))
+    assert build(200.0).rsample() == 1
+    monkeypatch.setattr(torch, "rand", lambda shape, **options: torch.ones(shape, **options))
+    assert build(-200.0).rsample() == 0
+
+
+def test_the_density_outside_has_a_gradient_too():
+    log_alpha = torch.zeros(5, requires_grad=True)
+    HardConcrete(log_alpha).density(torch.tensor([-5.0, 0.0, 0.5, 1.0, 5.0])).sum().backward()
+    assert log_alpha.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("log_alpha", [-200.0, -80.0, 80.0, 200.0])
 def test_log_prob_survives_an_extreme_log_alpha_where_the_density_underflows(log_alpha):
     gate = HardConcrete(torch.tensor(log_alpha, requires_grad=True))
@@ -195,7 +218,7 @@ def test_thresholds():
 
 
 @pytest.mark.parametrize("rule", ["median", "l0"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_alive_means_a_positive_value_to_the_last_bit(rule, dtype):
     border = torch.tensor(threshold(rule), dtype=dtype)
     around = border + torch.linspace(-100, 100, 401, dtype=dtype) * torch.finfo(dtype).eps

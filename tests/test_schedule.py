@@ -6,11 +6,14 @@ import math
 import mpmath
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bar.errors import BarError
 from bar.schedule import SCHEDULES, exponential, linear, margins, transition
+
+settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
 
 times = st.floats(0, 1)
 volumes = st.floats(1, 1e9)
@@ -90,6 +93,13 @@ def test_the_ends_are_exact(name, full, share, dtype):
     a, b = margins(torch.tensor([0, 1], dtype=dtype), full, budget, name)
     assert a == budget - 1e-4 * full
     assert b.tolist() == torch.tensor([full, budget], dtype=dtype).tolist()
+
+
+@given(st.floats(0, 100), st.sampled_from([torch.float32, torch.float64]))
+def test_the_ends_of_tensors_are_exact_for_any_shape(number, dtype):
+    ends = torch.tensor([0, 1], dtype=dtype)
+    assert transition(ends, number).tolist() == [0, 1]
+    assert exponential(ends, number).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

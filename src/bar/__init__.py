@@ -5,6 +5,7 @@ from bar.cost import Cost, count
 from bar.errors import BarError
 from bar.hard_concrete import Gate, HardConcrete
 from bar.objective import Budget, distillation
+from bar.runs import RunConfig, run
 from bar.schedule import transition
 from bar.storage import load
 from bar.surgery import GatedNetwork, gate, prune
@@ -16,11 +17,13 @@ __all__ = [
     "Gate",
     "GatedNetwork",
     "HardConcrete",
+    "RunConfig",
     "barrier",
     "count",
     "distillation",
     "gate",
     "load",
     "prune",
+    "run",
     "transition",
 ]

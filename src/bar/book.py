@@ -17,7 +17,12 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import nbformat
+import papermill
+import torch
+
 from .errors import BarError, nearest
+from .runs import hardware
 
 SHOWN_VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "papermill", "jupyter-book")
 KERNEL = "python3"
@@ -82,7 +87,7 @@ def build(
     BarError
         Before anything runs, if a folder is missing, if the table of contents and the notebooks do not fit, if no
         notebook has a parameter of that name, or if a number is asked for and text is given. Later, if a cell fails
-        (with the notebook, the cell and the error) or if the book cannot be built without a warning.
+        (the cell and the traceback are shown on the error stream) or if the book cannot be built without a warning.
     """
     notebooks, book = Path(notebooks), Path(book)
     paths = sorted(notebooks.glob("*.ipynb"))
@@ -139,8 +144,6 @@ def store_outputs(notebooks: str | Path = "notebooks") -> None:
     BarError
         If a cell fails, or if a cell without that tag draws a figure or writes to the error stream.
     """
-    import nbformat
-
     for path in sorted(Path(notebooks).glob("*.ipynb")):
         print(path.name, "...", flush=True)
         notebook = _execute(path, None, {})
@@ -173,9 +176,6 @@ def store_outputs(notebooks: str | Path = "notebooks") -> None:
 
 def _execute(path: Path, output: Path | None, parameters: Mapping[str, object]):
     """Run one notebook; write it to `output` only when its last cell has ended well."""
-    import nbformat
-    import papermill
-
     try:
         notebook = papermill.execute_notebook(
             path,
@@ -187,11 +187,9 @@ def _execute(path: Path, output: Path | None, parameters: Mapping[str, object]):
             extra_arguments=["--log-level=ERROR"],  # or each kernel warns that it talks over a local socket
         )
     except papermill.PapermillExecutionError as error:
-        raise BarError(
-            f"{path.name} failed in cell {error.cell_index}:\n\n{_indent(error.source)}\n\n"
-            f"{error.ename}: {error.evalue}\n\n{_plain(error.traceback)}\n\n"
-            f"{path.name}, cell {error.cell_index}: {error.ename}: {error.evalue}"
-        ) from None
+        where = f"{path.name}, cell {error.cell_index}"
+        print(f"\n{where}:\n\n{_indent(error.source)}\n\n{_plain(error.traceback)}\n", file=sys.stderr)
+        raise BarError(f"{where} failed: {error.ename}: {error.evalue}") from None
     except RuntimeError as error:  # the kernel died (DeadKernelError), for want of memory, say
         raise BarError(f"{path.name}: {error}") from error
     notebook.metadata.pop("papermill", None)  # it names the path on this machine
@@ -202,8 +200,6 @@ def _execute(path: Path, output: Path | None, parameters: Mapping[str, object]):
 
 def _declared(path: Path) -> dict[str, str]:
     """Names and default values (as source) of a notebook's parameters."""
-    import papermill
-
     return {name: entry["default"] for name, entry in papermill.inspect_notebook(os.path.relpath(path)).items()}
 
 
@@ -258,7 +254,7 @@ def _about(
             "# About this build",
             "Every number and figure in the chapters that is not quoted from a paper, or read from a recorded run, was "
             "computed by the run described here.",
-            _table(("", ""), facts.items()),
+            _table(("What", "This build"), facts.items()),
             "## Parameters",
             "What the notebooks ran with: values that were asked for are marked as given, the others are the defaults.",
             _table(("Parameter", "Value", "Chapters"), settings) if settings else "The notebooks have no parameters.",
@@ -271,26 +267,10 @@ def _about(
 
 
 def _hardware() -> dict[str, str]:
-    """Processor, cores, memory and accelerator of this machine, in words."""
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """Processor, memory and accelerator of this machine, in words."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "Processor": _processor(),
-        "Cores": str(cores),
-        "Memory": f"{memory:.1f} GiB",
-        "GPU": ", ".join(gpus) or "none",
-    }
-
-
-def _processor() -> str:
-    """The model of the processor, where the system tells."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file() and (found := re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text(encoding="utf-8"))):
-        return found[1].strip()
-    return platform.processor() or platform.machine()
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {"Processor": hardware("cpu"), "Memory": f"{memory:.1f} GiB", "GPU": ", ".join(gpus) or "none"}
 
 
 def _commit() -> str:

@@ -288,7 +288,7 @@ def batches(
     if padding < 0:
         raise BarError(f"padding is {padding}, must be 0 or more pixels")
     drop_last = generator is not None if drop_last is None else drop_last
-    return _batches(split, min(batch_size, len(split)), mean, std, generator, padding, flip, drop_last, device)
+    return _batches(split, batch_size, mean, std, generator, padding, flip, drop_last, device)
 
 
 def _batches(split, batch_size, mean, std, generator, padding, flip, drop_last, device):
@@ -321,7 +321,7 @@ def _crop(images: Tensor, padding: int, corner: Tensor, mirror: Tensor) -> Tenso
 
 
 def _stratified(labels: np.ndarray, count: int) -> np.ndarray:
-    """Positions of ``count`` items, classes in proportion (to within one), always the same ones, sorted.
+    """Positions of ``count`` items, classes in proportion up to rounding, always the same ones, sorted.
 
     Each class's items are shuffled and spread evenly over (0, 1); the first ``count`` are taken. So less is a part
     of more, and a class so rare that its share is below half an item gives none. (scikit-learn's split refuses some
@@ -357,8 +357,8 @@ def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     for chunk in images.split(_CHUNK):
         counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in chunk.unbind(1)])
     share = counts.double() / counts.sum(1, keepdim=True)
-    levels = torch.arange(256) / 255
-    mean = share @ levels.double()
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ levels
     std = (share * (levels - mean[:, None]) ** 2).sum(1).sqrt().clamp(min=1 / 255)  # a constant channel stays finite
     return tuple(mean.tolist()), tuple(std.tolist())
 
@@ -412,6 +412,7 @@ def _cifar(name: str, size: int, root: Path) -> Dataset:
 
 
 def _image_folder(name: str, label: str, folder: Path, size: int | None, root: Path) -> Dataset:
+    folder = folder.resolve()
     classes, parts = _list_parts(folder)
     files = [(path, label_) for part in parts for path, label_ in part]
     images, moments = _decoded(folder, [path for path, _ in files], len(parts[0]), size, root)
@@ -484,8 +485,8 @@ def _decoded(
     asked, size = size, _side(paths[0]) if size is None else size
     stats = [os.stat(path) for path in paths]
     listing = [(path, stat.st_mtime_ns, stat.st_size) for path, stat in zip(paths, stats, strict=True)]
-    key = hashlib.sha256(json.dumps([str(folder.resolve()), size, asked is None, training, listing]).encode())
-    cache = root / ".decoded" / f"{folder.resolve().name}-{size}-{key.hexdigest()[:16]}.npy"
+    key = hashlib.sha256(json.dumps([str(folder), size, asked is None, training, listing]).encode())
+    cache = root / ".decoded" / f"{folder.name}-{size}-{key.hexdigest()[:16]}.npy"
     moments = cache.with_suffix(".json")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)

@@ -68,9 +68,9 @@ class Budget:
         What B limits: "volume" or "flops" (section 3.3).
     schedule : str
         How b comes down: "sigmoid", "linear" or "exponential" (section 3.4).
-    weight : float
-        lambda times the full size, so that networks of any size feel the same pressure. The default is the paper's
-        lambda = 1e-5 at the V_F of its WRN-28-12.
+    lam : float, optional
+        lambda of eq. 6, per unit of L_S. By default the paper's 1e-5 times V_F of its WRN-28-12 over that of this
+        network, so that networks of any size, in any metric, feel the same pressure.
     cap : float
         Upper bound of f, which eq. 5 leaves infinite for V >= b.
     start : float
@@ -113,8 +113,8 @@ class Budget:
         steps: int,
         metric: str = "volume",
         schedule: str = "sigmoid",
-        weight: float = LAMBDA * LAMBDA_VOLUME,
-        cap: float = 10.0,
+        lam: float | None = None,
+        cap: float = 100.0,
         start: float = 1.0,
     ) -> None:
         if not (isinstance(factor, int | float) and math.isfinite(factor) and factor > 1):
@@ -126,10 +126,11 @@ class Budget:
         if not (isinstance(steps, int) and steps >= 1):
             raise BarError(f"the budget needs a whole number of steps, at least 1, not {steps!r}")
         self.gated, self.steps, self.metric, self.schedule = gated, steps, metric, schedule
-        self.weight, self.cap, self.start = weight, cap, start
+        self.cap, self.start = cap, start
         everything = {name: torch.ones_like(gate.alive) for name, gate in gated.gates.items()}
         self.full = gated._size(everything, metric)
         self.limit = self.full / factor
+        self.lam = LAMBDA * LAMBDA_VOLUME / self.full if lam is None else lam
         smallest = gated.smallest(metric)
         if smallest > self.limit:
             raise BarError(
@@ -148,7 +149,7 @@ class Budget:
         with torch.no_grad():
             self.V = size(self.gated.network, self.gated.indicators())
             self.f = barrier(self.V, self.a, self.b).clamp(max=self.cap)
-        return self.weight / self.full * size(self.gated.network, self.gated.expected()) * self.f
+        return self.lam * size(self.gated.network, self.gated.expected()) * self.f
 
     def settle(self) -> GatedNetwork:
         """The last step, which makes V <= B certain and B used; returns the gated network, ready to prune."""

@@ -99,9 +99,7 @@ def load(folder: Path | str) -> fx.GraphModule:
             target = spec["target"]
             if spec["op"] == "call_function":
                 target = _FUNCTIONS[target]
-            elif spec["op"] == "call_method" and target not in _METHODS:
-                raise KeyError(target)
-            elif spec["op"] == "call_module" and target not in root:
+            elif target not in {"call_method": _METHODS, "call_module": root}.get(spec["op"], {target}):
                 raise KeyError(target)
             elif spec["op"] == "get_attr":
                 root[target] = tensors[target]

@@ -23,15 +23,15 @@ FLOOR = 0.0  # the lower end of the paper's start U(0, 0.01): a gate that must s
 class GatedNetwork(nn.Module):
     """A network with a gate on every prunable convolution; made by `gate`, called like the network.
 
-    In training mode every image gets its own gate values z, drawn anew from the hard concrete distribution (eq. 2). In
-    eval mode z is constant (section 3.1), and 0 for features that cannot matter (`live`).
+    In training mode a vector of gate values z is drawn anew for each batch from the hard concrete distribution (eq. 2).
+    In eval mode z is constant (section 3.1), and 0 for features that cannot matter (`live`).
 
     Attributes
     ----------
     network : bar.network.Network
         What tracing found.
     body : torch.fx.GraphModule
-        The network with gates multiplied in: ``body(images, *z)``, one z of shape (N or 1, features) per convolution.
+        The network with gates multiplied in: ``body(images, *z)``, one z of shape (1, features) per convolution.
         It shares the user's modules, so a state dict of the user's network loads into it.
     gates : dict of str to Gate
         Name of a convolution -> its gate.
@@ -62,7 +62,7 @@ class GatedNetwork(nn.Module):
         """The network's output for a batch of images, shape (N, channels, height, width)."""
         if self.training:
             sizes = [gate.log_alpha.numel() for gate in self._gates]
-            z = HardConcrete(self.log_alpha, validate_args=False).rsample((len(images),))
+            z = HardConcrete(self.log_alpha, validate_args=False).rsample((1,))
             values = dict(zip(self._names, z.to(images.dtype).split(sizes, 1), strict=True))
         else:
             values = {name: z[None] for name, z in self.values().items()}
@@ -169,7 +169,9 @@ class GatedNetwork(nn.Module):
             If not even one feature per convolution of the spine fits.
         """
         if self.smallest(metric) > budget:
-            raise BarError(f"the smallest possible {metric} is {self.smallest(metric):,}, above the budget {budget:,.0f}")
+            raise BarError(
+                f"the smallest possible {metric} is {self.smallest(metric):,}, above the budget {budget:,.0f}"
+            )
         self.floor_()
         if use * budget <= self.size(metric) <= budget:
             return self
@@ -488,7 +490,9 @@ def _mixed_add(graph: fx.Graph, index, first: tuple[fx.Node, Tensor], second: tu
     new = [i for i, c in enumerate(refined.tolist()) if c not in where]
 
     def take(node: fx.Node, start: int, stop: int, width: int) -> fx.Node:
-        return node if (start, stop) == (0, width) else graph.call_function(torch.narrow, (node, 1, start, stop - start))
+        return (
+            node if (start, stop) == (0, width) else graph.call_function(torch.narrow, (node, 1, start, stop - start))
+        )
 
     if common + new != list(range(len(refined))):
         delta = graph.call_function(torch.index_select, (delta, 1, index(torch.tensor(common + new))))

@@ -1,0 +1,40 @@
+"""Sphinx extension: pages that ask the network for nothing, and that work from the file system as well."""
+
+import re
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+# Of the 24 MB of MathJax that the package sphinx-mathjax-offline brings, one file is enough: the one that draws SVG
+# and so needs no fonts. It is copied here, not kept in book/_static, of which every .js is put on every page.
+MATHJAX = "tex-svg-full.js"
+# The theme asks for its icon fonts ahead of need, in a way that browsers refuse for files; its style sheets suffice.
+FONT_PRELOAD = re.compile(r'\s*<link rel="preload" as="font"[^>]*>')
+
+
+def configure(app, config):
+    """Name the copy of MathJax, and switch off its menu, whose entries would load further files."""
+    config.mathjax_path = f"mathjax/{MATHJAX}"
+    config.mathjax3_config = {"options": {"enableMenu": False}}
+
+
+def finish(app, exception):
+    """Copy MathJax into the finished book and take the preloading of fonts out of its pages."""
+    if exception is not None or app.builder.format != "html":
+        return
+    package = find_spec("sphinx-mathjax-offline")
+    if package is None:
+        raise RuntimeError("MathJax is not installed: pip install sphinx-mathjax-offline")
+    html = Path(app.outdir)
+    (html / "_static" / "mathjax").mkdir(parents=True, exist_ok=True)
+    shutil.copy(Path(package.origin).parent / "static" / "mathjax" / MATHJAX, html / "_static" / "mathjax")
+    for page in html.rglob("*.html"):
+        page.write_text(FONT_PRELOAD.sub("", page.read_text("utf-8")), "utf-8")
+
+
+def setup(app):
+    """Register with Sphinx."""
+    app.setup_extension("sphinx.ext.mathjax")
+    app.connect("config-inited", configure, priority=100)  # before MyST adds its own options to the same dictionary
+    app.connect("build-finished", finish)
+    return {"parallel_read_safe": True}

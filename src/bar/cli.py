@@ -1,0 +1,228 @@
+"""The command line: ``bar run``, ``bar count``, ``bar book``."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+import bar
+from bar import models, runs, storage
+from bar.cost import METRICS
+from bar.errors import BarError
+from bar.schedule import SCHEDULES
+from bar.training import PRESETS
+
+DEFAULT = runs.RunConfig()
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Every command has its own --help, with examples.",
+)
+@click.version_option(package_name="bar-pruning", prog_name="bar")
+def app() -> None:
+    """Train a CNN and prune it to a budget at the same time (BAR, CVPR 2019)."""
+
+
+def _examples(*lines: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@app.command(
+    epilog=_examples(
+        "bar run                                     # digits, a quarter of the volume, about a minute",
+        "bar run --pruning-factor 16 --seed 1",
+        "bar run --dataset cifar10 --model wrn-28-12 --preset paper --pruning-factor 16",
+        "bar run --dataset ~/photos --size 64 --model resnet18 --metric flops --out runs/photos",
+        "bar run --json | jq .accuracy",
+    )
+)
+@click.option(
+    "--dataset",
+    default=DEFAULT.dataset,
+    show_default=True,
+    help="digits, cifar10, cifar100, cifar10-jpeg, or a folder of images (class folders).",
+)
+@click.option(
+    "--model",
+    default=DEFAULT.model,
+    show_default=True,
+    help="wrn-DEPTH-WIDTH, conv4, or a torchvision network such as resnet18 or vgg11_bn.",
+)
+@click.option("--method", default=DEFAULT.method, show_default=True, help=f"One of: {', '.join(runs.METHODS)}.")
+@click.option(
+    "--pruning-factor",
+    "-x",
+    type=float,
+    default=DEFAULT.pruning_factor,
+    show_default=True,
+    help="Leave at most the full network's size divided by this; above 1.",
+)
+@click.option("--metric", default=DEFAULT.metric, show_default=True, help=f"Budget in: {', '.join(METRICS)}.")
+@click.option("--preset", default=DEFAULT.preset, show_default=True, help=f"One of: {', '.join(PRESETS)}.")
+@click.option("--seed", type=int, default=DEFAULT.seed, show_default=True)
+@click.option("--size", type=int, help="Side of the images in pixels. [default: the data set's own]")
+@click.option("--limit", type=int, help="Use only so many training images.")
+@click.option("--epochs", type=int, nargs=3, metavar="PRUNE TUNE COOL", help="Instead of the preset's epochs.")
+@click.option(
+    "--schedule",
+    default=DEFAULT.schedule,
+    show_default=True,
+    help=f"How the budget comes down: {', '.join(SCHEDULES)}.",
+)
+@click.option("--distill/--no-distill", default=True, show_default=True, help="Let the unpruned network teach.")
+@click.option("--connectivity", default=DEFAULT.connectivity, show_default=True, help="mixed or regular.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the records. [default: runs/NAME]")
+@click.option(
+    "--data", "root", type=click.Path(path_type=Path), help="Where data sets live. [default: $BAR_DATA or ~/.cache/bar]"
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+def run(out: Path | None, root: Path | None, device: str, as_json: bool, **options) -> None:
+    """Train and prune one network, and record it.
+
+    The unpruned network is trained first, once for each data set, model, seed and length: it is the teacher, and what
+    the result is compared with. A run that is already recorded is not run again.
+    """
+    config = runs.RunConfig(**options)
+    folder = out or Path("runs") / config.name
+    record = run_with_progress(config, folder, root=root, device=device)
+    if as_json:
+        click.echo(json.dumps(record, indent=1))
+        return
+    table = Table(title=f"{config.model} on {record['dataset_label']}", show_header=True, title_justify="left")
+    for column in ("", "unpruned", "pruned", "factor"):
+        table.add_column(column, justify="left" if not column else "right")
+    table.add_row("test accuracy", f"{record['accuracy_unpruned']:.2%}", f"{record['accuracy']:.2%}", "")
+    for what in ("volume", "flops", "parameters"):
+        before, after = record[f"{what}_full"], record[what]
+        table.add_row(what, f"{before:,}", f"{after:,}", f"{before / after:.2f}")
+    console = Console()
+    console.print(table)
+    if config.method != "unpruned":
+        used = record[config.metric] / record["budget"]
+        console.print(f"budget: {config.metric} of at most {record['budget']:,.0f}, of which {used:.1%} is used")
+    console.print(f"records and network: {folder}", soft_wrap=True, highlight=False)
+
+
+def run_with_progress(config: runs.RunConfig, folder: Path, **options) -> dict:
+    """`bar.run` with a progress bar on standard error that shows V/b and the validation accuracy.
+
+    Where standard error is not a terminal, a line an epoch.
+    """
+    console = Console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), console=console,
+    )  # fmt: skip
+    tasks: dict[str, int] = {}
+
+    def task(config: runs.RunConfig) -> int:
+        if config.method not in tasks:
+            total = runs.total_epochs(config)
+            tasks[config.method] = progress.add_task(config.method, total=total, state="")
+        return tasks[config.method]
+
+    def report(config: runs.RunConfig, record: dict) -> None:
+        state = f"{record['phase']:<8} accuracy {record['accuracy']:.3f}"
+        if "size" in record:
+            state += f"  V/b {record['size'] / record['budget']:.3f}"
+        done = task(config)
+        progress.update(done, state=state, advance=record["phase"] != "cut")
+        if not console.is_terminal:
+            console.print(f"{config.method} {record['epoch']:>3}  {state}  {record['seconds']:.1f} s", highlight=False)
+
+    with progress:
+        progress.disable = not console.is_terminal
+        return runs.run(config, folder, report=report, **options)
+
+
+@app.command(
+    epilog=_examples(
+        "bar count --model wrn-28-12 --input-size 3 32 32",
+        "bar count --model resnet50 --input-size 3 128 128 --json",
+        "bar count --model runs/NAME --layers         # a pruned network",
+    )
+)
+@click.option("--model", default=DEFAULT.model, show_default=True, help="As for `bar run`, or the folder of a run.")
+@click.option(
+    "--input-size",
+    type=int,
+    nargs=3,
+    metavar="C H W",
+    help="Channels, height, width. [default: 3 32 32, or the run's own]",
+)
+@click.option("--classes", type=int, default=10, show_default=True)
+@click.option("--linear", is_flag=True, help="Count the FLOPs of linear layers too.")
+@click.option("--layers", is_flag=True, help="Show every layer.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def count(
+    model: str, input_size: tuple[int, int, int] | None, classes: int, linear: bool, layers: bool, as_json: bool
+) -> None:
+    """Count a network's activation volume, FLOPs and parameters, for one image.
+
+    Volume: the outputs of all convolutions. FLOPs: two per multiply-accumulate, of convolutions only.
+    """
+    if (Path(model) / storage.ARCHITECTURE).exists():
+        record = runs.read(model) or {}
+        network, input_size = bar.load(model), input_size or record.get("input_size")
+        if input_size is None:
+            raise BarError(f"{model} does not say its input size: give --input-size")
+    else:
+        input_size = input_size or (3, 32, 32)
+        network = models.build(model, classes, input_size)
+    cost = bar.count(network, input_size, linear=linear)
+    if as_json:
+        shown = dataclasses.asdict(cost) | {"model": model, "input_size": list(input_size)}
+        click.echo(json.dumps(shown if layers else {k: v for k, v in shown.items() if k != "layers"}, indent=1))
+        return
+    table = Table(title=f"{model} at {'x'.join(map(str, input_size))}", title_justify="left")
+    columns = ("features", "area", "volume", "flops", "parameters")
+    table.add_column("layer")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, layer in cost.layers.items() if layers else ():
+        table.add_row(name, *(f"{layer[c]:,}" for c in columns))
+    table.add_row("total", "", "", f"{cost.volume:,}", f"{cost.flops:,}", f"{cost.parameters:,}", style="bold")
+    Console().print(table)
+
+
+@app.command(
+    epilog=_examples(
+        "bar book                                     # the same as `make book`",
+        "bar book PRUNING_FACTOR=8 SEED=1             # for every notebook that has such a parameter",
+    )
+)
+@click.argument("parameters", nargs=-1, metavar="[NAME=VALUE]...")
+def book(parameters: tuple[str, ...]) -> None:
+    """Run every notebook with the parameters given, and build the book from them.
+
+    To be called in the top folder of a clone of the repository. The first failing cell stops it.
+    """
+    from bar import book as book_  # papermill and Sphinx are an extra of the package
+
+    click.echo(f"the book: {book_.build(book_.parse_parameters(parameters))}")
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on standard error and exit code 2."""
+    try:
+        code = app.main(prog_name="bar", standalone_mode=False)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except BarError as error:
+        _fail(str(error))
+    except (KeyboardInterrupt, click.Abort):
+        print("bar: interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    print("bar: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)

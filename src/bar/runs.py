@@ -1,0 +1,372 @@
+"""A run: a configuration and a seed, turned into a folder of records and a pruned network; and reading them back."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torchvision
+from torch import nn
+
+from bar import data, models, storage
+from bar.cost import METRICS, count
+from bar.errors import BarError, nearest
+from bar.network import trace
+from bar.objective import Budget
+from bar.schedule import SCHEDULES
+from bar.surgery import gate
+from bar.training import PRESETS, Settings, accuracy, fit, prune_to_budget, steps_per_epoch
+
+METHODS = ("bar", "unpruned")
+CONFIG, METRICS_FILE, RESULT = "config.json", "metrics.jsonl", "result.json"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run computes; two runs with equal configs give equal records on a CPU.
+
+    Parameters
+    ----------
+    dataset : str
+        A name that `bar.data.load` knows, or the path of a folder of images.
+    model : str
+        A name that `bar.models.build` knows, such as "wrn-10-1" or "resnet18".
+    method : str
+        "bar", or "unpruned" for the full network that it is compared with.
+    pruning_factor : float
+        The budget is the full network's size divided by this; above 1.
+    metric : str
+        What is budgeted: "volume" or "flops".
+    preset : str
+        "quick" (minutes on a laptop) or "paper" (its settings, word for word).
+    seed : int
+        Of the weights, the gates, and the order of the images.
+    size : int, optional
+        Side of the images in pixels; default: that of the data set.
+    limit : int, optional
+        Use only so many training images.
+    epochs : (int, int, int), optional
+        Of pruning, fine-tuning and cooling down; default: those of the preset.
+    schedule : str
+        How the budget comes down: "sigmoid", "linear" or "exponential".
+    distill : bool
+        Whether the unpruned network teaches the pruned one.
+    connectivity : str
+        "mixed" or "regular", see `bar.prune`.
+
+    Examples
+    --------
+    >>> RunConfig(pruning_factor=8).name
+    'digits-wrn-10-1-bar-x8-seed0-quick-ac2b91'
+    """
+
+    dataset: str = "digits"
+    model: str = "wrn-10-1"
+    method: str = "bar"
+    pruning_factor: float = 4.0
+    metric: str = "volume"
+    preset: str = "quick"
+    seed: int = 0
+    size: int | None = None
+    limit: int | None = None
+    epochs: tuple[int, int, int] | None = None
+    schedule: str = "sigmoid"
+    distill: bool = True
+    connectivity: str = "mixed"
+
+    def __post_init__(self) -> None:
+        for field, known in (
+            ("method", METHODS), ("metric", METRICS), ("preset", PRESETS), ("schedule", SCHEDULES),
+            ("connectivity", ("mixed", "regular")),
+        ):  # fmt: skip
+            value = getattr(self, field)
+            if value not in known:
+                raise BarError(f"unknown {field} {value!r}: {nearest(str(value), known)}")
+        if not (isinstance(self.pruning_factor, int | float) and math.isfinite(self.pruning_factor)):
+            raise BarError(f"the pruning factor must be a number above 1, not {self.pruning_factor!r}")
+        if self.method != "unpruned" and self.pruning_factor <= 1:
+            raise BarError(f"the pruning factor must be above 1, not {self.pruning_factor:g}: 4 leaves a quarter")
+        if self.epochs is not None:
+            epochs = tuple(self.epochs)
+            if len(epochs) != 3 or any(not isinstance(e, int) or e < 0 for e in epochs) or epochs[0] < 1:
+                raise BarError(
+                    f"epochs must be three whole numbers (pruning >= 1, tuning, cool-down), not {epochs}"
+                )
+            object.__setattr__(self, "epochs", epochs)
+        for field, least in (("seed", 0), ("size", 4), ("limit", 2)):
+            value = getattr(self, field)
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise BarError(f"{field} must be a whole number >= {least}, not {value!r}")
+
+    @property
+    def settings(self) -> Settings:
+        """The preset's settings with this run's own epochs."""
+        settings = PRESETS[self.preset]
+        if self.epochs is None:
+            return settings
+        names = ("prune_epochs", "finetune_epochs", "cooldown_epochs")
+        return dataclasses.replace(settings, **dict(zip(names, self.epochs, strict=True)))
+
+    @property
+    def unpruned(self) -> "RunConfig":
+        """The run of the full network that this one is compared with, and taught by."""
+        return RunConfig(
+            dataset=self.dataset, model=self.model, method="unpruned", pruning_factor=1.0, preset=self.preset,
+            seed=self.seed, size=self.size, limit=self.limit, epochs=self.epochs,
+        )  # fmt: skip
+
+    @property
+    def name(self) -> str:
+        """A folder name: what one looks for in it, and a short hash of the rest."""
+        dataset = Path(self.dataset).name or "images"
+        factor = "" if self.method == "unpruned" else f"-x{self.pruning_factor:g}"
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:6]
+        return f"{dataset}-{self.model}-{self.method}{factor}-seed{self.seed}-{self.preset}-{digest}"
+
+
+def run(
+    config: RunConfig,
+    folder: Path | str | None = None,
+    *,
+    root: Path | str | None = None,
+    device: str = "auto",
+    report: Callable[[RunConfig, dict], None] = lambda config, record: None,
+    tick: Callable[[RunConfig], None] = lambda config: None,
+) -> dict:
+    """Train and prune as configured, and record it; a run that is already recorded is not run again.
+
+    The unpruned network is run first, in a folder beside this one, unless that has been done: it is the teacher, and
+    the accuracy to compare with. Training looks at the training and validation images; the test images are looked at
+    once, at the very end.
+
+    Parameters
+    ----------
+    config : RunConfig
+        What to run.
+    folder : path, optional
+        Where the records go; default ``runs/<config.name>``. Gets config.json, metrics.jsonl (a line per epoch),
+        result.json and the network (see `bar.load`).
+    root : path, optional
+        Where data sets live; default: the environment variable BAR_DATA, or ~/.cache/bar.
+    device : str
+        "auto", "cpu", "cuda", …
+    report, tick : callable
+        Called after each epoch with the config and its record, and after each step with the config.
+
+    Returns
+    -------
+    dict
+        The record: what result.json holds.
+
+    Raises
+    ------
+    BarError
+        For anything that cannot be served: before anything is written, where it can be known before.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     record = run(RunConfig(pruning_factor=2, limit=64, epochs=(1, 0, 0)), folder + "/run")
+    >>> record["volume"] <= record["budget"] == record["volume_full"] / 2
+    True
+    """
+    folder = Path(folder) if folder is not None else Path("runs") / config.name
+    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    done = read(folder, wanted)
+    if done is not None:
+        return done
+
+    place = _device(device)
+    images = data.load(config.dataset, size=config.size, root=root, limit=config.limit)
+    torch.manual_seed(config.seed)
+    network = models.build(config.model, images.num_classes, images.input_size)
+    full = count(network, images.input_size)
+    settings = config.settings
+    budget, taught = None, None
+    if config.method == "bar":
+        gated = gate(network, images.input_size)
+        spread = torch.Generator().manual_seed(config.seed)
+        for g in gated.gates.values():
+            g.spread_(*settings.gate_start, generator=spread)
+        gated.to(place)
+        budget = Budget(
+            gated, config.pruning_factor, settings.prune_epochs * steps_per_epoch(images, settings),
+            metric=config.metric, schedule=config.schedule, lam=settings.lam, cap=settings.cap, start=settings.b_start,
+        )  # fmt: skip
+        taught = run(
+            config.unpruned, folder.parent / config.unpruned.name, root=root, device=device, report=report, tick=tick
+        )
+    images, network = images.to(place), network.to(place)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    storage.write_text(folder / CONFIG, json.dumps(wanted, indent=1))
+    start = time.perf_counter()
+    torch.manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
+    step = lambda: tick(config)  # noqa: E731
+    if config.method == "bar":
+        teacher = None
+        if config.distill:
+            teacher = storage.load(folder.parent / config.unpruned.name).to(place).requires_grad_(False)
+        records = prune_to_budget(
+            gated, images, budget, settings, generator, teacher=teacher, connectivity=config.connectivity, tick=step
+        )
+    else:
+        records = _unpruned(network, images, settings, generator, step)
+    cut: dict = {}
+    with (folder / METRICS_FILE).open("w") as log:
+        for record in records:
+            if isinstance(record, nn.Module):
+                network = record
+                break
+            log.write(json.dumps(record) + "\n")
+            log.flush()
+            report(config, record)
+            cut = record if record["phase"] == "cut" else cut
+    seconds = time.perf_counter() - start
+
+    cost = count(network, images.input_size)
+    network = network if isinstance(network, torch.fx.GraphModule) else trace(network, images.input_size).module
+    storage.save(network, folder)
+    test = accuracy(network, images.test, images)
+    result = wanted | {
+        "dataset_label": images.label,
+        "training_images": len(images.train),
+        "input_size": list(images.input_size),
+        "settings": dataclasses.asdict(settings),
+        "accuracy": test,
+        "accuracy_unpruned": taught["accuracy"] if taught else test,
+        "validation_accuracy": accuracy(network, images.validation, images),
+        "accuracy_cut": cut.get("accuracy_cut"),
+        "accuracy_recalibrated": cut.get("accuracy"),
+        "size_before_settling": cut.get("size_before_settling"),
+        "volume": cost.volume,
+        "volume_full": full.volume,
+        "volume_factor": full.volume / cost.volume,
+        "flops": cost.flops,
+        "flops_full": full.flops,
+        "flops_factor": full.flops / cost.flops,
+        "parameters": cost.parameters,
+        "parameters_full": full.parameters,
+        "budget": budget.limit if budget else full.volume,
+        "features": {name: cost.layers.get(name, {}).get("features", 0) for name in full.layers},
+        "features_full": {name: layer["features"] for name, layer in full.layers.items()},
+        "areas": {name: layer["area"] for name, layer in full.layers.items()},
+        "weights_sha256": hashlib.sha256((folder / storage.WEIGHTS).read_bytes()).hexdigest(),
+        "seconds": seconds,
+        "hardware": hardware(place),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+        "commit": commit(),
+    }
+    storage.write_text(folder / RESULT, json.dumps(result, indent=1))
+    return result
+
+
+def _unpruned(network: nn.Module, images: data.Dataset, settings: Settings, generator, tick):
+    """The full network, as long as the pruned ones: high learning rate, then a cool-down (supp. 3.3)."""
+    phases = [
+        ("train", settings.prune_epochs + settings.finetune_epochs, settings.lr),
+        ("cooldown", settings.cooldown_epochs, settings.cooldown_lr),
+    ]
+    yield from fit(network, images, phases, settings, generator, tick=tick)
+
+
+def total_epochs(config: RunConfig) -> int:
+    """How many epochs a run takes, the unpruned network's apart."""
+    settings = config.settings
+    return settings.prune_epochs + settings.finetune_epochs + settings.cooldown_epochs
+
+
+def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
+    """The record of a run's folder, or None if it holds no finished run.
+
+    Parameters
+    ----------
+    folder : path
+        A run's folder; it need not exist.
+    wanted : dict, optional
+        The config that the folder must have been made with.
+
+    Raises
+    ------
+    BarError
+        If the folder holds another config, or a record that cannot be read.
+    """
+    folder = Path(folder)
+    try:
+        if wanted is not None and (folder / CONFIG).exists():
+            held = json.loads((folder / CONFIG).read_text())
+            differs = [k for k in {**held, **wanted} if held.get(k) != wanted.get(k)]
+            if differs:
+                what = ", ".join(f"{k} {held.get(k)!r} instead of {wanted.get(k)!r}" for k in differs)
+                raise BarError(f"{folder} already holds another run: {what}. Choose another folder, or remove it")
+        elif wanted is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise BarError(f"{folder} exists and is not the folder of a run; choose another")
+        return json.loads((folder / RESULT).read_text()) if (folder / RESULT).exists() else None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BarError(f"cannot read the run in {folder}: {error}") from error
+
+
+def metrics(folder: Path | str) -> pd.DataFrame:
+    """The epochs of a run, a row each; columns as `bar.training.fit` names them, and those of the cut."""
+    path = Path(folder) / METRICS_FILE
+    if not path.exists():
+        raise BarError(f"{folder} holds no {METRICS_FILE}: is it the folder of a run?")
+    return pd.read_json(path, lines=True)
+
+
+def records(*roots: Path | str) -> pd.DataFrame:
+    """All finished runs below some folders, a row each, with a column ``folder``; empty if there are none."""
+    found = [path for root in roots for path in sorted(Path(root).rglob(RESULT))]
+    return pd.DataFrame([{**json.loads(path.read_text()), "folder": str(path.parent)} for path in found])
+
+
+def hardware(device: torch.device | str = "cpu") -> str:
+    """What a run was computed on, in a few words."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def commit() -> str | None:
+    """The commit of the code that runs, with "+" if it has changes; None outside a git checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        revision, changed = (
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "."])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return revision + ("+" if changed else "")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BarError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
+    return device
