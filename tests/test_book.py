@@ -233,7 +233,7 @@ def test_a_failing_cell_stops_the_build_and_leaves_no_book(tmp_path, capfd):
     notebooks, pages = a_book(tmp_path, "ratio = 1 / (pruning_factor - 4)", "print('not reached')")
     (pages / "_build" / "html").mkdir(parents=True)
     with pytest.raises(BarError, match=r"01_one\.ipynb, cell 2 failed: ZeroDivisionError: division by zero"):
-        book.build({}, notebooks, pages)
+        book.build({"dataset": "digits"}, notebooks, pages)
     shown = capfd.readouterr()
     assert "01_one.ipynb, cell 2:\n\n    ratio = 1 / (pruning_factor - 4)\n" in shown.err
     assert "Traceback" in shown.err

@@ -52,7 +52,7 @@ def test_stores_an_output_that_is_compared(notebook):
         and cell.execution_count is not None
         and not {"nbval-ignore-output", "nbval-skip"} & set(tags(cell))
     ]
-    assert compared
+    assert compared, "run `make notebooks`, and look at what it stored"
 
 
 def test_stores_only_text(notebook):

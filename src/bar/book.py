@@ -17,12 +17,16 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-import nbformat
-import papermill
 import torch
 
 from .errors import BarError, nearest
 from .runs import hardware
+
+try:
+    import nbformat
+    import papermill
+except ModuleNotFoundError as error:
+    raise BarError(f"{error.name} is not installed: pip install 'bar-pruning[book]'") from error
 
 SHOWN_VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "papermill", "jupyter-book")
 KERNEL = "python3"
@@ -184,10 +188,11 @@ def _execute(path: Path, output: Path | None, parameters: Mapping[str, object]):
             kernel_name=KERNEL,
             cwd=path.parent,
             progress_bar=sys.stderr.isatty(),
-            extra_arguments=["--log-level=ERROR"],  # or each kernel warns that it talks over a local socket
+            extra_arguments=["--log-level=CRITICAL"],  # or each kernel warns that it talks over a local socket
         )
     except papermill.PapermillExecutionError as error:
-        where = f"{path.name}, cell {error.cell_index}"
+        injected = bool(parameters)  # as a cell of its own, which the notebook on disk does not have
+        where = f"{path.name}, cell {error.cell_index - injected}"
         print(f"\n{where}:\n\n{_indent(error.source)}\n\n{_plain(error.traceback)}\n", file=sys.stderr)
         raise BarError(f"{where} failed: {error.ename}: {error.evalue}") from None
     except RuntimeError as error:  # the kernel died (DeadKernelError), for want of memory, say

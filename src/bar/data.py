@@ -383,7 +383,7 @@ def _digits(size: int) -> Dataset:
     splits = [everything[torch.from_numpy(where)] for where in (rest[train], rest[validation], test)]
     label = "digits (8x8 scans)" if size == 8 else f"digits (8x8 scans upsampled to {size}x{size})"
     classes = [str(digit) for digit in scans.target_names]
-    return Dataset("digits", label, classes, *splits, *_moments(splits[0].images), padding=size // 16, flip=False)
+    return Dataset("digits", label, classes, *splits, *_moments(splits[0].images), padding=0, flip=False)
 
 
 def _cifar(name: str, size: int, root: Path) -> Dataset:

@@ -18,7 +18,7 @@ from bar import schedule as schedules_
 from bar.barrier import barrier, log_barrier
 from bar.hard_concrete import BETA, GAMMA, ZETA, HardConcrete, threshold
 
-WIDTH = 5.6  # inches; with letters of 11 points a phone shows them at about 10 pixels
+WIDTH = 4.8  # inches; with letters of 11 points a phone shows them at about 10 pixels
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#000000", "#cc79a7"]  # Okabe and Ito's, told apart by the colour-blind
 LINES = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1))]
 MARKERS = ["o", "s", "^", "D", "v"]
@@ -27,7 +27,7 @@ STYLE = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "axes.facecolor": "white",
-    "figure.dpi": 140,
+    "figure.dpi": 160,
     "figure.constrained_layout.use": True,
     "font.size": 11,
     "axes.titlesize": 11,
@@ -92,7 +92,7 @@ def distributions(
     >>> distributions([0.0]).axes[0].get_title(loc="left")
     'Binary concrete'
     """
-    figure, axes = _axes(2, 2, height=2.5, sharex="row", sharey="row")
+    figure, axes = _axes(2, 2, height=2.4, sharex="row", sharey="row")
     z = torch.linspace(0, 1, 401, dtype=torch.float64)
     for i, log_alpha in enumerate(log_alphas):
         log_alpha = torch.tensor(float(log_alpha), dtype=torch.float64)

@@ -66,7 +66,7 @@ class RunConfig:
     Examples
     --------
     >>> RunConfig(pruning_factor=8).name
-    'digits-wrn-10-1-bar-x8-seed0-quick-ac2b91'
+    'digits-wrn-10-1-bar-x8-seed0-quick'
     """
 
     dataset: str = "digits"
@@ -98,9 +98,7 @@ class RunConfig:
         if self.epochs is not None:
             epochs = tuple(self.epochs)
             if len(epochs) != 3 or any(not isinstance(e, int) or e < 0 for e in epochs) or epochs[0] < 1:
-                raise BarError(
-                    f"epochs must be three whole numbers (pruning >= 1, tuning, cool-down), not {epochs}"
-                )
+                raise BarError(f"epochs must be three whole numbers (pruning >= 1, tuning, cool-down), not {epochs}")
             object.__setattr__(self, "epochs", epochs)
         for field, least in (("seed", 0), ("size", 4), ("limit", 2)):
             value = getattr(self, field)
@@ -126,11 +124,19 @@ class RunConfig:
 
     @property
     def name(self) -> str:
-        """A folder name: what one looks for in it, and a short hash of the rest."""
+        """A folder name: what one looks for in it, and a short hash of what else is not as usual."""
         dataset = Path(self.dataset).name or "images"
         factor = "" if self.method == "unpruned" else f"-x{self.pruning_factor:g}"
-        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:6]
-        return f"{dataset}-{self.model}-{self.method}{factor}-seed{self.seed}-{self.preset}-{digest}"
+        shown = ("model", "method", "pruning_factor", "preset", "seed")
+        rest = {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default and field.name not in shown
+        }
+        if rest.get("dataset") == dataset:
+            del rest["dataset"]
+        digest = "-" + hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:6] if rest else ""
+        return f"{dataset}-{self.model}-{self.method}{factor}-seed{self.seed}-{self.preset}{digest}"
 
 
 def run(
@@ -210,7 +216,7 @@ def run(
 
     folder.mkdir(parents=True, exist_ok=True)
     storage.write_text(folder / CONFIG, json.dumps(wanted, indent=1))
-    start = time.perf_counter()
+    start, revision = time.perf_counter(), commit()
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     step = lambda: tick(config)  # noqa: E731
@@ -270,7 +276,7 @@ def run(
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
         },
-        "commit": commit(),
+        "commit": revision,
     }
     storage.write_text(folder / RESULT, json.dumps(result, indent=1))
     return result

@@ -84,11 +84,12 @@ def load(folder: Path | str) -> fx.GraphModule:
     torch.Size([5, 2])
     """
     folder = Path(folder)
+    for file in (ARCHITECTURE, WEIGHTS):
+        if not (folder / file).is_file():
+            raise BarError(f"{folder} holds no pruned network: {file} is missing")
     try:
         architecture = json.loads((folder / ARCHITECTURE).read_text())
         tensors = load_file(folder / WEIGHTS)
-    except FileNotFoundError as error:
-        raise BarError(f"{folder} holds no pruned network: {Path(error.filename or folder).name} is missing") from error
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, OSError) as error:
         raise BarError(f"cannot read the pruned network in {folder}: {error}") from error
     try:

@@ -259,7 +259,9 @@ def gate(
     prunable = [n for n, node in network.convs.items() if n not in protect and not _reaches_output(network, node)]
     if not prunable:
         raise BarError(f"{type(model).__name__} has no convolution that can be pruned")
-    return GatedNetwork(network, prunable, rule).train(model.training)
+    gated = GatedNetwork(network, prunable, rule)
+    gated.training = model.training  # not .train(), which would also switch the user's own submodules
+    return gated
 
 
 def _reaches_output(network: Network, node: fx.Node) -> bool:

@@ -45,7 +45,7 @@ PRESETS = {
     # For a laptop: a short run needs gates that move faster and do not all start at the same place.
     "quick": Settings(
         prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, gate_lr=None, gate_start=(-1.0, 5.0), lam=None,
-        b_start=1.0, cap=100.0,
+        b_start=1.0, cap=100.0, batch_size=32,
     ),
 }  # fmt: skip
 
@@ -147,6 +147,7 @@ def fit(
             if budget is None:
                 record["accuracy"] = accuracy(network, data.validation, data)
             else:
+                network.floor_()  # the last step of the epoch may have shut what the next one would reopen
                 record |= {"volume": network.size("volume"), "flops": network.size("flops")}
                 record |= {"size": float(budget.V), "budget": budget.b, "barrier": float(budget.f)}
                 record["accuracy"] = accuracy(recalibrate(prune(network), data, settings), data.validation, data)

@@ -1,0 +1,123 @@
+"""Small networks for the tests, with batch norm statistics as a trained network has them."""
+
+import torch
+from torch import Tensor, nn
+
+from bar import models
+
+
+class Plain(nn.Module):
+    """A chain with a bias, no batch norm, and a linear layer behind pixels that are not pooled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 6, 3, padding=1)
+        self.b = nn.Conv2d(6, 5, 3, padding=1, stride=2)
+        self.act = nn.GELU()
+        self.fc = nn.Linear(5 * 16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.b(self.act(self.a(x))))
+        return self.fc(x.flatten(1))
+
+
+class Branches(nn.Module):
+    """Concatenation, a sum after it, and a batch norm that reads the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.left = nn.Conv2d(4, 3, 1)
+        self.right = nn.Conv2d(4, 5, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(5)
+        self.other = nn.Conv2d(4, 8, 3, padding=1)
+        self.joint = nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 6, 3)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = torch.cat([self.left(x), self.norm(self.right(x)).relu()], 1) + self.other(x)
+        x = torch.relu(self.last(torch.relu(self.joint(x))))
+        return self.fc(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class Block(nn.Module):
+    """A post-activation residual block with a depthwise convolution and in-place activations."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up = nn.Conv2d(width, 2 * width, 1, bias=False)
+        self.norm_up = nn.BatchNorm2d(2 * width)
+        self.depthwise = nn.Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width)
+        self.norm_depthwise = nn.BatchNorm2d(2 * width)
+        self.down = nn.Conv2d(2 * width, width, 1, bias=False)
+        self.norm_down = nn.BatchNorm2d(width)
+        self.act = nn.ReLU6(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.act(self.norm_up(self.up(x)))
+        out = self.norm_down(self.down(self.act(self.norm_depthwise(self.depthwise(out)))))
+        out += x
+        return self.act(out)
+
+
+class Depthwise(nn.Module):
+    """Residual blocks around depthwise convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 5, 3, stride=2)
+        self.blocks = nn.Sequential(Block(5), Block(5))
+        self.fc = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(nn.functional.adaptive_max_pool2d(self.blocks(self.stem(x)), 1).flatten(1))
+
+
+def narrow_resnet(block: type, layers: list[int]) -> nn.Module:
+    """A torchvision ResNet with an eighth of its width."""
+    from torchvision.models.resnet import ResNet
+
+    net = ResNet(block, layers, num_classes=4)
+    for module in list(net.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Conv2d):
+                new = nn.Conv2d(
+                    max(child.in_channels // 8, 3), child.out_channels // 8, child.kernel_size, child.stride,
+                    child.padding, bias=False,
+                )  # fmt: skip
+                setattr(module, name, new)
+            elif isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.BatchNorm2d(child.num_features // 8))
+    net.fc = nn.Linear(net.fc.in_features // 8, 4)
+    return net
+
+
+def build(name: str) -> nn.Module:
+    """One of the test networks, in float64 and eval mode, with every feature's signal well alive."""
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
+    made = {
+        "plain": Plain,
+        "branches": Branches,
+        "depthwise": Depthwise,
+        "wrn-10-1": lambda: models.build("wrn-10-1", 4),
+        "wrn-16-1": lambda: models.build("wrn-16-1", 4),
+        "resnet-basic": lambda: narrow_resnet(BasicBlock, [2, 2, 1, 1]),
+        "resnet-bottleneck": lambda: narrow_resnet(Bottleneck, [2, 1, 1, 1]),
+    }
+    net = made[name]().double().eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0.5)
+        elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.normal_(module.bias)
+    return net
+
+
+NAMES = ("plain", "branches", "depthwise", "wrn-10-1", "wrn-16-1", "resnet-basic", "resnet-bottleneck")
+SIZE = (3, 8, 8)

@@ -1,0 +1,105 @@
+"""Counting against hand-made sums, torch's FLOP counter, and Monte Carlo."""
+
+import itertools
+
+import pytest
+import torch
+from networks import NAMES, SIZE, build
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import bar
+from bar import cost, models
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "volume", "flops"),
+    [("wrn-28-12", 32, 3_112_960, 15_087_796_224), ("resnet50", 128, 3_629_056, 2_669_150_208)],
+)
+def test_the_sizes_of_the_paper(name, size, volume, flops):
+    with torch.device("meta"):
+        net = models.build(name, 10, (3, size, size))
+    counted = bar.count(net, (3, size, size))
+    assert (counted.volume, counted.flops) == (volume, flops)
+
+
+@pytest.mark.parametrize(("factor", "flops_factor"), [(2, 4.0), (4, 16.0), (8, 64.0), (16, 255.8)])
+def test_uniform_widths_give_the_flop_factors_of_the_paper(factor, flops_factor):
+    """Supplement 6.1, Random: WRN-28-12 with all widths (the stem's, too) divided by the volume factor."""
+    with torch.device("meta"):
+        net = models.WideResNet(28, 12)
+        full = bar.count(net, (3, 32, 32))
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                module.in_channels //= 1 if module.in_channels == 3 else factor
+                module.out_channels //= factor
+                shape = (module.out_channels, module.in_channels, *module.kernel_size)
+                module.weight = nn.Parameter(torch.empty(shape))
+            elif isinstance(module, nn.BatchNorm2d):
+                width = module.num_features // factor
+                for key in ("weight", "bias"):
+                    setattr(module, key, nn.Parameter(torch.empty(width)))
+                module.running_mean, module.running_var = torch.empty(width), torch.empty(width)
+        net.fc = nn.Linear(net.fc.in_features // factor, 10)
+    small = bar.count(net, (3, 32, 32))
+    assert round(full.volume / small.volume, 1) == factor
+    assert round(full.flops / small.flops, 1) == flops_factor
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_flops_equal_torchs_counter(name):
+    net = build(name)
+    with FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, *SIZE, dtype=torch.float64))
+    assert bar.count(net, SIZE, linear=True).flops == counter.get_total_flops()
+
+
+def test_by_hand():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 1), nn.Flatten(), nn.Linear(96, 5)
+    )
+    counted = bar.count(net, SIZE, linear=True)
+    assert counted.volume == 4 * 16 + 6 * 16
+    assert counted.flops == 2 * (4 * 16 * 27 + 6 * 16 * 4 + 96 * 5)
+    assert counted.parameters == 4 * 27 + 4 + 6 * 4 + 6 + 96 * 5 + 5
+    assert counted.layers["2"] == {"features": 6, "area": 16, "volume": 96, "flops": 768, "parameters": 30}
+    assert bar.count(net, SIZE).flops == counted.flops - 2 * 96 * 5
+
+
+def test_expected_size_is_the_mean_over_all_patterns():
+    """A residual network small enough to go through every pattern of its gates; volume and FLOPs, exactly."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 2, 1)
+            self.delta = nn.Conv2d(2, 2, 1)
+            self.last = nn.Conv2d(2, 2, 1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.last(torch.relu(x + self.delta(x))).flatten(1)
+
+    gated = bar.gate(nn.Sequential(Net(), nn.Linear(2 * 64, 2)), SIZE)
+    names = list(gated.network.convs)
+    chance = {n: torch.rand(2, dtype=torch.float64) for n in names}
+    for metric in ("volume", "flops"):
+        mean = 0.0
+        for bits in itertools.product([0.0, 1.0], repeat=6):
+            pattern = dict(zip(names, torch.tensor(bits, dtype=torch.float64).view(3, 2), strict=True))
+            weight = torch.stack([torch.where(pattern[n] > 0, chance[n], 1 - chance[n]) for n in names]).prod()
+            mean += float(weight * cost.METRICS[metric](gated.network, pattern))
+        assert float(cost.METRICS[metric](gated.network, chance)) == pytest.approx(mean, rel=1e-12)
+
+
+def test_expected_size_is_differentiable_in_log_alpha():
+    gated = bar.gate(build("depthwise"), SIZE)
+    for metric in ("volume", "flops"):
+        value = cost.METRICS[metric](gated.network, gated.expected())
+        grads = torch.autograd.grad(value, [g.log_alpha for g in gated.gates.values()])
+        assert all((g > 0).all() for g in grads)
+
+
+def test_an_image_that_shrinks_to_nothing():
+    with pytest.raises(bar.BarError, match=r"cannot take an image of size \(3, 2, 2\)"):
+        bar.count(nn.Sequential(nn.Conv2d(3, 4, 3)), (3, 2, 2))
