@@ -279,7 +279,7 @@ def run(
         "commit": revision,
     }
     storage.write_text(folder / RESULT, json.dumps(result, indent=1))
-    return result
+    return read(folder)
 
 
 def _unpruned(network: nn.Module, images: data.Dataset, settings: Settings, generator, tick):

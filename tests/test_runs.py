@@ -1,0 +1,220 @@
+"""Runs: what is recorded, what is reused, what is refused before anything is written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import bar
+from bar import runs
+from bar.cli import main
+from bar.training import accuracy
+
+TINY = {"limit": 160, "size": 8, "epochs": (2, 1, 1)}
+FIELDS = [
+    "method", "dataset", "seed", "pruning_factor", "accuracy", "accuracy_unpruned", "validation_accuracy", "volume",
+    "volume_full", "budget", "flops", "flops_full", "parameters", "weights_sha256", "seconds", "hardware", "commit",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    bar.run(bar.RunConfig(pruning_factor=3.7, **TINY), folder)
+    return folder
+
+
+def test_the_record(folder):
+    record = runs.read(folder)
+    assert set(FIELDS) <= record.keys()
+    assert record["volume"] <= record["budget"] == record["volume_full"] / 3.7
+    assert record["volume"] == sum(record["features"][n] * record["areas"][n] for n in record["areas"])
+    assert record["volume_full"] == sum(record["features_full"][n] * record["areas"][n] for n in record["areas"])
+    assert record["dataset_label"].startswith("digits")
+    assert len(record["weights_sha256"]) == 64
+    unpruned = runs.read(folder.parent / bar.RunConfig(**TINY).unpruned.name)
+    assert unpruned["accuracy"] == record["accuracy_unpruned"] == unpruned["accuracy_unpruned"]
+    assert unpruned["volume"] == record["volume_full"]
+
+
+def test_a_line_an_epoch(folder):
+    lines = [json.loads(line) for line in (folder / runs.METRICS_FILE).read_text().splitlines()]
+    assert [line["phase"] for line in lines] == ["prune", "prune", "cut", "finetune", "cooldown"]
+    wanted = {"phase", "epoch", "volume", "budget", "barrier", "accuracy", "seconds"}
+    assert all(wanted <= line.keys() for line in lines)
+    assert runs.metrics(folder)["epoch"].tolist() == [1, 2, 2, 1, 1]
+
+
+def test_the_network_that_was_recorded_is_the_one_on_disk(folder):
+    record, images = runs.read(folder), bar.data.load("digits", size=8, limit=160)
+    network = bar.load(folder)
+    assert accuracy(network, images.test, images) == record["accuracy"]
+    cost = bar.count(network, images.input_size)
+    assert (cost.volume, cost.flops, cost.parameters) == (record["volume"], record["flops"], record["parameters"])
+
+
+def test_a_recorded_run_is_not_run_again_and_equal_runs_are_equal(folder, tmp_path):
+    config = bar.RunConfig(pruning_factor=3.7, **TINY)
+    before = (folder / runs.RESULT).stat().st_mtime_ns
+    record = bar.run(config, folder, tick=lambda config: pytest.fail("it ran again"))
+    assert (folder / runs.RESULT).stat().st_mtime_ns == before
+    again = bar.run(config, tmp_path / "other")
+    assert again["weights_sha256"] == record["weights_sha256"]
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in record.items() if k != "seconds"}
+
+
+def test_an_interrupted_run_is_run_again(folder, tmp_path):
+    config = bar.RunConfig(pruning_factor=3.7, **TINY)
+
+    def interrupt(config, record):
+        if record["phase"] == "finetune":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bar.run(config, tmp_path / "run", report=interrupt)
+    assert not (tmp_path / "run" / runs.RESULT).exists()
+    assert bar.run(config, tmp_path / "run")["weights_sha256"] == runs.read(folder)["weights_sha256"]
+
+
+def test_another_config_in_the_same_folder(folder):
+    with pytest.raises(bar.BarError, match=r"already holds another run: pruning_factor 3\.7 instead of 4\.0"):
+        bar.run(bar.RunConfig(**TINY), folder)
+
+
+def test_a_folder_that_is_none_of_a_run(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(bar.BarError, match="exists and is not the folder of a run"):
+        bar.run(bar.RunConfig(**TINY), tmp_path)
+    (tmp_path / runs.CONFIG).write_text("{")
+    with pytest.raises(bar.BarError, match="cannot read the run"):
+        bar.run(bar.RunConfig(**TINY), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pruning_factor": 1}, "must be above 1, not 1"),
+        ({"pruning_factor": float("nan")}, "must be a number above 1, not nan"),
+        ({"method": "bat"}, "unknown method 'bat': did you mean 'bar'"),
+        ({"preset": "quik"}, "unknown preset 'quik': did you mean 'quick'"),
+        ({"metric": "flop"}, "did you mean 'flops'"),
+        ({"schedule": "liner"}, "did you mean 'linear'"),
+        ({"connectivity": "mix"}, "did you mean 'mixed'"),
+        ({"epochs": (0, 1, 1)}, "epochs must be three whole numbers"),
+        ({"epochs": (1, 1)}, "epochs must be three whole numbers"),
+        ({"seed": -1}, "seed must be a whole number >= 0, not -1"),
+    ],
+)
+def test_configs_that_are_refused(options, message):
+    with pytest.raises(bar.BarError, match=message):
+        bar.RunConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset": "digts"}, "did you mean 'digits'"),
+        ({"model": "wrn-12-1"}, "12"),
+        ({"model": "resnet19"}, "did you mean 'resnet18'"),
+        ({"pruning_factor": 1e6}, "smallest possible"),
+        ({"model": "vgg11", "size": 8}, "vgg11"),
+    ],
+)
+def test_runs_that_are_refused_write_nothing(options, message, tmp_path):
+    with pytest.raises(bar.BarError, match=message):
+        bar.run(bar.RunConfig(**(TINY | options)), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_images(tmp_path):
+    torch.manual_seed(0)
+    for part, count in (("train", 24), ("test", 8)):
+        for name in ("cat", "dog"):
+            place = tmp_path / "pets" / part / name
+            place.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(torch.randint(256, (16, 16, 3), dtype=torch.uint8).numpy()).save(place / f"{i}.png")
+    config = bar.RunConfig(dataset=str(tmp_path / "pets"), model="resnet18", pruning_factor=2, epochs=(1, 0, 0))
+    record = bar.run(config, tmp_path / "runs" / "run", root=tmp_path)
+    assert record["dataset_label"] == "pets"
+    assert record["input_size"] == [3, 16, 16]
+    assert record["volume"] <= record["budget"]
+
+
+def test_records_of_several_folders(folder, tmp_path):
+    table = runs.records(folder.parent, tmp_path)
+    assert sorted(table["method"]) == ["bar", "unpruned"]
+    assert str(folder) in set(table["folder"])
+    assert runs.records(tmp_path).empty
+
+
+@pytest.fixture
+def bar_command(tmp_path, monkeypatch, capsys):
+    """Call the command line in an empty folder; returns exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bar", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_bar_run_from_the_command_line(bar_command, tmp_path):
+    options = ["--limit", "160", "--size", "8", "--epochs", "2", "1", "1", "-x", "2"]
+    code, out, err = bar_command("run", *options, "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    (folder,) = (tmp_path / "runs").glob("digits-wrn-10-1-bar-x2-*")
+    assert record == runs.read(folder)
+    assert err.count("prune ") == 2  # a line an epoch, where there is no terminal
+    counted = json.loads(bar_command("count", "--model", str(folder), "--json")[1])
+    assert counted["volume"] == record["volume"]
+    assert f"{record['accuracy']:.2%}" in bar_command("run", *options)[1]
+
+
+def test_bar_count_from_the_command_line(bar_command):
+    counted = json.loads(bar_command("count", "--model", "wrn-28-12", "--input-size", "3", "32", "32", "--json")[1])
+    assert (counted["volume"], counted["flops"]) == (3_112_960, 15_087_796_224)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--pruning-factor", "four"],
+        ["run", "--pruning-factor", "1"],
+        ["run", "--dataset", "digts"],
+        ["run", "--no-such-option"],
+        ["run", "--data", "/dev/null", "--dataset", "cifar10-jpeg"],
+        ["count", "--model", "resnet"],
+        ["count", "--model", "resnet18", "--input-size", "1", "8", "8"],
+        ["fly"],
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments, bar_command, tmp_path):
+    code, out, err = bar_command(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("bar: ")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["run", "count", "book"])
+def test_help_has_examples(command, bar_command):
+    code, out, _ = bar_command(command, "--help")
+    assert code == 0
+    assert "Examples:" in out
+
+
+def test_the_installed_command():
+    """The real entry point, in a process of its own."""
+    command = Path(sys.executable).with_name("bar")
+    done = subprocess.run([command, "run", "-x", "0.5"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "bar: the pruning factor must be above 1, not 0.5: 4 leaves a quarter\n"
