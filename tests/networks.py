@@ -75,6 +75,29 @@ class Depthwise(nn.Module):
         return self.fc(nn.functional.adaptive_max_pool2d(self.blocks(self.stem(x)), 1).flatten(1))
 
 
+class Grouped(nn.Module):
+    """Grouped convolutions inside a residual block, and much that other people's networks do at their ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect")
+        self.up = nn.Conv2d(8, 12, 1)
+        self.grouped = nn.Conv2d(12, 6, 3, padding=2, dilation=2, groups=3)
+        self.norm = nn.BatchNorm2d(6, affine=False)
+        self.down = nn.Conv2d(6, 8, 1)
+        self.last = nn.Conv2d(8, 4, 3, stride=2)
+        self.fc = nn.Linear(4 * 9, 6)
+        self.fc_norm = nn.BatchNorm1d(6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem((x - 0.5) / 2))
+        x = x + self.down(torch.relu(self.norm(self.grouped(torch.relu(self.up(x))))))
+        x = self.last(x)
+        x = torch.sigmoid(self.fc_norm(self.fc(x.view(x.size(0), -1))))
+        return nn.functional.log_softmax(self.head(x), dim=1)
+
+
 def narrow_resnet(block: type, layers: list[int]) -> nn.Module:
     """A torchvision ResNet with an eighth of its width."""
     from torchvision.models.resnet import ResNet
@@ -102,6 +125,7 @@ def build(name: str) -> nn.Module:
         "plain": Plain,
         "branches": Branches,
         "depthwise": Depthwise,
+        "grouped": Grouped,
         "wrn-10-1": lambda: models.build("wrn-10-1", 4),
         "wrn-16-1": lambda: models.build("wrn-16-1", 4),
         "resnet-basic": lambda: narrow_resnet(BasicBlock, [2, 2, 1, 1]),
@@ -112,6 +136,7 @@ def build(name: str) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2)
+        if isinstance(module, nn.BatchNorm2d) and module.affine:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0.5)
         elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
@@ -119,5 +144,5 @@ def build(name: str) -> nn.Module:
     return net
 
 
-NAMES = ("plain", "branches", "depthwise", "wrn-10-1", "wrn-16-1", "resnet-basic", "resnet-bottleneck")
+NAMES = ("plain", "branches", "depthwise", "grouped", "wrn-10-1", "wrn-16-1", "resnet-basic", "resnet-bottleneck")
 SIZE = (3, 8, 8)

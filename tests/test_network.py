@@ -104,8 +104,7 @@ class Two(nn.Module):
         (Twice(), SIZE, "'conv' is called 2 times"),
         (Broadcast(), SIZE, "'add' adds signals of different shapes"),
         (Two(), SIZE, "must return one tensor"),
-        (nn.Sequential(nn.Conv2d(4, 8, 3, groups=2)), (4, 8, 8), "'?0'?: grouped convolutions .2 groups"),
-        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardtanh(0.5, 1)), SIZE, "1: Hardtanh.*zero"),
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardtanh(0.5, 1)), SIZE, "'_1' .Hardtanh.*zero"),
         (nn.Sequential(nn.Conv2d(3, 8, 5)), (3, 4, 4), "cannot take this input: '_0' fails"),
         (nn.Sequential(nn.Conv2d(3, 8, 3)), (1, 8, 8), "cannot take this input: '_0' fails"),
         (nn.Sequential(nn.Conv2d(3, 8, 3)), (3, 8), "three positive numbers"),
@@ -117,7 +116,7 @@ def test_refusals_name_the_place(net, size, message):
         trace(net, size)
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "densenet121", "vgg11", "resnet18"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "densenet121", "googlenet", "mnasnet0_5", "vgg11", "resnet18"])
 def test_torchvision_networks_from_tracing_alone(name):
     """Half of the gates shut: the pruned network computes what the gated one does."""
     torch.manual_seed(0)

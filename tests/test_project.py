@@ -95,3 +95,20 @@ def test_help_lists_every_target():
     result = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = set(re.findall(r"^  make ([a-z]+)\s{2,}\S", result.stdout, re.MULTILINE))
     assert listed == targets()
+
+
+def test_the_loop_of_the_readme_runs():
+    """Its Python block, as it stands, on a small network and small batches."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    import bar
+    from bar import models
+
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    torch.manual_seed(0)
+    loader, epochs = [(torch.randn(8, 3, 32, 32), torch.randint(10, (8,)))] * 3, 2
+    names = {"torch": torch, "cross_entropy": cross_entropy, "model": models.build("wrn-10-1"), "epochs": epochs}
+    names |= {"loader": loader, "batches": loader * epochs}
+    exec(block, names)
+    assert bar.count(names["smaller"], (3, 32, 32)).volume <= names["budget"].limit

@@ -151,10 +151,15 @@ def flops(network: Network, features: Mapping[str, Tensor]) -> Tensor:
     for node, kind in network.kinds.items():
         if kind in ("conv", "depthwise"):
             (source,) = network.sources(node)
-            inputs = network.features(source) if flow[source] is None else flow[source].sum()
-            inputs = 1 if kind == "depthwise" else inputs
+            outputs = flow[node].view(network.groups(node), -1).sum(1)
+            if kind == "depthwise":
+                inputs = 1
+            elif flow[source] is None:
+                inputs = network.features(source) / len(outputs)
+            else:
+                inputs = flow[source].view(len(outputs), -1).sum(1)
             taps = network.submodule(node).weight[0, 0].numel()
-            total = total + 2 * taps * network.area(node) * inputs * flow[node].sum()
+            total = total + 2 * taps * network.area(node) * (inputs * outputs).sum()
     return total
 
 

@@ -31,27 +31,22 @@ _ADD_FUNCTIONS = {operator.add, operator.iadd, torch.add}
 _ADD_METHODS = {"add", "add_"}
 
 
-def _kind(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
+def _kind(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
     """What a node does to the channels of its input; the only place where operations are told apart."""
     if node.op in ("placeholder", "output"):
         return {"placeholder": "input"}.get(node.op, node.op)
     if node.op == "call_module":
         module = modules[node.target]
         if isinstance(module, nn.Conv2d):
-            if module.groups == 1:
-                return "conv"
-            if module.groups == module.in_channels:
-                return "depthwise"
-            raise BarError(f"{node.target}: grouped convolutions ({module.groups} groups) are not supported yet")
+            return "depthwise" if 1 < module.groups == module.in_channels else "conv"
         if isinstance(module, nn.BatchNorm2d):
             return "norm"
         if isinstance(module, nn.Linear):
             return "linear"
         if isinstance(module, nn.Flatten) and module.start_dim == 1:
             return "flatten"
-        if isinstance(module, nn.Hardtanh) and not module.min_val <= 0 <= module.max_val:
-            raise BarError(f"{node.target}: {module} does not keep a zero feature at zero")
-        if isinstance(module, CHANNELWISE_MODULES):
+        zero = not isinstance(module, nn.Hardtanh) or module.min_val <= 0 <= module.max_val
+        if isinstance(module, CHANNELWISE_MODULES) and zero:
             return "channelwise"
     elif node.op == "call_function":
         if node.target in _ADD_FUNCTIONS and all(isinstance(a, fx.Node) for a in node.args) and not node.kwargs:
@@ -60,20 +55,47 @@ def _kind(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
             return "cat"
         if node.target is torch.flatten and (*node.args[1:], *node.kwargs.values()) == (1,):
             return "flatten"
+        if node.target is torch.mean and _over_pixels(node):
+            return "channelwise"
         if node.target in CHANNELWISE_FUNCTIONS:
             return "channelwise"
     elif node.op == "call_method":
         if node.target in _ADD_METHODS and all(isinstance(a, fx.Node) for a in node.args) and not node.kwargs:
             return "add"
-        if node.target == "flatten" and node.args[1:] == (1,):
+        if node.target == "flatten" and (*node.args[1:], *node.kwargs.values()) == (1,):
             return "flatten"
+        if node.target == "mean" and _over_pixels(node):
+            return "channelwise"
         if node.target in _CHANNELWISE_METHODS:
             return "channelwise"
-    what = modules[node.target] if node.op == "call_module" else node.target
-    raise BarError(
-        f"cannot follow features through {node.name!r} ({what}): it is not known to keep a zero feature at zero. "
-        "Write it with convolution, batch norm, linear, pooling, add, cat, flatten(1) and activations with f(0) = 0"
-    )
+    return None
+
+
+def _over_pixels(node: fx.Node) -> bool:
+    """Whether a mean is taken over height and width."""
+    dims = [*node.args[1:], *(v for k, v in node.kwargs.items() if k in ("dim", "axis"))][:1]
+    return bool(dims) and isinstance(dims[0], list | tuple) and sorted(d % 4 for d in dims[0]) == [2, 3]
+
+
+def _kinds(module: fx.GraphModule) -> dict[fx.Node, str]:
+    """The kind of every node. What is unknown is "opaque", and fine where no gate can change what it reads."""
+    modules = dict(module.named_modules())
+    kinds: dict[fx.Node, str] = {}
+    fixed: set[fx.Node] = set()  # nodes whose channels are always there: the images, and what linear layers put out
+    for node in module.graph.nodes:
+        kind = _kind(node, modules)
+        untouched = all(n in fixed for n in node.all_input_nodes)
+        if kind is None and not untouched:
+            what = modules[node.target] if node.op == "call_module" else node.target
+            raise BarError(
+                f"cannot follow features through {node.name!r} ({what}): it is not known to keep a zero feature at "
+                "zero. Write it with convolution, batch norm, linear, pooling, add, cat, flatten(1) and activations "
+                "with f(0) = 0"
+            )
+        kinds[node] = kind or "opaque"
+        if kind in ("input", "linear") or (untouched and kind not in ("conv", "depthwise")):
+            fixed.add(node)
+    return kinds
 
 
 class _Shapes(fx.Interpreter):
@@ -128,7 +150,7 @@ class Network:
         (channels, height, width) of one image.
     kinds : dict
         Graph node -> what it does to channels: input, conv, depthwise, norm, linear, channelwise, add, cat, flatten,
-        output.
+        output; "opaque" for anything that reads no gated feature, such as a softmax behind the last linear layer.
     shapes : dict
         Graph node -> shape of what it returns, for one image (batch of 1).
     convs : dict
@@ -157,11 +179,15 @@ class Network:
 
     def features(self, node: fx.Node) -> int:
         """Number of channels (of columns, after flatten) that a node returns."""
-        return self.shapes[node][1]
+        return self.shapes[node][1] if len(self.shapes[node]) > 1 else 1
 
     def area(self, node: fx.Node) -> int:
         """A_l of eq. 4: pixels of one feature map that a node returns."""
         return self.shapes[node][2:].numel()
+
+    def groups(self, node: fx.Node) -> int:
+        """Number of groups of a convolution: features of a group read the input channels of that group only."""
+        return self.submodule(node).groups if self.kinds[node] == "conv" else 1
 
     def normed(self, node: fx.Node) -> bool:
         """Whether a batch norm, and nothing else, reads a convolution: its gate then sits after that batch norm."""
@@ -237,9 +263,12 @@ class Network:
             elif kind in ("conv", "linear"):
                 own = alive.get(node.target) if kind == "conv" else None
                 own = torch.ones(self.features(node)) if own is None else own.detach().cpu().float()
-                flow[node] = own * inputs[0].any()
+                fed = inputs[0].view(self.groups(node), -1).any(1)
+                flow[node] = own * fed.repeat_interleave(len(own) // len(fed))
             elif kind == "output":
                 flow[node] = inputs[0]
+            elif kind == "opaque":
+                flow[node] = torch.ones(self.features(node)) * all(p.any() for p in inputs)
             else:
                 flow[node] = self.presence(node, inputs)
 
@@ -250,6 +279,9 @@ class Network:
             here = read[node] & flow[node].bool()
             for position, source in enumerate(self.sources(node)):
                 if kind in ("conv", "linear"):
+                    reads = here.view(self.groups(node), -1).any(1)
+                    wanted = reads.repeat_interleave(self.features(source) // len(reads))
+                elif kind == "opaque":
                     wanted = here.any().expand_as(read[source])
                 elif kind == "cat":
                     widths = [self.features(n) for n in self.sources(node)]
@@ -264,19 +296,21 @@ class Network:
     def spine(self) -> list[str]:
         """The convolutions of which one feature must survive, or no signal passes (section 4.1, "fatal pruning").
 
-        They lie on the path from input to output that crosses the fewest convolutions. In a residual network these are
-        the stem and the 1x1 convolution of every pooling block, as in the paper; in a plain chain, all of them.
+        They lie on the path from input to output that crosses the fewest convolutions, grouped ones only where there is
+        no other. In a residual network these are the stem and the 1x1 convolution of every pooling block, as in the
+        paper; in a plain chain, all of them.
 
         Returns
         -------
         list of str
             Names of convolutions, in order of execution.
         """
-        best: dict[fx.Node, tuple[str, ...]] = {}
+        best: dict[fx.Node, tuple[fx.Node, ...]] = {}
         for node, kind in self.kinds.items():
             paths = [best[n] for n in self.sources(node)]
-            best[node] = min(paths, key=len, default=()) + ((node.target,) if kind == "conv" else ())
-        return list(best[next(reversed(self.kinds))])
+            shortest = min(paths, key=lambda p: (sum(self.groups(n) > 1 for n in p), len(p)), default=())
+            best[node] = (*shortest, node) if kind == "conv" else shortest
+        return [node.target for node in best[next(reversed(self.kinds))]]
 
 
 def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
@@ -318,12 +352,11 @@ def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
         for m, training in modes.items():
             m.training = training
     _drop_functional_dropout(module)
+    _flatten_views(module)
     module.graph.eliminate_dead_code()
     module.recompile()
 
-    nodes = module.graph.nodes
-    modules = dict(module.named_modules())
-    kinds = {node: _kind(node, modules) for node in nodes}
+    kinds = _kinds(module)
     if sum(kind == "input" for kind in kinds.values()) != 1:
         raise BarError(f"{type(model).__name__} must take one tensor, the images")
     called = [n.target for n, kind in kinds.items() if kind in ("conv", "depthwise", "norm", "linear")]
@@ -351,3 +384,14 @@ def _drop_functional_dropout(module: fx.GraphModule) -> None:
             with module.graph.inserting_before(node):
                 node.replace_all_uses_with(module.graph.call_module(node.name, (node.args[0],)))
             module.graph.erase_node(node)
+
+
+def _flatten_views(module: fx.GraphModule) -> None:
+    """Replace x.view(x.size(0), -1), which says in numbers what flatten(x, 1) says in words."""
+    for node in list(module.graph.nodes):
+        if node.op == "call_method" and node.target in ("view", "reshape") and len(node.args) == 3:
+            source, rows, columns = node.args
+            if columns == -1 or (rows == -1 and isinstance(columns, int)):
+                with module.graph.inserting_before(node):
+                    node.replace_all_uses_with(module.graph.call_function(torch.flatten, (source, 1)))
+                module.graph.erase_node(node)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import fx, nn
@@ -17,13 +18,18 @@ from bar.network import CHANNELWISE_FUNCTIONS, CHANNELWISE_MODULES
 ARCHITECTURE, WEIGHTS = "network.json", "network.safetensors"
 
 # What a file may name; anything else in it is refused, so that opening one cannot run code of its author's choice.
-_MODULES = {m.__name__: m for m in (*CHANNELWISE_MODULES, nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.Flatten)}
+_MODULES = {
+    m.__name__: m
+    for m in (*CHANNELWISE_MODULES, nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm1d, nn.Linear, nn.Flatten, nn.Sigmoid,
+              nn.Softmax, nn.LogSoftmax)
+}  # fmt: skip
 _FUNCTIONS = {
     f"{f.__module__}.{f.__name__}": f
     for f in (*CHANNELWISE_FUNCTIONS, torch.cat, torch.flatten, torch.narrow, torch.index_select, torch.index_add,
-              operator.add, operator.iadd, torch.add)
+              torch.add, operator.add, operator.iadd, operator.sub, operator.mul, operator.truediv, torch.mean,
+              torch.sigmoid, torch.softmax, torch.log_softmax, F.softmax, F.log_softmax)
 }  # fmt: skip
-_METHODS = {"relu", "tanh", "contiguous", "flatten", "add"}
+_METHODS = {"relu", "tanh", "contiguous", "flatten", "add", "mean", "sigmoid", "softmax", "log_softmax"}
 
 
 def save(network: fx.GraphModule, folder: Path | str) -> None:

@@ -6,6 +6,8 @@ the user's own.
 """
 
 import copy
+import fnmatch
+import itertools
 import operator
 from collections.abc import Iterable, Sequence
 
@@ -223,7 +225,7 @@ def gate(
     input_size : iterable of int
         (channels, height, width) of one image.
     protect : sequence of str
-        Names of convolutions that must keep all their features, such as ``"conv1"``.
+        Names of convolutions that must keep all their features, or patterns such as ``"layer1.*"``.
     rule : str
         Test-time value of a gate, see `bar.hard_concrete.Gate`.
 
@@ -234,7 +236,8 @@ def gate(
     Raises
     ------
     BarError
-        If the network cannot be followed (see `bar.network.trace`), or a name is not that of a convolution.
+        If the network cannot be followed (see `bar.network.trace`), a name is not that of a convolution, or a weight is
+        not a number.
 
     Examples
     --------
@@ -253,10 +256,23 @@ def gate(
     )
     """
     network = trace(model, input_size)
-    for name in protect:
-        if name not in network.convs:
-            raise BarError(f"no convolution {name!r} to protect: {nearest(name, network.convs)}")
-    prunable = [n for n, node in network.convs.items() if n not in protect and not _reaches_output(network, node)]
+    for pattern in protect:
+        if not fnmatch.filter(network.convs, pattern):
+            raise BarError(f"no convolution {pattern!r} to protect: {nearest(pattern, network.convs)}")
+    for name, tensor in network.module.state_dict().items():
+        if tensor.is_floating_point() and tensor.isnan().any():
+            raise BarError(f"{name} has entries that are not a number")
+    spine = network.spine()
+    # A floor of one feature would not do where a group may read none of it: such convolutions keep everything.
+    whole = {n for n, reader in itertools.pairwise([*spine, spine[-1]]) for name in (n, reader)
+             if network.groups(network.convs[name]) > 1}  # fmt: skip
+    prunable = [
+        name
+        for name, node in network.convs.items()
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in protect)
+        and name not in whole
+        and not _reaches_output(network, node)
+    ]
     if not prunable:
         raise BarError(f"{type(model).__name__} has no convolution that can be pruned")
     gated = GatedNetwork(network, prunable, rule)
@@ -383,7 +399,21 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
 
         if kind == "conv":
             stays = order[node]
-            held[node] = module(node, _smaller_conv(old, stays, have, scale), twin), stays
+            if old.groups == 1:
+                held[node] = module(node, _smaller_conv(old, stays, have, scale), twin), stays
+                continue
+            # A grouped convolution whose groups keep different numbers of features becomes one convolution a group.
+            group = have // (old.in_channels // old.groups)
+            parts = []
+            for g in group.unique().tolist():
+                mine = stays[stays // (old.out_channels // old.groups) == g]
+                if len(mine):
+                    read = graph.call_function(torch.index_select, (twin, 1, index((group == g).nonzero().flatten())))
+                    inputs = have[group == g] - g * (old.in_channels // old.groups)
+                    root[f"{node.target}.{g}"] = _smaller_conv(old, mine, inputs, scale).train(gated.training)
+                    parts.append((graph.call_module(f"{node.target}.{g}", (read,)), mine))
+            twins, stays = [t for t, _ in parts], torch.cat([mine for _, mine in parts])
+            held[node] = (twins[0] if len(twins) == 1 else graph.call_function(torch.cat, (twins, 1))), stays
         elif kind == "depthwise":
             stays = (have[:, None] * (old.out_channels // old.in_channels)
                      + torch.arange(old.out_channels // old.in_channels)).flatten()  # fmt: skip
@@ -404,6 +434,11 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
             channels = torch.cat([h + start for (_, h), start in zip(parts, offset, strict=True)])
             twins = [t for t, _ in parts]
             held[node] = (twins[0] if len(twins) == 1 else graph.call_function(torch.cat, (twins, 1))), channels
+        elif kind == "opaque":
+            if old is not None:
+                root[node.target] = copy.deepcopy(old).train(gated.training)
+            new = graph.node_copy(node, lambda n: held[n][0])
+            held[node] = new, torch.arange(network.features(node))
         elif kind == "output":
             graph.output(twin)
         else:  # channelwise and flatten keep what they do
