@@ -103,3 +103,26 @@ def test_expected_size_is_differentiable_in_log_alpha():
 def test_an_image_that_shrinks_to_nothing():
     with pytest.raises(bar.BarError, match=r"cannot take an image of size \(3, 2, 2\)"):
         bar.count(nn.Sequential(nn.Conv2d(3, 4, 3)), (3, 2, 2))
+
+
+def test_peak_activations_by_hand():
+    """A residual block holds its input, what it is computing from, and what it computes: three maps at once."""
+    chain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    assert cost.peak_activations(chain, SIZE) == 2 * 8 * 64
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 1)
+
+        def forward(self, x):
+            return x + self.b(torch.relu(self.a(x)))
+
+    assert cost.peak_activations(Residual(), SIZE) == (3 + 4 + 4) * 64
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pruning_does_not_raise_the_peak(name):
+    gated = bar.gate(build(name), SIZE)
+    gated.settle_(gated.size() / 3)
+    assert cost.peak_activations(bar.prune(gated), SIZE) <= cost.peak_activations(build(name), SIZE)

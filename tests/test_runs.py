@@ -11,7 +11,6 @@ from PIL import Image
 
 import bar
 from bar import runs
-from bar.cli import main
 from bar.training import accuracy
 
 TINY = {"limit": 160, "size": 8, "epochs": (2, 1, 1)}
@@ -150,20 +149,6 @@ def test_records_of_several_folders(folder, tmp_path):
     assert sorted(table["method"]) == ["bar", "unpruned"]
     assert str(folder) in set(table["folder"])
     assert runs.records(tmp_path).empty
-
-
-@pytest.fixture
-def bar_command(tmp_path, monkeypatch, capsys):
-    """Call the command line in an empty folder; returns exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bar", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return stop.value.code, *capsys.readouterr()
-
-    return call
 
 
 def test_bar_run_from_the_command_line(bar_command, tmp_path):

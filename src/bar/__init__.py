@@ -3,6 +3,7 @@
 from bar.barrier import barrier
 from bar.cost import Cost, count
 from bar.errors import BarError
+from bar.export import export
 from bar.hard_concrete import Gate, HardConcrete
 from bar.objective import Budget, distillation
 from bar.runs import RunConfig, run
@@ -21,6 +22,7 @@ __all__ = [
     "barrier",
     "count",
     "distillation",
+    "export",
     "gate",
     "load",
     "prune",

@@ -1,14 +1,16 @@
-"""The command line: ``bar run``, ``bar count``, ``bar book``."""
+"""The command line: ``bar run``, ``bar count``, ``bar export``, ``bar book``."""
 
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from torch import nn
 
 import bar
 from bar import models, runs, storage
@@ -169,10 +171,7 @@ def count(
     Volume: the outputs of all convolutions. FLOPs: two per multiply-accumulate, of convolutions only.
     """
     if (Path(model) / storage.ARCHITECTURE).exists():
-        record = runs.read(model) or {}
-        network, input_size = bar.load(model), input_size or record.get("input_size")
-        if input_size is None:
-            raise BarError(f"{model} does not say its input size: give --input-size")
+        network, input_size = _stored(model, input_size)
     else:
         input_size = input_size or (3, 32, 32)
         network = models.build(model, classes, input_size)
@@ -190,6 +189,56 @@ def count(
         table.add_row(name, *(f"{layer[c]:,}" for c in columns))
     table.add_row("total", "", "", f"{cost.volume:,}", f"{cost.flops:,}", f"{cost.parameters:,}", style="bold")
     Console().print(table)
+
+
+def _stored(folder: Path | str, input_size: tuple[int, int, int] | None) -> tuple[nn.Module, Sequence[int]]:
+    """The network in a folder, and its input size: the one given, or that of the run."""
+    network = bar.load(folder)
+    input_size = input_size or (runs.read(folder) or {}).get("input_size")
+    if input_size is None:
+        raise BarError(f"{folder} does not say its input size: give --input-size")
+    return network, input_size
+
+
+@app.command(
+    epilog=_examples(
+        "bar export runs/NAME                         # writes runs/NAME/network.onnx",
+        "bar export runs/NAME --format pt2",
+        "bar export runs/NAME --out model.onnx --json | jq .difference",
+    )
+)
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--format", help="onnx or pt2 (torch.export). [default: by the suffix of --out, or onnx]")
+@click.option("--out", type=click.Path(path_type=Path), help="The file. [default: network.FORMAT in the run's folder]")
+@click.option(
+    "--input-size",
+    type=int,
+    nargs=3,
+    metavar="C H W",
+    help="Channels, height, width. [default: the run's own]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def export(
+    run: Path, format: str | None, out: Path | None, input_size: tuple[int, int, int] | None, as_json: bool
+) -> None:
+    """Write the network of a run to one file that runs without bar.
+
+    RUN is the folder of a run, or another that holds a stored network. The file takes batches of any size, of images
+    normalised as in training, and is compared with the network before it is written.
+    """
+    network, input_size = _stored(run, input_size)
+    if out is None:
+        format = format or "onnx"
+        out = run / f"network.{format}"
+    difference = bar.export(network, input_size, out, format)
+    size = out.stat().st_size
+    if as_json:
+        shown = {"file": str(out), "bytes": size, "input_size": list(input_size), "difference": difference}
+        click.echo(json.dumps(shown, indent=1))
+        return
+    click.echo(f"{out}: {size:,} bytes, for images of {'x'.join(map(str, input_size))} in batches of any size")
+    compared = "not compared, since onnxruntime is not installed" if difference is None else f"{difference:.1e}"
+    click.echo(f"max relative difference from the network: {compared}")
 
 
 @app.command(

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from bar.errors import BarError
 from bar.network import Network, on_meta
@@ -102,6 +102,62 @@ def count(model: nn.Module, input_size: Iterable[int], linear: bool = False) -> 
         parameters=sum(p.numel() for p in model.parameters()),
         layers=layers,
     )
+
+
+class _Held(fx.Interpreter):
+    """Runs a graph on the meta device, adding up what has been computed and is still to be read."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.peak = 0
+
+    def run_node(self, node: fx.Node) -> Tensor:
+        out = super().run_node(node)
+        held = {id(v): v.numel() for v in [*self.env.values(), out] if isinstance(v, Tensor)}
+        self.peak = max(self.peak, sum(held.values()))
+        return out
+
+
+def peak_activations(model: nn.Module, input_size: Iterable[int]) -> int:
+    """The most numbers that inference holds at once, for one image.
+
+    Operations run one after the other, each into memory of its own (nothing in place), and what nobody reads any more
+    is given back. Weights are not counted, nor what a convolution needs inside.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any network that torch.fx can trace, pruned ones too; it is not changed.
+    input_size : iterable of int
+        (channels, height, width) of one image.
+
+    Returns
+    -------
+    int
+        Numbers; times 4 in bytes, for float32.
+
+    Raises
+    ------
+    BarError
+        If the network cannot be traced, or cannot take the input.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(128, 2))
+    >>> peak_activations(net, (3, 6, 6))  # the flattened maps are counted beside the maps: 128 + 128
+    256
+    """
+    try:
+        held = _Held(fx.symbolic_trace(on_meta(model)))
+    except Exception as error:
+        raise BarError(f"cannot trace {type(model).__name__} with torch.fx: {error}") from error
+    dtype = next((p.dtype for p in model.parameters()), None)
+    try:
+        held.run(torch.empty(1, *input_size, device="meta", dtype=dtype))
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BarError(f"{type(model).__name__} cannot take an image of size {tuple(input_size)}: {reason}") from error
+    return held.peak
 
 
 def volume(network: Network, features: Mapping[str, Tensor]) -> Tensor:

@@ -249,6 +249,8 @@ def run(
         "dataset_label": images.label,
         "training_images": len(images.train),
         "input_size": list(images.input_size),
+        "mean": list(images.mean),
+        "std": list(images.std),
         "settings": dataclasses.asdict(settings),
         "accuracy": test,
         "accuracy_unpruned": taught["accuracy"] if taught else test,

@@ -1,0 +1,230 @@
+"""Take a network away: ``.pt2`` (torch.export) and ONNX files that run where there is no `bar`."""
+
+import copy
+import importlib.util
+import io
+import operator
+import os
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from bar.errors import BarError, nearest
+from bar.surgery import GatedNetwork
+
+FORMATS = ("onnx", "pt2")
+TOLERANCE = 1e-4  # largest relative difference from the network that a file may have
+_OPSET = 18  # of 2022, so that most runtimes read it, whatever the default of the installed torch is
+
+
+def export(network: nn.Module, input_size: Iterable[int], path: Path | str, format: str | None = None) -> float | None:
+    """Write a network to one file that needs neither `bar` nor the network's own code.
+
+    The file takes float32 images of shape (N, channels, height, width), N being free, and computes what the network
+    does in eval mode. A batch norm that directly follows a convolution is folded into it; any other stays, since it
+    cannot be folded exactly (in a pre-activation block, a ReLU or a sum lies between). What is about to be written is
+    run first, on random images, and compared with the network; a file that is there already is replaced whole.
+
+    Parameters
+    ----------
+    network : nn.Module
+        From `bar.prune` or `bar.load`, or any CNN of one tensor in and one tensor out that `torch.fx` can trace. It is
+        not changed.
+    input_size : iterable of int
+        (channels, height, width) of one image.
+    path : path
+        The file to write; its folder is made if missing.
+    format : str, optional
+        "pt2" for `torch.export.load`, or "onnx" (opset 18; input ``images``, output ``output``) for ONNX Runtime and
+        others; default: by the suffix of `path`.
+
+    Returns
+    -------
+    float or None
+        The largest relative difference max |a - b| / max |a| between the network's outputs a and the file's outputs b,
+        at most 1e-4; None if it was not compared, which needs onnxruntime for ONNX.
+
+    Raises
+    ------
+    BarError
+        If the format is unknown, a package is missing, the network cannot be traced or take such images, a weight is
+        not finite, or the outputs differ by more than 1e-4. Nothing is written then.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     difference = export(net, (1, 6, 6), folder + "/network.pt2")
+    >>> difference <= 1e-4
+    True
+    """
+    path, size = Path(path), tuple(int(s) for s in input_size)
+    format = _check_format(path, format)
+    if len(size) != 3 or min(size) < 1:
+        raise BarError(f"input size must be three positive numbers (channels, height, width), not {size}")
+    if isinstance(network, GatedNetwork):
+        raise BarError("a gated network is not exported as it is: take the dead features out first, with bar.prune")
+    for name, tensor in network.state_dict().items():
+        if not tensor.isfinite().all():
+            raise BarError(f"{name} has values that are not finite; the network is not exported")
+
+    reference = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(n, *size, generator=generator) for n in (1, 3)]
+    try:
+        expected = [reference(images) for images in batches]
+    except (RuntimeError, ValueError, TypeError) as error:
+        shape = "x".join(map(str, size))
+        raise BarError(f"the network cannot take images of {shape}: {_reason(error)}") from error
+    if not all(isinstance(out, Tensor) for out in expected):
+        raise BarError(f"{type(network).__name__} must return one tensor")
+
+    try:
+        content, run = (_onnx if format == "onnx" else _pt2)(_plain(reference), batches[1])
+    except BarError:
+        raise
+    except Exception as error:  # the exporters raise anything from AssertionError to their own
+        raise BarError(f"cannot export {type(network).__name__} to {format}: {_reason(error)}") from error
+    difference = None
+    if run is not None:
+        difference = max(_difference(a, run(images)) for a, images in zip(expected, batches, strict=True))
+        if not difference <= TOLERANCE:  # so that NaN is refused too
+            raise BarError(
+                f"the {format} file would differ from the network by {difference:.1e} (relative), more than "
+                f"{TOLERANCE:g}; nothing was written"
+            )
+    _write(path, content)
+    return difference
+
+
+def _check_format(path: Path, format: str | None) -> str:
+    suffix = path.suffix.removeprefix(".")
+    format = suffix if format is None else format
+    if format not in FORMATS:
+        raise BarError(f"unknown format {format!r} for {path}: {nearest(format, FORMATS)}")
+    if suffix in FORMATS and suffix != format:
+        raise BarError(f"{path} is asked for in the format {format!r}: choose another suffix, or format {suffix!r}")
+    missing = [p for p in ("onnx", "onnxscript") if format == "onnx" and importlib.util.find_spec(p) is None]
+    if missing:
+        raise BarError(f"exporting to ONNX needs {' and '.join(missing)}: pip install 'bar-pruning[onnx]'")
+    return format
+
+
+def _plain(network: nn.Module) -> fx.GraphModule:
+    """The network traced, with batch norms folded; it shares the modules that need not change."""
+    try:
+        plain = fx.symbolic_trace(network)
+    except Exception as error:
+        raise BarError(f"cannot trace {type(network).__name__} with torch.fx: {_reason(error)}") from error
+    modules = dict(plain.named_modules())
+    # torch.fx.experimental.optimization.fuse does this too, but wrongly where a convolution is called twice.
+    calls = Counter(node.target for node in plain.graph.nodes if node.op == "call_module")
+    for node in list(plain.graph.nodes):
+        norm = modules.get(node.target) if node.op == "call_module" else None
+        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+            continue
+        (source,) = node.all_input_nodes
+        conv = modules.get(source.target) if source.op == "call_module" else None
+        if isinstance(conv, nn.Conv2d) and len(source.users) == 1 and calls[source.target] == 1:
+            plain.set_submodule(source.target, fuse_conv_bn_eval(conv, norm))
+            node.replace_all_uses_with(source)
+            plain.graph.erase_node(node)
+    plain.delete_all_unused_submodules()
+    plain.recompile()
+    return plain
+
+
+def _program(plain: fx.GraphModule, images: Tensor) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(plain, (images,), dynamic_shapes=({0: batch},))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names files of this machine
+    return program
+
+
+def _pt2(plain: fx.GraphModule, images: Tensor) -> tuple[bytes, Callable[[Tensor], Tensor]]:
+    """The bytes of the file, and the function that it holds."""
+    program = _program(plain, images)
+    program.example_inputs = None  # they would be kept in the file, pickled
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    return buffer.getvalue(), program.module()
+
+
+def _onnx(plain: fx.GraphModule, images: Tensor) -> tuple[bytes, Callable[[Tensor], Tensor] | None]:
+    """The bytes of the file, and the function that it holds, if there is a runtime to run it."""
+    _gather_instead_of_scatter(plain, images)
+    written = torch.onnx.export(
+        _program(plain, images), (images,), dynamo=True, verbose=False, opset_version=_OPSET,
+        input_names=["images"], output_names=["output"], dynamic_shapes=({0: "batch"},),
+    )  # fmt: skip
+    content = written.model_proto.SerializeToString()
+    try:
+        import onnxruntime
+    except ImportError:
+        return content, None
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return content, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _gather_instead_of_scatter(plain: fx.GraphModule, images: Tensor) -> None:
+    """Replace the index_add of mixed connectivity: every channel of the signal fetches what is added to it, or zero.
+
+    In ONNX an index_add becomes a ScatterND between transpositions of the whole signal, with a reduction that not every
+    runtime has; this becomes Pad, Gather and Add. (In torch index_add is the faster of the two.)
+    """
+    ShapeProp(plain).propagate(images)
+    for node in list(plain.graph.nodes):
+        if node.op != "call_function" or node.target is not torch.index_add or len(node.args) != 4 or node.kwargs:
+            continue
+        signal, dim, index, refinement = node.args
+        channels = getattr(plain, index.target, None) if index.op == "get_attr" else None
+        if dim != 1 or channels is None or len(channels.unique()) < len(channels):
+            continue
+        fetch = torch.full((signal.meta["tensor_meta"].shape[1],), len(channels))  # one past the last: the padding
+        fetch[channels] = torch.arange(len(channels))
+        plain.register_buffer(f"{node.name}_fetch", fetch)
+        with plain.graph.inserting_before(node):
+            padded = plain.graph.call_function(F.pad, (refinement, (0, 0, 0, 0, 0, 1)))
+            fetched = plain.graph.call_function(
+                torch.index_select, (padded, 1, plain.graph.get_attr(f"{node.name}_fetch"))
+            )
+            node.replace_all_uses_with(plain.graph.call_function(operator.add, (signal, fetched)))
+        plain.graph.erase_node(node)
+    plain.graph.eliminate_dead_code()
+    plain.recompile()
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """max |a - b| / max |a|."""
+    largest = a.abs().max()
+    return float((a - b).abs().max() / (largest if largest > 0 else 1))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(content)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise BarError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What was wrong at the bottom of it, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return textwrap.shorten(str(error) or type(error).__name__, 240)
