@@ -1,0 +1,34 @@
+"""Make the figure of the README, from a real run: ``python docs/pruned.py`` (about two minutes on two cores).
+
+Writes pruned.png, and pruned.json, the record that the figure is drawn from.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+import bar
+from bar import data, figures, models, runs
+from bar.training import PRESETS, prune_to_budget, steps_per_epoch
+
+HERE = Path(__file__).parent
+MODEL, FACTOR, SEED = "wrn-16-1", 8, 0
+
+images, settings = data.load("digits"), PRESETS["quick"]
+torch.manual_seed(SEED)
+gated = bar.gate(models.build(MODEL, images.num_classes, images.input_size), images.input_size)
+for gate in gated.gates.values():
+    gate.spread_(*settings.gate_start)
+budget = bar.Budget(gated, FACTOR, settings.prune_epochs * steps_per_epoch(images, settings), cap=settings.cap)
+*records, network = prune_to_budget(gated, images, budget, settings, torch.Generator().manual_seed(SEED))
+
+figures.neurons_per_block(gated).savefig(HERE / "pruned.png", dpi=160)
+cost = bar.count(network, images.input_size)
+record = {
+    "model": MODEL, "dataset_label": images.label, "pruning_factor": FACTOR, "seed": SEED, "preset": "quick, no teacher",
+    "validation_accuracy": records[-1]["accuracy"], "volume": cost.volume, "volume_full": budget.full,
+    "budget": budget.limit, "features": {name: layer["features"] for name, layer in cost.layers.items()},
+    "hardware": runs.hardware(), "torch": torch.__version__, "commit": runs.commit(),
+}  # fmt: skip
+(HERE / "pruned.json").write_text(json.dumps(record, indent=1) + "\n")
