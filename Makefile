@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.bar-installed
+# waiting threads sleep instead of spinning: where other programs share the cores this is several times as fast
+export OMP_WAIT_POLICY ?= PASSIVE
 
 # `make book PRUNING_FACTOR=8`: every other NAME=value of the command line is a parameter for the notebooks.
 PARAMETERS = $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))

@@ -6,17 +6,25 @@ returns the figure, which is not left open in pyplot.
 """
 
 import functools
+import math
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import fx
 
 from bar import schedule as schedules_
 from bar.barrier import barrier, log_barrier
+from bar.errors import BarError
 from bar.hard_concrete import BETA, GAMMA, ZETA, HardConcrete, threshold
+from bar.network import Network
+from bar.surgery import GatedNetwork
 
 WIDTH = 4.8  # inches; with letters of 11 points a phone shows them at about 10 pixels
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#000000", "#cc79a7"]  # Okabe and Ito's, told apart by the colour-blind
@@ -234,3 +242,595 @@ def schedules(hardness: float = 10.0, pruning_factor: float = 4.0, schedule: str
         ax.set_xlabel("part of training that is over, $i$")
         ax.legend(loc="best")
     return figure
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual block, as the graph of a network shows it: something that is added to a signal (section 4).
+
+    Attributes
+    ----------
+    name : str
+        What the names of its convolutions have in common, as in ``group1.0``.
+    layer : int
+        Number of the ResNet layer that it belongs to, from 0: a chunk in which one residual signal goes on unbroken.
+    signal, delta, add : torch.fx.Node
+        The residual signal before the block, what the block adds to it, and the sum.
+    convs, shortcut : tuple of torch.fx.Node
+        The convolutions (depthwise ones too) behind `delta`, and, of a pooling block, those behind `signal`.
+    start : torch.fx.Node
+        What first wrote the layer's signal: a stem, or the 1x1 convolution of a pooling block.
+    """
+
+    name: str
+    layer: int
+    signal: fx.Node
+    delta: fx.Node
+    add: fx.Node
+    convs: tuple[fx.Node, ...]
+    shortcut: tuple[fx.Node, ...]
+    start: fx.Node
+
+    def parts(self, live: dict[fx.Node, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Which channels of the sum are "passed" on, "refined" or "new" (figure 4), each bool, shape (channels,)."""
+        signal, delta, total = live[self.signal], live[self.delta], live[self.add]
+        return {"passed": signal & ~delta & total, "refined": signal & delta & total, "new": ~signal & delta & total}
+
+    def gone(self, live: dict[fx.Node, torch.Tensor]) -> bool:
+        """Whether no convolution of the block has a live feature (the shortcut of a pooling block aside)."""
+        return not any(live[conv].any() for conv in self.convs)
+
+
+def residual_blocks(network: Network) -> list[Block]:
+    """The residual blocks of a network, from its graph alone: one for each sum of two signals.
+
+    Of the two summands, the one that has crossed fewer convolutions is the residual signal, the other what the block
+    adds to it.
+
+    Parameters
+    ----------
+    network : Network
+        From `bar.network.trace`, or ``gated.network``.
+
+    Returns
+    -------
+    list of Block
+        In order of execution; empty for a plain chain.
+
+    Examples
+    --------
+    >>> import bar
+    >>> from bar.models import build
+    >>> network = bar.gate(build("wrn-10-1"), (3, 16, 16)).network
+    >>> for block in residual_blocks(network):
+    ...     print(block.name, [conv.target for conv in block.convs], [conv.target for conv in block.shortcut])
+    group1.0 ['group1.0.conv1', 'group1.0.conv2'] []
+    group2.0 ['group2.0.conv1', 'group2.0.conv2'] ['group2.0.shortcut']
+    group3.0 ['group3.0.conv1', 'group3.0.conv2'] ['group3.0.shortcut']
+    """
+    depth: dict[fx.Node, int] = {}  # convolutions on the shortest way from the input
+    behind: dict[fx.Node, set[fx.Node]] = {}  # convolutions that a node depends on
+    origin: dict[fx.Node, fx.Node] = {}  # what wrote the signal that a node has
+    blocks: list[Block] = []
+    for node, kind in network.kinds.items():
+        sources = network.sources(node)
+        is_conv = kind in ("conv", "depthwise")
+        depth[node] = min((depth[n] for n in sources), default=0) + is_conv
+        behind[node] = set().union(*(behind[n] for n in sources), {node} if is_conv else set())
+        origin[node] = origin[sources[0]] if kind in ("norm", "channelwise") else node
+        if kind != "add":
+            continue
+        signal, delta = sorted(sources, key=depth.__getitem__)
+        convs, shortcut = (
+            tuple(n for n in network.kinds if n in behind[one] - behind[other])
+            for one, other in ((delta, signal), (signal, delta))
+        )
+        last = next((block for block in reversed(blocks) if block.add is origin[signal]), None)
+        layer = last.layer if last else len({block.layer for block in blocks})
+        start = last.start if last else origin[signal]
+        name = os.path.commonpath([n.target.replace(".", "/") for n in convs] or [node.name]).replace("/", ".")
+        if not name or name in {block.name for block in blocks}:
+            name = f"{name} ({node.name})".strip()
+        blocks.append(Block(name, layer, signal, delta, node, convs, shortcut, start))
+    return blocks
+
+
+def neurons(network: Network, live: dict[fx.Node, torch.Tensor]) -> dict[str, int]:
+    """Numbers that are put out per image, block by block: the volume of the network, cut at its blocks.
+
+    Parameters
+    ----------
+    network : Network
+        From `bar.network.trace`, or ``gated.network``.
+    live : dict of torch.fx.Node to bool Tensor of shape (channels,)
+        From ``gated.live()``.
+
+    Returns
+    -------
+    dict of str to int
+        Name of a block, or of a convolution outside all blocks -> live features times area, summed over its
+        convolutions.
+    """
+    home = {conv: block.name for block in residual_blocks(network) for conv in block.convs + block.shortcut}
+    total: dict[str, int] = {}
+    for node, kind in network.kinds.items():
+        if kind in ("conv", "depthwise"):
+            name = home.get(node, node.target)
+            total[name] = total.get(name, 0) + int(live[node].sum()) * network.area(node)
+    return total
+
+
+def _blocks_of(network: Network) -> list[Block]:
+    blocks = residual_blocks(network)
+    if not blocks:
+        raise BarError("the network adds no two signals: it has no residual blocks to draw")
+    return blocks
+
+
+def _short(name: str, block: str) -> str:
+    return name.removeprefix(block).removeprefix(".")
+
+
+@_styled
+def block_kinds(network: Network) -> Figure:
+    """A typical block and a pooling block of this network, and what may be pruned in them (fig. 3).
+
+    Parameters
+    ----------
+    network : Network
+        With residual blocks; the first of each kind is drawn.
+
+    Returns
+    -------
+    Figure
+        A panel for each kind that the network has. Each arrow is a convolution; thick and striped is the one that must
+        keep a feature.
+
+    Raises
+    ------
+    BarError
+        If the network has no residual blocks.
+
+    Examples
+    --------
+    >>> import bar
+    >>> from bar.models import build
+    >>> figure = block_kinds(bar.gate(build("wrn-10-1"), (3, 16, 16)).network)
+    >>> [ax.get_title(loc="left") for ax in figure.axes]
+    ['(a) typical block: group1.0', '(b) pooling block: group2.0']
+    """
+    blocks = _blocks_of(network)
+    spine = network.spine()
+    kinds = {"typical block": [b for b in blocks if not b.shortcut], "pooling block": [b for b in blocks if b.shortcut]}
+    drawn = [(name, found[0]) for name, found in kinds.items() if found]
+    figure, axes = _axes(len(drawn), height=2.2, squeeze=False)
+
+    def chain(ax: Axes, convs: Sequence[fx.Node], block: Block, y: float) -> None:
+        """The convolutions, one box after the other, on a line from the signal to the sum."""
+        ax.annotate("", (8.62, y), (0.6, y), arrowprops={"arrowstyle": "-", "lw": 1.5, "shrinkA": 0, "shrinkB": 0})
+        for i, conv in enumerate(convs):
+            module = network.submodule(conv)
+            height, width = module.kernel_size
+            floored = conv.target in spine
+            ax.text(
+                0.6 + 8.0 * (i + 0.5) / len(convs),
+                y,
+                f"{_short(conv.target, block.name)}\n{height}$\\times${width}"
+                + (f", stride {module.stride[0]}" if max(module.stride) > 1 else ""),
+                ha="center",
+                va="center",
+                fontsize=10,
+                bbox={
+                    "boxstyle": "round,pad=0.35",
+                    "fc": "#fde3d0" if floored else "white",
+                    "ec": COLOURS[1] if floored else COLOURS[0],
+                    "lw": 2.5 if floored else 1.2,
+                    "ls": "-" if floored else "--",
+                },
+            )
+
+    for letter, ax, (kind, block) in zip("ab", axes[:, 0], drawn, strict=False):
+        ax.set(title=f"({letter}) {kind}: {block.name}", xlim=(-0.2, 10.2), ylim=(-0.75, 2.3))
+        ax.axis("off")
+        chain(ax, block.convs, block, 1.5)
+        chain(ax, block.shortcut, block, 0.0)
+        if not block.shortcut:
+            ax.text(4.6, 0.12, "identity: nothing to prune", ha="center", va="bottom", fontsize=10)
+        ax.plot([0.6, 0.6], [0, 1.5], color="black", lw=1.5, ls="-")
+        for start, end in (((0, 0), (0.6, 0)), ((8.6, 1.5), (8.6, 0.22)), ((8.82, 0), (9.9, 0))):
+            arrow = "-" if end == (0.6, 0) else "->"
+            ax.annotate("", end, start, arrowprops={"arrowstyle": arrow, "lw": 1.5, "shrinkA": 0, "shrinkB": 0})
+        ax.text(8.6, 0, "+", ha="center", va="center", bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "lw": 1.5})
+        ax.text(0, -0.12, f"{network.features(block.start if not block.shortcut else block.shortcut[0].args[0])}",
+                ha="center", va="top", fontsize=10)  # fmt: skip
+        ax.text(9.6, -0.12, f"{network.features(block.add)}", ha="center", va="top", fontsize=10)
+    return figure
+
+
+PARTS = {  # what becomes of a channel at a sum -> how it is drawn
+    "passed": {"fc": "white", "ec": "#555555", "hatch": ""},
+    "refined": {"fc": "#8fbfe0", "ec": COLOURS[0], "hatch": "////"},
+    "new": {"fc": COLOURS[1], "ec": COLOURS[1], "hatch": ""},
+}
+
+
+@_styled
+def connectivity(gated: GatedNetwork) -> Figure:
+    """What each block of a pruned network does to the residual signal: figure 4's cases, as they really occur.
+
+    Parameters
+    ----------
+    gated : GatedNetwork
+        With residual blocks; its gates decide what is live.
+
+    Returns
+    -------
+    Figure
+        Panel (1), a diagram of the block that does most different things; panel (2), for all blocks, how many channels
+        of the signal pass through, are refined, or are new.
+
+    Raises
+    ------
+    BarError
+        If the network has no residual blocks.
+
+    Examples
+    --------
+    >>> import bar
+    >>> from bar.models import build
+    >>> gated = bar.gate(build("wrn-10-1"), (3, 16, 16))
+    >>> passed, refined, new = connectivity(gated).axes[1].containers  # nothing is pruned, so all is refined
+    >>> [int(bar.get_width()) for bar in refined]
+    [16, 32, 64]
+    """
+    blocks, live = _blocks_of(gated.network), gated.live()
+    counts = [{part: int(which.sum()) for part, which in block.parts(live).items()} for block in blocks]
+    height = 0.3 * len(blocks) + 0.9
+    figure, (upper, lower) = _axes(2, height=(2.9 + height) / 2, height_ratios=[2.9, height])
+
+    best = max(range(len(blocks)), key=lambda i: (sum(n > 0 for n in counts[i].values()), sum(counts[i].values())))
+    _diagram(upper, counts[best])
+    upper.set_title(f"(1) {blocks[best].name}, one row for each kind of channel")
+
+    left = [0] * len(blocks)
+    for part, look in PARTS.items():
+        widths = [count[part] for count in counts]
+        lower.barh(range(len(blocks)), widths, left=left, height=0.62, label=part, lw=1, **look)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    for i, block in enumerate(blocks):
+        note = f" {left[i]}" + (" (block gone)" if block.gone(live) else "")
+        lower.text(left[i], i, note, va="center", fontsize=10)
+    lower.set_yticks(range(len(blocks)), [block.name for block in blocks])
+    lower.set(title="(2) all blocks", xlabel="channels of the signal after the block", ylim=(len(blocks) - 0.4, -0.6))
+    lower.set_xlim(0, max(1.3 * max(left), 1))
+    lower.grid(visible=False, axis="y")
+    figure.legend(*lower.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _diagram(ax: Axes, counts: dict[str, int]) -> None:
+    """A block as in figure 4: the signal comes from the left, what the block computes from above, the sum leaves."""
+    ax.set(xlim=(-0.6, 10.6), ylim=(-0.2, 4.9))
+    ax.axis("off")
+    rows = {part: y for part, y in zip(PARTS, (0.5, 1.6, 2.7), strict=True) if counts[part]}
+    arrow = {"arrowstyle": "->", "lw": 1.5, "shrinkA": 0, "shrinkB": 0}
+    box = {"boxstyle": "round,pad=0.4", "fc": "white", "ec": "black", "lw": 1.5}
+    ax.text(4.0, 4.2, "B", ha="center", va="center", bbox=box)
+    ax.text(1.0, 4.2, "signal", ha="center", va="center")
+    ax.text(9.0, 4.2, "result", ha="center", va="center")
+
+    def dots(x: float, y: float, part: str) -> None:
+        for dx in (-0.25, 0.25) if counts[part] > 1 else (0,):
+            look = PARTS[part]
+            ax.plot(x + dx, y, ls="", marker="o", ms=10, mfc=look["fc"], mec=look["ec"], mew=1.5)
+
+    reads = [y for part, y in rows.items() if part != "new"]
+    if reads:
+        ax.plot([1.9, 1.9], [min(reads), 4.2], color="black", lw=1.5, ls="-")
+        ax.annotate("", (3.55, 4.2), (1.9, 4.2), arrowprops=arrow)
+    writes = [y for part, y in rows.items() if part != "passed"]
+    if writes:
+        ax.plot([6.5, 6.5], [min(writes), 4.2], color="black", lw=1.5, ls="-")
+        ax.plot([4.45, 6.5], [4.2, 4.2], color="black", lw=1.5, ls="-")
+    for part, y in rows.items():
+        dots(9.0, y, part)
+        ax.text(9.55, y, f"$\\times${counts[part]}", va="center")
+        if part != "new":
+            dots(1.0, y, "passed" if part == "passed" else part)
+            ax.plot([1.5, 6.9], [y, y], color="black", lw=1.5, ls="-")
+        if part != "passed":
+            ax.plot([6.5, 6.9], [y, y], color="black", lw=1.5, ls="-")
+        ax.annotate("", (8.5, y), (6.85, y), arrowprops=arrow)
+        if part == "refined":
+            ax.text(6.5, y, "+", ha="center", va="center", bbox=box | {"boxstyle": "circle,pad=0.1"})
+        ax.text(7.75, y + 0.08, part, ha="center", va="bottom", fontsize=10)
+
+
+@_styled
+def chunk(gated: GatedNetwork, layer: int | None = None, rows: int = 24) -> Figure:
+    """A ResNet layer of a pruned network, channel by channel (fig. 5), and what either connectivity computes of it.
+
+    Parameters
+    ----------
+    gated : GatedNetwork
+        With residual blocks; its gates decide what is live.
+    layer : int, optional
+        Which one, from 0; by default the one whose blocks have the most live features.
+    rows : int
+        How many channels to draw at most, evenly chosen from all, which are ordered by who writes them first.
+
+    Returns
+    -------
+    Figure
+        Three panels: the gated network, the pruned one with regular blocks, the pruned one with mixed connectivity. A
+        square is a feature map that a block (a column) computes, a line the channel of the signal that it is added to.
+
+    Raises
+    ------
+    BarError
+        If the network has no residual blocks, or no such layer.
+
+    Examples
+    --------
+    >>> import bar
+    >>> from bar.models import build
+    >>> gated = bar.gate(build("wrn-10-1"), (3, 16, 16))
+    >>> [ax.get_title(loc="left") for ax in chunk(gated, layer=0).axes]
+    ['(a) gated', '(b) regular', '(c) mixed']
+    """
+    blocks, live = _blocks_of(gated.network), gated.live()
+    layers = {block.layer: [b for b in blocks if b.layer == block.layer] for block in blocks}
+    if layer is None:
+        layer = max(layers, key=lambda i: sum(int(live[block.delta].sum()) for block in layers[i]))
+    if layer not in layers:
+        raise BarError(f"the network has no ResNet layer {layer!r}: they are numbered from 0 to {max(layers)}")
+    first = layers[layer][0]
+    written = torch.stack([live[first.signal], *(live[block.delta] for block in layers[layer])])
+    # By birth, as surgery orders them; those that nobody writes come last.
+    order = sorted(range(written.shape[1]), key=lambda c: (~written[:, c]).tolist())
+    count = min(rows, len(order))
+    chosen = [order[i * len(order) // count] for i in range(count)]
+    mixed = written[:, chosen]
+    regular = (written.any(0) & written.any(1, keepdim=True))[:, chosen]  # whoever is there computes all
+
+    figure, axes = _axes(1, 3, height=0.125 * count + 1.7, sharey=True)
+    names = ["1×1" if first.shortcut else _short(first.start.target, ""), *(b.name for b in layers[layer])]
+    panels = (("(a) gated", None), ("(b) regular", regular), ("(c) mixed", mixed))
+    for ax, (title, computed) in zip(axes, panels, strict=True):
+        for y in range(count):
+            born = mixed[:, y].nonzero().flatten()
+            if len(born):
+                ax.plot([int(born[0]), len(written) - 0.4], [y, y], color="#888888", lw=0.8, ls="-", zorder=1)
+        zero = ~mixed if computed is None else computed & ~mixed
+        for which, look in (
+            (mixed, {"marker": "s", "ms": 5.5, "mfc": COLOURS[0], "mec": COLOURS[0]}),
+            (zero, {"marker": "o", "ms": 3, "mfc": "white", "mec": "#666666"} if computed is None else
+             {"marker": "X", "ms": 6, "mfc": "white", "mec": COLOURS[1]}),
+        ):  # fmt: skip
+            x, y = which.nonzero(as_tuple=True)
+            ax.plot(x, y, ls="", zorder=2, **look)
+        ax.set(title=title, xlim=(-0.6, len(written) - 0.4), ylim=(count - 0.4, -0.6))
+        ax.set_xticks(range(len(written)), names, rotation=90)
+        ax.grid(visible=False)
+    some = f"\n({count} of {len(order)})" if count < len(order) else ""
+    axes[0].set_yticks([])
+    axes[0].set_ylabel(f"channels of the residual signal{some}")
+    handles = [axes[0].lines[-2], axes[0].lines[-1], axes[1].lines[-1]]
+    figure.legend(handles, ["computed", "zero", "computed, though zero"], loc="outside lower center", ncols=3,
+                  handletextpad=0.2, columnspacing=1)  # fmt: skip
+    return figure
+
+
+@_styled
+def neurons_per_block(gated: GatedNetwork) -> Figure:
+    """Neurons of the full and of the pruned network, block by block (fig. 7).
+
+    Parameters
+    ----------
+    gated : GatedNetwork
+        Any; its gates decide what is live.
+
+    Returns
+    -------
+    Figure
+        One panel, a pair of bars for each block (for each convolution outside of blocks); the number at the end is the
+        pruned network's.
+
+    Examples
+    --------
+    >>> import bar
+    >>> from bar.models import build
+    >>> gated = bar.gate(build("wrn-10-1"), (3, 16, 16))
+    >>> full, pruned = neurons_per_block(gated).axes[0].containers
+    >>> sum(int(bar.get_width()) for bar in pruned) == gated.size()
+    True
+    """
+    network = gated.network
+    full, pruned = neurons(network, network.live({})), neurons(network, gated.live())
+    figure, ax = _axes(height=0.42 * len(full) + 1.2)
+    for shift, label, numbers, look in (
+        (-0.2, "full", full, {"fc": "#e3e3e3", "ec": "#777777", "hatch": "...."}),
+        (0.2, "pruned", pruned, {"fc": COLOURS[0], "ec": COLOURS[0]}),
+    ):
+        ax.barh([i + shift for i in range(len(full))], list(numbers.values()), height=0.36, lw=0.8, label=label, **look)
+    for i, number in enumerate(pruned.values()):
+        ax.text(number, i + 0.22, f" {number:,}" if number else " eliminated", va="center", fontsize=10)
+    ax.set_yticks(range(len(full)), list(full))
+    ax.set(xlabel="neurons (numbers per image)", ylim=(len(full) - 0.4, -0.6), xlim=(0, 1.15 * max(full.values())))
+    ax.xaxis.set_major_locator(plt.MaxNLocator(4))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.grid(visible=False, axis="y")
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+@_styled
+def training_run(
+    metrics: pd.DataFrame, full: float, limit: float, metric: str = "volume", unpruned: float | None = None
+) -> Figure:
+    """A run over its epochs: size and budget, the barrier, the accuracy (eq. 4, 5 and 7 at work).
+
+    Parameters
+    ----------
+    metrics : DataFrame
+        From `bar.runs.metrics`: a row an epoch and one of the cut, with phase, size, budget, barrier, accuracy.
+    full, limit : float
+        V_F and B, in the unit of the metric.
+    metric : str
+        What is budgeted: "volume" (letter V) or "flops" (letter F).
+    unpruned : float, optional
+        Validation accuracy of the unpruned network, in [0, 1].
+
+    Returns
+    -------
+    Figure
+        Three panels over the epochs of all phases together; vertical lines are the cut and the start of the cool-down.
+
+    Examples
+    --------
+    >>> row = {"phase": ["prune", "cut", "finetune"], "size": [8, 4, 4], "budget": [5, 5, 5], "barrier": [1, 0, 0]}
+    >>> figure = training_run(pd.DataFrame({**row, "accuracy": [0.5, 0.6, 0.7]}), full=10, limit=5)
+    >>> [ax.get_ylabel() for ax in figure.axes]
+    ['part of $V_F$', 'barrier $f$', 'validation accuracy']
+    """
+    letter = {"volume": "V", "flops": "F"}[metric]
+    epochs = (metrics.phase != "cut").cumsum()  # the cut belongs to the epoch before it
+    pruning = metrics.phase.isin(["prune", "cut"])
+    prune = metrics.phase == "prune"
+    figure, (sizes, barrier_, accuracies) = _axes(3, height=2.0, sharex=True)
+    sizes.plot(epochs[prune], metrics.budget[prune] / full, label="$b$", color=COLOURS[1], ls=LINES[1])
+    sizes.plot(epochs, metrics["size"] / full, label=f"${letter}$", color=COLOURS[0], ls=LINES[0])
+    sizes.axhline(limit / full, label="$B$", color=COLOURS[3], ls=LINES[3], lw=1.4)
+    sizes.set(ylabel=f"part of ${letter}_F$", ylim=(0, 1.05))
+    sizes.legend(loc="upper right")
+    barrier_.plot(epochs[prune], metrics.barrier[prune], color=COLOURS[0], ls=LINES[0])
+    barrier_.set_yscale("symlog", linthresh=0.1)
+    barrier_.set(ylabel="barrier $f$", ylim=(0, None))
+    accuracies.plot(epochs[pruning], metrics.accuracy[pruning], color=COLOURS[0], label="if cut now")
+    accuracies.plot(epochs[~prune], metrics.accuracy[~prune], color=COLOURS[2], ls=LINES[2], label="after the cut")
+    if unpruned is not None:
+        accuracies.axhline(unpruned, color=COLOURS[3], ls=LINES[3], lw=1.4, label="unpruned")
+    accuracies.set(ylabel="validation accuracy", xlabel="epoch")
+    accuracies.legend(loc="lower right")
+    starts = {"finetune": "tune", "cooldown": "cool"}
+    for i, (phase, label) in enumerate({"prune": "prune", **starts}.items()):
+        if not (metrics.phase == phase).any():
+            continue
+        start = epochs[metrics.phase == phase].iloc[0] - 1
+        for ax in (sizes, barrier_, accuracies) if i else ():
+            ax.axvline(start, color="grey", lw=0.8, ls="-")
+        sizes.annotate(
+            label, (start, 1), (2, 2), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=10
+        )
+    return figure
+
+
+@_styled
+def paper_results(results: pd.DataFrame, unpruned: float | None = None) -> Figure:
+    """Accuracy over the factors of volume and FLOPs, a line a method (figures 6 and 8 of the paper).
+
+    Parameters
+    ----------
+    results : DataFrame
+        Rows of `bar.paper.table` ("pruning_results") of one data set: paper_name, v_factor, f_factor, accuracy.
+    unpruned : float, optional
+        Accuracy of the unpruned network, in [0, 1].
+
+    Returns
+    -------
+    Figure
+        Panel (a) over V_F / V, panel (b) over the factor of FLOPs, both logarithmic. BAR's lines are thick.
+
+    Examples
+    --------
+    >>> from bar import paper
+    >>> table = paper.table("pruning_results").query("dataset == 'Mio-TCD'")
+    >>> len(paper_results(table).axes[0].lines)
+    8
+    """
+    figure, panels = _axes(2, height=3.0, sharey=True)
+    names = sorted(results.paper_name.unique(), key=lambda name: not name.startswith("Ours"))
+    for ax, column in zip(panels, ("v_factor", "f_factor"), strict=True):
+        for i, name in enumerate(names):
+            rows = results[results.paper_name == name].sort_values(column)
+            ours = name.startswith("Ours")
+            ax.plot(
+                rows[column],
+                100 * rows.accuracy,
+                label=name.replace("Ours", "BAR"),
+                color=COLOURS[i % len(COLOURS)],
+                ls=LINES[i % len(LINES)],
+                marker="os^Dv<>Px*"[i % 10],
+                ms=6 if ours else 5,
+                lw=2.6 if ours else 1.2,
+                mfc=None if i < len(COLOURS) else "white",
+                zorder=3 if ours else 2,
+            )
+        if unpruned is not None:
+            ax.axhline(100 * unpruned, color="grey", lw=1, ls="-", label="unpruned")
+        _factors(ax, results[column])
+        ax.set_ylabel("test accuracy (%)")
+    panels[0].set_xlabel("(a) volume factor, $V_F / V$")
+    panels[1].set_xlabel("(b) FLOP factor")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+@_styled
+def accuracy_changes(ours: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """What pruning did to the accuracy: recorded runs in one panel, the paper's in another.
+
+    Parameters
+    ----------
+    ours : DataFrame
+        A row a group of runs: label, factor (V_F / V), change and (half the width of its interval, or NaN) interval,
+        both in percentage points, of test accuracy against the unpruned network. May be empty.
+    paper : DataFrame
+        The paper's numbers, with the same columns but interval.
+
+    Returns
+    -------
+    Figure
+        Panel (a), our runs, a line a label, with 95 % intervals; panel (b), the paper's, on the same axes.
+
+    Examples
+    --------
+    >>> row = pd.DataFrame({"label": ["BAR"], "factor": [2.0], "change": [1.8], "interval": [0.2]})
+    >>> [ax.get_title(loc="left") for ax in accuracy_changes(row, row).axes]
+    ['(a) runs of this repository', '(b) the paper']
+    """
+    figure, panels = _axes(2, height=2.7, sharex=True, sharey=True)
+    lines = 0
+    for ax, rows, title in zip(panels, (ours, paper), ("(a) runs of this repository", "(b) the paper"), strict=True):
+        for label, group in rows.groupby("label", sort=False):
+            group = group.sort_values("factor")
+            ax.errorbar(
+                group.factor,
+                group.change,
+                yerr=group.interval if "interval" in group else None,
+                label=label,
+                color=COLOURS[lines % len(COLOURS)],
+                ls=LINES[lines % len(LINES)],
+                marker="os^Dv<>Px*"[lines % 10],
+                capsize=3,
+            )
+            lines += 1
+        ax.axhline(0, color="grey", lw=1, ls="-")
+        ax.set(title=title, ylabel="change of accuracy\n(percentage points)")
+    _factors(panels[1], pd.concat([ours.factor, paper.factor]))
+    panels[1].set_xlabel("volume factor, $V_F / V$")
+    texts = [text for ax in panels for text in ax.get_legend_handles_labels()[1]]
+    figure.set_figheight(figure.get_figheight() + 0.19 * sum(2 + text.count("\n") for text in texts))
+    figure.legend(loc="outside lower left")
+    return figure
+
+
+def _factors(ax: Axes, values: pd.Series) -> None:
+    """A logarithmic axis of factors with a tick at powers of two, or of four where there would be many."""
+    low, high = max(1.0, values.min()), max(2.0, values.max())
+    ax.set_xscale("log", base=2)
+    low = 2.0 ** math.floor(math.log2(low))  # so that a tick is there
+    ax.set_xlim(low / 1.15, high * 1.15)
+    ticks = [2**k for k in range(0, 20, 1 if high <= 32 else 2) if low <= 2**k <= high * 1.15]
+    ax.set_xticks(ticks, [f"{tick}" for tick in ticks])
+    ax.minorticks_off()
