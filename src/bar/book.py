@@ -62,7 +62,8 @@ def parse_parameters(assignments: Iterable[str]) -> dict[str, object]:
         if not equals or not name.isidentifier() or not text:
             raise BarError(f"cannot read the parameter {assignment!r}: write NAME=value, such as PRUNING_FACTOR=8")
         try:
-            parameters[name.lower()] = ast.literal_eval(text)
+            value = ast.literal_eval(text)
+            parameters[name.lower()] = list(value) if isinstance(value, tuple) else value  # papermill knows no tuples
         except (SyntaxError, ValueError):
             parameters[name.lower()] = text
     return parameters

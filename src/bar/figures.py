@@ -711,7 +711,7 @@ def training_run(
     if unpruned is not None:
         accuracies.axhline(unpruned, color=COLOURS[3], ls=LINES[3], lw=1.4, label="unpruned")
     accuracies.set(ylabel="validation accuracy", xlabel="epoch")
-    accuracies.legend(loc="lower right")
+    accuracies.legend(loc="best")
     starts = {"finetune": "tune", "cooldown": "cool"}
     for i, (phase, label) in enumerate({"prune": "prune", **starts}.items()):
         if not (metrics.phase == phase).any():

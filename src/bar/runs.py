@@ -96,7 +96,7 @@ class RunConfig:
         if self.method != "unpruned" and self.pruning_factor <= 1:
             raise BarError(f"the pruning factor must be above 1, not {self.pruning_factor:g}: 4 leaves a quarter")
         if self.epochs is not None:
-            epochs = tuple(self.epochs)
+            epochs = tuple(self.epochs) if isinstance(self.epochs, list | tuple) else (self.epochs,)
             if len(epochs) != 3 or any(not isinstance(e, int) or e < 0 for e in epochs) or epochs[0] < 1:
                 raise BarError(f"epochs must be three whole numbers (pruning >= 1, tuning, cool-down), not {epochs}")
             object.__setattr__(self, "epochs", epochs)
@@ -339,8 +339,8 @@ def metrics(folder: Path | str) -> pd.DataFrame:
 
 def records(*roots: Path | str) -> pd.DataFrame:
     """All finished runs below some folders, a row each, with a column ``folder``; empty if there are none."""
-    found = [path for root in roots for path in sorted(Path(root).rglob(RESULT))]
-    return pd.DataFrame([{**json.loads(path.read_text()), "folder": str(path.parent)} for path in found])
+    found = [path.parent for root in roots for path in sorted(Path(root).rglob(RESULT))]
+    return pd.DataFrame([{**read(folder), "folder": str(folder)} for folder in found])
 
 
 def hardware(device: torch.device | str = "cpu") -> str:

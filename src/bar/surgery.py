@@ -221,7 +221,7 @@ def gate(
     Parameters
     ----------
     model : nn.Module
-        A plain CNN; its weights are shared, not copied, and its class is not changed.
+        A plain CNN. Its modules are shared, not copied: training the gated network, or moving it, trains or moves it.
     input_size : iterable of int
         (channels, height, width) of one image.
     protect : sequence of str
