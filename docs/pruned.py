@@ -26,7 +26,8 @@ budget = bar.Budget(gated, FACTOR, settings.prune_epochs * steps_per_epoch(image
 figures.neurons_per_block(gated).savefig(HERE / "pruned.png", dpi=160)
 cost = bar.count(network, images.input_size)
 record = {
-    "model": MODEL, "dataset_label": images.label, "pruning_factor": FACTOR, "seed": SEED, "preset": "quick, no teacher",
+    "model": MODEL, "dataset_label": images.label, "pruning_factor": FACTOR, "seed": SEED, "preset": "quick",
+    "distill": False,
     "validation_accuracy": records[-1]["accuracy"], "volume": cost.volume, "volume_full": budget.full,
     "budget": budget.limit, "features": {name: layer["features"] for name, layer in cost.layers.items()},
     "hardware": runs.hardware(), "torch": torch.__version__, "commit": runs.commit(),
