@@ -276,3 +276,24 @@ def test_block_kinds_names_the_convolutions_and_marks_the_floored(name):
             conv = network.module.get_submodule(f"{block.name}.{name}")
             assert f"{conv.kernel_size[0]}$\\times${conv.kernel_size[1]}" in text.get_text()
             assert ("stride 2" in text.get_text()) == (conv.stride == (2, 2))
+
+
+def test_draw_shows_the_widths_before_and_after():
+    gated = bar.gate(build("wrn-16-1"), (3, 16, 16))
+    keep = {name: torch.arange(len(gate.log_alpha)) < 3 for name, gate in gated.gates.items()}
+    keep["group3.1.conv1"][:] = False  # this block goes
+    gated.keep_(keep)
+    ax = figures.draw(gated).axes[0]
+    rows = [label.get_text() for label in ax.get_yticklabels()]
+    shown = dict(zip(rows, (text.get_text().strip() for text in ax.texts), strict=True))
+    assert shown["conv1"] == "3 of 16"
+    assert shown["group3.1.conv2"] == "gone"
+    assert shown["+ group3.1"] == "3 of 64"
+    full, convs, signals = ax.containers
+    assert [bar_.get_width() for bar_ in full] == [
+        int(text.split()[-1]) if "of" in text else 64 for text in shown.values()
+    ]
+    assert sum(bar_.get_width() for bar_ in convs) == sum(int(live.sum()) for live in [
+        gated.live()[node] for node in gated.network.convs.values()
+    ])  # fmt: skip
+    assert len(signals) == 6

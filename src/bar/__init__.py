@@ -5,6 +5,7 @@ from bar.cost import Cost, count
 from bar.errors import BarError
 from bar.export import export
 from bar.hard_concrete import Gate, HardConcrete
+from bar.inference import fold
 from bar.objective import Budget, distillation
 from bar.runs import RunConfig, run
 from bar.schedule import transition
@@ -22,10 +23,20 @@ __all__ = [
     "barrier",
     "count",
     "distillation",
+    "draw",
     "export",
+    "fold",
     "gate",
     "load",
     "prune",
     "run",
     "transition",
 ]
+
+
+def __getattr__(name: str):
+    if name == "draw":  # only when asked for, since it brings matplotlib along
+        from bar.figures import draw
+
+        return draw
+    raise AttributeError(f"module 'bar' has no attribute {name!r}")

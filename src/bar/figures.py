@@ -834,3 +834,51 @@ def _factors(ax: Axes, values: pd.Series) -> None:
     ticks = [2**k for k in range(0, 20, 1 if high <= 32 else 2) if low <= 2**k <= high * 1.15]
     ax.set_xticks(ticks, [f"{tick}" for tick in ticks])
     ax.minorticks_off()
+
+
+@_styled
+def draw(gated: GatedNetwork) -> Figure:
+    """Any network before and after pruning: the width of every convolution and of every sum, as in figures 5 and 7.
+
+    Parameters
+    ----------
+    gated : GatedNetwork
+        Its gates decide what is live.
+
+    Returns
+    -------
+    Figure
+        One row for each convolution, and one, beginning with a plus, for each sum (a residual signal after a block).
+        Dotted bars are the full widths, solid ones what pruning leaves; a layer without a live feature is "gone".
+
+    Examples
+    --------
+    >>> import bar
+    >>> from bar.models import build
+    >>> gated = bar.gate(build("wrn-10-1"), (3, 16, 16))
+    >>> [label.get_text() for label in draw(gated).axes[0].get_yticklabels()][:4]
+    ['conv1', 'group1.0.conv1', 'group1.0.conv2', '+ group1.0']
+    """
+    network, live = gated.network, gated.live()
+    sums = {block.add: f"+ {block.name}" for block in residual_blocks(network)}
+    rows = [n for n, kind in network.kinds.items() if kind in ("conv", "depthwise") or n in sums]
+    full = [network.features(n) for n in rows]
+    kept = [int(live[n].sum()) for n in rows]
+    figure, ax = _axes(height=0.24 * len(rows) + 1.3)
+    ax.barh(range(len(rows)), full, height=0.7, fc="#f2f2f2", ec="#999999", hatch="....", lw=0.6, label="full")
+    for label, colour, hatch, chosen in (
+        ("pruned: convolution", COLOURS[0], None, [n not in sums for n in rows]),
+        ("pruned: residual signal", "#f0a875", "////", [n in sums for n in rows]),
+    ):
+        places = [i for i, yes in enumerate(chosen) if yes]
+        if places:
+            ax.barh(
+                places, [kept[i] for i in places], height=0.7, fc=colour, ec="black", hatch=hatch, lw=0.6, label=label
+            )
+    for i, (many, some) in enumerate(zip(full, kept, strict=True)):
+        ax.text(many, i, f" {some} of {many}" if some else " gone", va="center", fontsize=8)
+    ax.set_yticks(range(len(rows)), [sums.get(n, n.target) for n in rows], fontsize=8)
+    ax.set(xlabel="features", ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1.25 * max(full)))
+    ax.grid(visible=False, axis="y")
+    figure.legend(loc="outside lower center", ncols=1)
+    return figure
