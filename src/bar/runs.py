@@ -353,7 +353,7 @@ def hardware(device: torch.device | str = "cpu") -> str:
     if cpuinfo.exists():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{model}, {os.cpu_count()} cores, threads: {torch.get_num_threads()}"
 
 
 def commit() -> str | None:
