@@ -128,6 +128,7 @@ def build(name: str) -> nn.Module:
         "grouped": Grouped,
         "wrn-10-1": lambda: models.build("wrn-10-1", 4),
         "wrn-16-1": lambda: models.build("wrn-16-1", 4),
+        "wrn-28-1": lambda: models.build("wrn-28-1", 4),
         "resnet-basic": lambda: narrow_resnet(BasicBlock, [2, 2, 1, 1]),
         "resnet-bottleneck": lambda: narrow_resnet(Bottleneck, [2, 1, 1, 1]),
     }

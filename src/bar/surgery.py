@@ -496,21 +496,49 @@ def _same_width(network: Network, keep: dict[fx.Node, Tensor], spaces: dict[fx.N
 def _order(network: Network, keep: dict[fx.Node, Tensor], spaces: dict[fx.Node, int]) -> dict[fx.Node, Tensor]:
     """For each convolution, the features it keeps, in an order that makes sums cheap.
 
-    Channels of a residual signal are ordered by the first convolution that writes them, and within that by who else
-    does: then what a block reads is a prefix of the signal, and what it refines is mostly one slice of it.
+    Channels of a residual signal are ordered by the first convolution that writes them, so that what a block reads is a
+    prefix of the signal. Within that order every writer in turn puts what it refines next to each other, as in a Gray
+    code: refined channels go to the end of one stretch and to the start of the next, and to the end of the last, where
+    the writer's new channels follow. Two writers then always meet in one slice; each further one at most doubles it.
     """
     writers: dict[int, list[fx.Node]] = {}
     for node in network.convs.values():
         writers.setdefault(spaces[node], []).append(node)
     order = {}
     for nodes in writers.values():
-        written = torch.stack([keep[n] for n in nodes])
-        # A channel's key lists, writer by writer, False where it is written: False sorts first.
-        ranked = sorted(range(written.shape[1]), key=lambda c: (~written[:, c]).tolist())
-        rank = torch.tensor(ranked)
+        unborn = torch.ones_like(keep[nodes[0]])
+        stretches: list[Tensor] = []
+        for n in nodes:
+            split: list[Tensor] = []
+            for i, channels in enumerate(reversed(stretches)):
+                parts = [channels[keep[n][channels]], channels[~keep[n][channels]]]  # from the end of the signal
+                split += parts if i % 2 == 0 else parts[::-1]
+            stretches = [s for s in [*reversed(split), (keep[n] & unborn).nonzero().flatten()] if len(s)]
+            unborn = unborn & ~keep[n]
+        rank = torch.cat([*stretches, torch.empty(0, dtype=torch.long)])
         for n in nodes:
             order[n] = rank[keep[n][rank]]
     return order
+
+
+_SLICES = 3  # up to so many, a sum is made of slices; with more, index_add copies less
+
+
+def slices(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """Group pairs (place, entry) into stretches (first place, first entry, length) in which both count up.
+
+    Examples
+    --------
+    >>> slices([(4, 0), (5, 1), (6, 2), (1, 3), (2, 4)])
+    [(4, 0, 3), (1, 3, 2)]
+    """
+    found: list[tuple[int, int, int]] = []
+    for place, entry in pairs:
+        if found and (place, entry) == (found[-1][0] + found[-1][2], found[-1][1] + found[-1][2]):
+            found[-1] = (*found[-1][:2], found[-1][2] + 1)
+        else:
+            found.append((place, entry, 1))
+    return found
 
 
 def _mixed_add(graph: fx.Graph, index, first: tuple[fx.Node, Tensor], second: tuple[fx.Node, Tensor]):
@@ -533,18 +561,18 @@ def _mixed_add(graph: fx.Graph, index, first: tuple[fx.Node, Tensor], second: tu
 
     if common + new != list(range(len(refined))):
         delta = graph.call_function(torch.index_select, (delta, 1, index(torch.tensor(common + new))))
-    shared = take(delta, 0, len(common), len(refined)) if common else None
     target = [where[c] for c in refined[common].tolist()]
-    pieces = []
-    if not common:
-        pieces = [base]
-    elif target == list(range(target[0], target[0] + len(target))):
-        start, stop, width = target[0], target[-1] + 1, len(have)
-        refinement = graph.call_function(operator.add, (take(base, start, stop, width), shared))
-        pieces += [take(base, 0, start, width)] if start else []
-        pieces += [refinement]
-        pieces += [take(base, stop, width, width)] if stop < width else []
+    stretches = slices((place, entry) for entry, place in enumerate(target))
+    pieces, end = [], 0
+    if target == sorted(target) and len(stretches) <= _SLICES:
+        for place, entry, length in stretches:
+            pieces += [take(base, end, place, len(have))] if place > end else []
+            end = place + length
+            shared = take(delta, entry, entry + length, len(refined))
+            pieces.append(graph.call_function(operator.add, (take(base, place, end, len(have)), shared)))
+        pieces += [take(base, end, len(have), len(have))] if end < len(have) else []
     else:
+        shared = take(delta, 0, len(common), len(refined))
         pieces = [graph.call_function(torch.index_add, (base, 1, index(torch.tensor(target)), shared))]
     if new:
         pieces.append(take(delta, len(common), len(refined), len(refined)))

@@ -1,0 +1,142 @@
+"""Folding for inference keeps the function exactly, whatever lives, and saves what it says."""
+
+import copy
+import operator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import NAMES, SIZE, build
+from test_surgery import randomise, relative
+from torch import nn
+from torch.nn import functional as F
+
+import bar
+from bar import inference, storage
+
+
+@given(
+    name=st.sampled_from([*NAMES, "wrn-28-1"]), seed=st.integers(0, 10**6), share=st.floats(0, 1),
+    connectivity=st.sampled_from(["mixed", "regular"]),
+)  # fmt: skip
+def test_folded_equals_pruned(name, seed, share, connectivity):
+    torch.manual_seed(seed)
+    gated = bar.gate(build(name), SIZE)
+    randomise(gated, seed, share)
+    network = bar.prune(gated, connectivity)
+    before = copy.deepcopy(network.state_dict())
+    images = torch.randn(4, *SIZE, dtype=torch.float64)
+    given = images.clone()
+    expected = network(images)
+    folded = bar.fold(network)
+    for _ in range(2):  # in place, but never in what is there from the start
+        assert relative(expected, folded(images)) <= 1e-10
+    assert relative(expected, folded(images.to(memory_format=torch.channels_last))) <= 1e-10
+    assert torch.equal(images, given)
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    assert torch.equal(network(images), expected)
+
+
+def pruned(name: str, seed: int) -> torch.fx.GraphModule:
+    torch.manual_seed(seed)
+    gated = bar.gate(build(name), SIZE)
+    randomise(gated, seed, 0.5)
+    return bar.prune(gated)
+
+
+def called(network: torch.fx.GraphModule) -> list:
+    return [node.target for node in network.graph.nodes if node.op == "call_function"]
+
+
+def test_the_networks_above_take_every_way_through_a_sum():
+    """Room made, slices and gathered channels added, new ones put, batch norm of a prefix; and nothing is copied."""
+    used = {target for seed in range(4) for target in called(bar.fold(pruned("wrn-28-1", seed)))}
+    ours = {inference.make_room, inference.add_slices_, inference.add_gathered_, inference.put_slices_}
+    assert ours | {torch.addcmul} <= used
+    assert not used & {torch.cat, torch.index_add, torch.index_select, operator.add}
+
+
+def test_a_residual_signal_is_copied_once_per_group_at_most():
+    """Where it is born; later blocks find room in it."""
+    for seed in range(8):
+        assert called(bar.fold(pruned("wrn-28-1", seed))).count(inference.make_room) <= 3
+
+
+class Awkward(nn.Module):
+    """What a sum or a ReLU reads must not be overwritten here, each time for another reason."""
+
+    def __init__(self, case: str) -> None:
+        super().__init__()
+        self.case = case
+        self.a, self.b, self.c = (nn.Conv2d(3, 4, 3, padding=1) for _ in range(3))
+        self.later, self.narrower = nn.Conv2d(4, 4, 1), nn.Conv2d(2, 4, 1)
+        self.drop, self.relu, self.pool = nn.Dropout(), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.case == "the images":
+            return self.a(torch.relu(x)).tanh()
+        a, b = self.a(x), self.b(x)
+        if self.case == "read later":
+            return (a + b).tanh() * self.later(a)
+        if self.case == "read later in part":
+            part = torch.narrow(a, 1, 1, 2)
+            return (a + b).tanh() * self.narrower(part)
+        if self.case == "read later by another sum":
+            first = (a + b).tanh()
+            return first * torch.cat([torch.narrow(a, 1, 0, 2), torch.narrow(b, 1, 0, 2)], 1).tanh()
+        if self.case == "read later under another name":
+            same = self.drop(a)
+            return (a + b).tanh() * same
+        if self.case == "added to itself":
+            return (a + a).tanh()
+        if self.case == "broadcast":
+            return (self.later(self.pool(a)) + b).tanh()
+        if self.case == "overwritten by the network":
+            return (F.relu(a) + self.relu(b) + b).tanh()
+        if self.case == "read by a sum beside its ReLU":
+            return (F.relu(a) + a).tanh()
+        raise AssertionError(self.case)
+
+
+@pytest.mark.parametrize("case", ["the images", "read later", "read later in part", "read later by another sum",
+                                  "read later under another name", "added to itself", "broadcast",
+                                  "overwritten by the network", "read by a sum beside its ReLU"])  # fmt: skip
+def test_what_is_read_again_is_not_overwritten(case):
+    network = Awkward(case).double().eval()
+    images = torch.randn(2, *SIZE, dtype=torch.float64)
+    given, expected = images.clone(), network(images)
+    assert relative(expected, bar.fold(network)(images)) <= 1e-12
+    assert torch.equal(images, given)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v2", "googlenet"])
+def test_any_network_can_be_folded(name):
+    torch.manual_seed(0)
+    network = bar.models.build(name, 4, (3, 64, 64)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    assert relative(network(images), bar.fold(network)(images)) <= 1e-4
+
+
+def test_folding_is_for_inference_and_the_network_stays_trainable():
+    network = pruned("wrn-16-1", 0).train()
+    folded = bar.fold(network)
+    assert not folded.training
+    assert not any(p.requires_grad for p in folded.parameters())
+    assert network.training
+    assert all(p.requires_grad for p in network.parameters())
+    storages = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    assert not storages & {p.untyped_storage().data_ptr() for p in folded.parameters()}
+
+
+def test_the_network_is_as_before_for_export_and_storage(tmp_path):
+    network = pruned("wrn-16-1", 4)
+    bar.fold(network)
+    storage.save(network, tmp_path)
+    images = torch.randn(2, *SIZE, dtype=torch.float64)
+    assert relative(network(images), bar.fold(bar.load(tmp_path))(images)) <= 1e-10
+
+
+def test_a_gated_network_is_not_folded():
+    with pytest.raises(bar.BarError, match=r"with bar\.prune"):
+        bar.fold(bar.gate(build("plain"), SIZE))
