@@ -10,6 +10,7 @@ Torch-Pruning is needed here and nowhere else: ``pip install torch-pruning``; wi
 
 import copy
 import json
+import os
 import statistics
 import time
 import warnings
@@ -221,7 +222,7 @@ def measure(model: nn.Module, gated: bar.GatedNetwork, factor: float, options: d
     example = torch.randn(4, *size, device=device).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         wanted = networks["gated"](example)
-        # Torch-Pruning's network has other values: what shut gates would hide (shifts of batch norms) is not in its rules.
+        # Torch-Pruning's network computes something else: it knows no gate values, and cuts as if shut features were 0.
         for name in ("regular", "mixed", "mixed, as pruned"):
             difference = ((networks[name](example) - wanted).abs().max() / wanted.abs().max()).item()
             most = 1e-2 if torch.backends.cudnn.allow_tf32 and device.type == "cuda" else 1e-4
@@ -339,6 +340,7 @@ def main(model, size, factors, batches, trained, device, threads, repeats, secon
         "torch": torch.__version__, "torchvision": torchvision.__version__, "torch_pruning": torch_pruning_version,
         "tf32_convolutions": place.type == "cuda" and torch.backends.cudnn.allow_tf32,
         "date": time.strftime("%Y-%m-%d", time.gmtime()), "repeats": repeats, "seconds": seconds,
+        "load_at_start": round(os.getloadavg()[0], 2),  # of the machine, in processes, this one not counted
     }  # fmt: skip
     options = {"input_size": (3, size, size), "batches": batches, "repeats": repeats, "seconds": seconds}
     records = []

@@ -98,6 +98,35 @@ class Grouped(nn.Module):
         return nn.functional.log_softmax(self.head(x), dim=1)
 
 
+class MyConv(nn.Conv2d):
+    """A user's own name for a layer."""
+
+
+class Awkward(nn.Module):
+    """What people write: normalisation inside, activations in place on signals that are read again, two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1))
+        self.temperature = nn.Parameter(torch.tensor(2.0))
+        self.stem = MyConv(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.inner = nn.Conv2d(6, 6, 3, padding=1)
+        self.act = nn.ReLU(inplace=True)
+        self.left, self.right = nn.Conv2d(6, 5, 3, stride=2), nn.Conv2d(6, 4, 1)
+        self.fc_left, self.fc_right = nn.Linear(5 * 9, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x - self.mean))
+        x = x + self.inner(self.act(x))  # the sum reads the activation, too
+        y = nn.functional.dropout(self.left(x), 0.5, self.training)
+        z = self.right(x)
+        z += z
+        left = self.fc_left(y.view(-1, 5 * 9))
+        right = self.fc_right(z.mean((2, 3)).view(z.shape[0], -1))
+        return (left + torch.sigmoid(right)) * self.temperature
+
+
 def narrow_resnet(block: type, layers: list[int]) -> nn.Module:
     """A torchvision ResNet with an eighth of its width."""
     from torchvision.models.resnet import ResNet
@@ -126,6 +155,7 @@ def build(name: str) -> nn.Module:
         "branches": Branches,
         "depthwise": Depthwise,
         "grouped": Grouped,
+        "awkward": Awkward,
         "wrn-10-1": lambda: models.build("wrn-10-1", 4),
         "wrn-16-1": lambda: models.build("wrn-16-1", 4),
         "wrn-28-1": lambda: models.build("wrn-28-1", 4),
@@ -145,5 +175,15 @@ def build(name: str) -> nn.Module:
     return net
 
 
-NAMES = ("plain", "branches", "depthwise", "grouped", "wrn-10-1", "wrn-16-1", "resnet-basic", "resnet-bottleneck")
+NAMES = (
+    "plain",
+    "branches",
+    "depthwise",
+    "grouped",
+    "awkward",
+    "wrn-10-1",
+    "wrn-16-1",
+    "resnet-basic",
+    "resnet-bottleneck",
+)
 SIZE = (3, 8, 8)

@@ -140,3 +140,16 @@ def test_the_network_is_as_before_for_export_and_storage(tmp_path):
 def test_a_gated_network_is_not_folded():
     with pytest.raises(bar.BarError, match=r"with bar\.prune"):
         bar.fold(bar.gate(build("plain"), SIZE))
+
+
+@given(seed=st.integers(0, 10**6))
+def test_two_writers_meet_in_one_slice(seed):
+    """What the second refines and what it adds lie side by side, whatever lives."""
+    network = pruned("wrn-10-1", seed)
+    assert not {torch.index_add, torch.index_select} & set(called(network))
+    for node in bar.fold(network).graph.nodes:
+        if node.target in (inference.add_slices_, inference.put_slices_):
+            ((place, entry, _),) = node.args[2]
+            if node.args[0].target is inference.add_slices_ and node.args[0].args[1] is node.args[1]:
+                ((before, first, length),) = node.args[0].args[2]
+                assert (before + length, first + length) == (place, entry)

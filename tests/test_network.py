@@ -45,6 +45,8 @@ def test_functional_dropout_follows_the_mode():
             return self.fc(nn.functional.dropout(self.conv(x), 0.5, self.training).flatten(1))
 
     x = torch.ones(1, *SIZE)
+    quiet = bar.gate(Net().eval(), SIZE)
+    assert torch.equal(quiet(x), quiet(x))
     net = trace(Net(), SIZE).module
     assert not torch.equal(net.train()(x), net(x))
     assert torch.equal(net.eval()(x), net(x))
@@ -78,6 +80,24 @@ class Twice(nn.Module):
         return self.conv(self.conv(x)).flatten(1)
 
 
+class Position(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.position = nn.Conv2d(3, 4, 1), nn.Parameter(torch.zeros(1, 4, 8, 8))
+
+    def forward(self, x):
+        return (self.conv(x) + self.position).flatten(1)
+
+
+class Mixing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        return self.conv(x).view(-1, 2)
+
+
 class Broadcast(nn.Module):
     def __init__(self):
         super().__init__()
@@ -104,6 +124,10 @@ class Two(nn.Module):
         (Twice(), SIZE, "'conv' is called 2 times"),
         (Broadcast(), SIZE, "'add' adds signals of different shapes"),
         (Two(), SIZE, "must return one tensor"),
+        (Position(), SIZE, "'add' combines features with a parameter"),
+        (Mixing(), SIZE, "'flatten' reshapes images into each other"),
+        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.Linear(8, 2), nn.Flatten()), SIZE, "'1' is a linear layer on features"),
+        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.Flatten(1, 2)), SIZE, "cannot follow features through '_1'"),
         (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardtanh(0.5, 1)), SIZE, "'_1' .Hardtanh.*zero"),
         (nn.Sequential(nn.Conv2d(3, 8, 5)), (3, 4, 4), "cannot take this input: '_0' fails"),
         (nn.Sequential(nn.Conv2d(3, 8, 3)), (1, 8, 8), "cannot take this input: '_0' fails"),

@@ -102,7 +102,6 @@ def test_a_folder_that_is_none_of_a_run(tmp_path):
         ({"preset": "quik"}, "unknown preset 'quik': did you mean 'quick'"),
         ({"metric": "flop"}, "did you mean 'flops'"),
         ({"schedule": "liner"}, "did you mean 'linear'"),
-        ({"connectivity": "mix"}, "did you mean 'mixed'"),
         ({"epochs": (0, 1, 1)}, "epochs must be three whole numbers"),
         ({"epochs": (1, 1)}, "epochs must be three whole numbers"),
         ({"seed": -1}, "seed must be a whole number >= 0, not -1"),
@@ -203,3 +202,31 @@ def test_the_installed_command():
     done = subprocess.run([command, "run", "-x", "0.5"], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "bar: the pruning factor must be above 1, not 0.5: 4 leaves a quarter\n"
+
+
+def test_the_unpruned_run_is_the_same_however_it_is_asked_for(bar_command):
+    options = ["--limit", "160", "--size", "8", "--epochs", "1", "0", "0"]
+    assert bar_command("run", *options)[0] == 0
+    code, _, err = bar_command("run", *options, "--method", "unpruned", "-x", "8")
+    assert (code, err) == (0, "")  # recorded already
+
+
+def test_a_network_that_cannot_be_followed_is_refused_before_training(tmp_path):
+    config = bar.RunConfig(model="mobilenet_v3_small", method="unpruned", limit=160, size=32, epochs=(1, 0, 0))
+    with pytest.raises(bar.BarError, match="cannot follow features"):
+        bar.run(config, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_folder_below_a_file(bar_command, tmp_path):
+    (tmp_path / "file").write_text("")
+    options = ["--limit", "160", "--size", "8", "--epochs", "1", "0", "0"]
+    code, _, err = bar_command("run", *options, "--out", str(tmp_path / "file" / "run"))
+    assert code == 2
+    assert "file/run" in err or "file/digits" in err
+
+
+def test_features_of_grouped_convolutions_are_recorded(tmp_path):
+    config = bar.RunConfig(model="resnext50_32x4d", pruning_factor=3, limit=40, size=32, epochs=(1, 0, 0))
+    record = bar.run(config, tmp_path / "run")
+    assert record["volume"] == sum(record["features"][n] * record["areas"][n] for n in record["areas"])

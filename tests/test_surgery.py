@@ -217,3 +217,28 @@ def test_outputs_are_not_pruned():
 def test_unknown_connectivity():
     with pytest.raises(bar.BarError, match="did you mean 'mixed'"):
         bar.prune(bar.gate(build("plain"), SIZE), "mixd")
+
+
+def test_a_head_without_features_is_fatal():
+    """Dropping a linear layer that has no input left would drop its bias, too: another function."""
+    gated = bar.gate(build("awkward"), SIZE)
+    assert {"stem", "left", "right"} <= set(gated.network.spine())
+    gated.gates["right"].log_alpha.data.fill_(-20.0)
+    with pytest.raises(bar.BarError, match="fatal pruning"):
+        bar.prune(gated)
+    bar.prune(gated.floor_())
+
+
+def test_gates_that_are_no_numbers():
+    gated = bar.gate(build("plain"), SIZE)
+    gated.gates["a"].log_alpha.data[1] = float("nan")
+    for call in (lambda: bar.prune(gated), lambda: gated.settle_(200)):
+        with pytest.raises(bar.BarError, match="did the training diverge"):
+            call()
+
+
+def test_gates_of_a_half_precision_network():
+    gated = bar.gate(build("wrn-10-1").to(torch.bfloat16), SIZE)
+    assert {g.log_alpha.dtype for g in gated.gates.values()} == {torch.float32}
+    assert gated(torch.zeros(2, *SIZE, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert next(bar.prune(gated).parameters()).dtype == torch.bfloat16

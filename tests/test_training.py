@@ -119,3 +119,23 @@ def test_a_loss_that_is_no_number_stops_training():
     net.fc.weight.data.fill_(float("nan"))
     with pytest.raises(bar.BarError, match=r"not a number any more \(train, epoch 1"):
         list(fit(net, DIGITS, [("train", 1, 1e-3)], SETTINGS, torch.Generator()))
+
+
+def test_recalibration_does_not_depend_on_the_order_of_the_images():
+    """Folders come sorted by class; statistics of the first images would be those of a few classes."""
+    order = DIGITS.train.labels.argsort()
+    images = dataclasses.replace(DIGITS, train=DIGITS.train[order])
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    settings = dataclasses.replace(SETTINGS, batch_size=16)
+    seen = []
+    net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    recalibrate(net, images, settings, images=64)
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (images.mean, images.std))
+    raw = ((torch.cat(seen) * std + mean) * 255).round().to(torch.uint8)
+    classes = {
+        int(y)
+        for x, y in zip(images.train.images, images.train.labels, strict=True)
+        if (raw == x).flatten(1).all(1).any()
+    }
+    assert len(raw) == 64
+    assert len(classes) >= 8

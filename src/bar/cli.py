@@ -78,7 +78,6 @@ def _examples(*lines: str) -> str:
     help=f"How the budget comes down: {', '.join(SCHEDULES)}.",
 )
 @click.option("--distill/--no-distill", default=True, show_default=True, help="Let the unpruned network teach.")
-@click.option("--connectivity", default=DEFAULT.connectivity, show_default=True, help="mixed or regular.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the records. [default: runs/NAME]")
 @click.option(
     "--data", "root", type=click.Path(path_type=Path), help="Where data sets live. [default: $BAR_DATA or ~/.cache/bar]"

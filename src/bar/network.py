@@ -43,7 +43,7 @@ def _kind(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
             return "norm"
         if isinstance(module, nn.Linear):
             return "linear"
-        if isinstance(module, nn.Flatten) and module.start_dim == 1:
+        if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
             return "flatten"
         zero = not isinstance(module, nn.Hardtanh) or module.min_val <= 0 <= module.max_val
         if isinstance(module, CHANNELWISE_MODULES) and zero:
@@ -77,8 +77,8 @@ def _over_pixels(node: fx.Node) -> bool:
     return bool(dims) and isinstance(dims[0], list | tuple) and sorted(d % 4 for d in dims[0]) == [2, 3]
 
 
-def _kinds(module: fx.GraphModule) -> dict[fx.Node, str]:
-    """The kind of every node. What is unknown is "opaque", and fine where no gate can change what it reads."""
+def _kinds(module: fx.GraphModule) -> tuple[dict[fx.Node, str], set[fx.Node]]:
+    """The kind of every node, and the nodes that no gate can change, where what is unknown is fine, and "opaque"."""
     modules = dict(module.named_modules())
     kinds: dict[fx.Node, str] = {}
     fixed: set[fx.Node] = set()  # nodes whose channels are always there: the images, and what linear layers put out
@@ -92,10 +92,12 @@ def _kinds(module: fx.GraphModule) -> dict[fx.Node, str]:
                 "zero. Write it with convolution, batch norm, linear, pooling, add, cat, flatten(1) and activations "
                 "with f(0) = 0"
             )
-        kinds[node] = kind or "opaque"
+        if not untouched and any(n.op == "get_attr" for n in node.all_input_nodes):
+            raise BarError(f"{node.name!r} combines features with a parameter of its own, which pruning cannot follow")
+        kinds[node] = "opaque" if node.op == "get_attr" else kind or "opaque"
         if kind in ("input", "linear") or (untouched and kind not in ("conv", "depthwise")):
             fixed.add(node)
-    return kinds
+    return kinds, fixed
 
 
 class _Shapes(fx.Interpreter):
@@ -151,6 +153,8 @@ class Network:
     kinds : dict
         Graph node -> what it does to channels: input, conv, depthwise, norm, linear, channelwise, add, cat, flatten,
         output; "opaque" for anything that reads no gated feature, such as a softmax behind the last linear layer.
+    fixed : set
+        The nodes whose channels are always there: what precedes the first convolutions, and what follows linear layers.
     shapes : dict
         Graph node -> shape of what it returns, for one image (batch of 1).
     convs : dict
@@ -161,6 +165,7 @@ class Network:
     module: fx.GraphModule
     input_size: tuple[int, int, int]
     kinds: dict[fx.Node, str]
+    fixed: set[fx.Node]
     shapes: dict[fx.Node, torch.Size]
     convs: dict[str, fx.Node] = field(init=False)
 
@@ -297,8 +302,8 @@ class Network:
         """The convolutions of which one feature must survive, or no signal passes (section 4.1, "fatal pruning").
 
         They lie on the path from input to output that crosses the fewest convolutions, grouped ones only where there is
-        no other. In a residual network these are the stem and the 1x1 convolution of every pooling block, as in the
-        paper; in a plain chain, all of them.
+        no other; where the outputs of several linear layers meet, on the path to each. In a residual network these are
+        the stem and the 1x1 convolution of every pooling block, as in the paper; in a plain chain, all of them.
 
         Returns
         -------
@@ -308,6 +313,9 @@ class Network:
         best: dict[fx.Node, tuple[fx.Node, ...]] = {}
         for node, kind in self.kinds.items():
             paths = [best[n] for n in self.sources(node)]
+            if node in self.fixed and len(paths) > 1:
+                best[node] = tuple(n for n in self.kinds if any(n in p for p in paths))
+                continue
             shortest = min(paths, key=lambda p: (sum(self.groups(n) > 1 for n in p), len(p)), default=())
             best[node] = (*shortest, node) if kind == "conv" else shortest
         return [node.target for node in best[next(reversed(self.kinds))]]
@@ -345,18 +353,20 @@ def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
     modes = {m: m.training for m in model.modules()}
     model.eval()  # tracing freezes `self.training`; only modules such as nn.Dropout see later changes of it
     try:
-        module = fx.symbolic_trace(model)
+        module = fx.GraphModule(model, _Tracer().trace(model), type(model).__name__)
     except Exception as error:
         raise BarError(f"cannot trace {type(model).__name__} with torch.fx: {error}") from error
     finally:
         for m, training in modes.items():
             m.training = training
+    module.training = modes[model]
     _drop_functional_dropout(module)
+    _name_in_place_results(module)
     _flatten_views(module)
     module.graph.eliminate_dead_code()
     module.recompile()
 
-    kinds = _kinds(module)
+    kinds, fixed = _kinds(module)
     if sum(kind == "input" for kind in kinds.values()) != 1:
         raise BarError(f"{type(model).__name__} must take one tensor, the images")
     called = [n.target for n, kind in kinds.items() if kind in ("conv", "depthwise", "norm", "linear")]
@@ -372,7 +382,20 @@ def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
     for node, kind in kinds.items():
         if kind == "add" and len({shapes.shapes[n] for n in node.all_input_nodes}) != 1:
             raise BarError(f"{node.name!r} adds signals of different shapes; broadcasting is not supported")
-    return Network(module, size, kinds, {n: shapes.shapes[n] for n in kinds})
+        if kind == "linear" and len(shapes.shapes[node]) != 2 and node.all_input_nodes[0] not in fixed:
+            raise BarError(f"{node.target!r} is a linear layer on features that have not been flattened")
+        if shapes.shapes[node][1:] != node.meta.get("columns", shapes.shapes[node][1:]):
+            raise BarError(f"{node.name!r} reshapes images into each other; only flatten(1) can be followed")
+    return Network(module, size, kinds, fixed, {n: shapes.shapes[n] for n in kinds})
+
+
+class _Tracer(fx.Tracer):
+    """As torch.fx traces, but a user's subclass of a layer is that layer, if it computes the same."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        layers = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
+        same = any(isinstance(module, layer) and type(module).forward is layer.forward for layer in layers)
+        return same or super().is_leaf_module(module, name)
 
 
 def _drop_functional_dropout(module: fx.GraphModule) -> None:
@@ -380,18 +403,54 @@ def _drop_functional_dropout(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if node.op == "call_function" and node.target in (F.dropout, F.dropout2d):
             p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-            module.add_submodule(node.name, nn.Dropout(p) if node.target is F.dropout else nn.Dropout2d(p))
+            dropout = nn.Dropout(p) if node.target is F.dropout else nn.Dropout2d(p)
+            module.add_submodule(node.name, dropout.train(module.training))
             with module.graph.inserting_before(node):
                 node.replace_all_uses_with(module.graph.call_module(node.name, (node.args[0],)))
             module.graph.erase_node(node)
 
 
+def _name_in_place_results(module: fx.GraphModule) -> None:
+    """Let everything that reads a signal after it was changed in place read the result of that change.
+
+    That is what in-place means; written out, the graph stays true when pruning makes the operation out-of-place.
+    """
+    modules = dict(module.named_modules())
+    after = {node: i for i, node in enumerate(module.graph.nodes)}
+    for node in module.graph.nodes:
+        in_place = (
+            (node.op == "call_module" and getattr(modules[node.target], "inplace", False))
+            or (node.op == "call_function" and (node.kwargs.get("inplace") or node.target is operator.iadd))
+            or (node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"))
+        )
+        if in_place and node.all_input_nodes:
+            source = node.all_input_nodes[0]
+            source.replace_all_uses_with(node, lambda user, node=node: after[user] > after[node])
+
+
 def _flatten_views(module: fx.GraphModule) -> None:
-    """Replace x.view(x.size(0), -1), which says in numbers what flatten(x, 1) says in words."""
+    """Replace x.view(x.size(0), -1) and x.view(-1, width), which say in numbers what flatten(x, 1) says in words."""
     for node in list(module.graph.nodes):
         if node.op == "call_method" and node.target in ("view", "reshape") and len(node.args) == 3:
             source, rows, columns = node.args
-            if columns == -1 or (rows == -1 and isinstance(columns, int)):
+            if (columns == -1 and _is_batch_size(rows)) or (rows == -1 and isinstance(columns, int)):
                 with module.graph.inserting_before(node):
-                    node.replace_all_uses_with(module.graph.call_function(torch.flatten, (source, 1)))
+                    flat = module.graph.call_function(torch.flatten, (source, 1))
+                if columns != -1:
+                    flat.meta["columns"] = (columns,)  # to be compared when shapes are known
+                node.replace_all_uses_with(flat)
                 module.graph.erase_node(node)
+
+
+def _is_batch_size(value) -> bool:
+    """Whether a node is x.size(0), x.size()[0] or x.shape[0]."""
+    if not isinstance(value, fx.Node):
+        return False
+    if value.op == "call_method" and value.target == "size":
+        return value.args[1:] == (0,)
+    if value.op == "call_function" and value.target is operator.getitem and value.args[1] == 0:
+        sizes = value.args[0]
+        return (sizes.op, sizes.target) == ("call_method", "size") or (
+            sizes.op == "call_function" and sizes.target is getattr and sizes.args[1] == "shape"
+        )
+    return False

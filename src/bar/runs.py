@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import torchvision
 from torch import nn
 
 from bar import data, models, storage
-from bar.cost import METRICS, count
+from bar.cost import METRICS, Cost, count
 from bar.errors import BarError, nearest
 from bar.network import trace
 from bar.objective import Budget
@@ -60,8 +61,6 @@ class RunConfig:
         How the budget comes down: "sigmoid", "linear" or "exponential".
     distill : bool
         Whether the unpruned network teaches the pruned one.
-    connectivity : str
-        "mixed" or "regular", see `bar.prune`.
 
     Examples
     --------
@@ -81,12 +80,10 @@ class RunConfig:
     epochs: tuple[int, int, int] | None = None
     schedule: str = "sigmoid"
     distill: bool = True
-    connectivity: str = "mixed"
 
     def __post_init__(self) -> None:
         for field, known in (
             ("method", METHODS), ("metric", METRICS), ("preset", PRESETS), ("schedule", SCHEDULES),
-            ("connectivity", ("mixed", "regular")),
         ):  # fmt: skip
             value = getattr(self, field)
             if value not in known:
@@ -95,6 +92,9 @@ class RunConfig:
             raise BarError(f"the pruning factor must be a number above 1, not {self.pruning_factor!r}")
         if self.method != "unpruned" and self.pruning_factor <= 1:
             raise BarError(f"the pruning factor must be above 1, not {self.pruning_factor:g}: 4 leaves a quarter")
+        if self.method == "unpruned":  # what concerns pruning does not matter; equal runs have equal configs
+            for field in ("pruning_factor", "metric", "schedule", "distill"):
+                object.__setattr__(self, field, 1.0 if field == "pruning_factor" else type(self).__dict__[field])
         if self.epochs is not None:
             epochs = tuple(self.epochs) if isinstance(self.epochs, list | tuple) else (self.epochs,)
             if len(epochs) != 3 or any(not isinstance(e, int) or e < 0 for e in epochs) or epochs[0] < 1:
@@ -111,15 +111,18 @@ class RunConfig:
         settings = PRESETS[self.preset]
         if self.epochs is None:
             return settings
-        names = ("prune_epochs", "finetune_epochs", "cooldown_epochs")
-        return dataclasses.replace(settings, **dict(zip(names, self.epochs, strict=True)))
+        prune, finetune, cooldown = self.epochs
+        return dataclasses.replace(
+            settings, prune_epochs=prune, finetune_epochs=finetune, cooldown_epochs=cooldown,
+            unpruned_epochs=prune if self.preset == "paper" else prune + finetune,
+        )  # fmt: skip
 
     @property
     def unpruned(self) -> "RunConfig":
         """The run of the full network that this one is compared with, and taught by."""
         return RunConfig(
-            dataset=self.dataset, model=self.model, method="unpruned", pruning_factor=1.0, preset=self.preset,
-            seed=self.seed, size=self.size, limit=self.limit, epochs=self.epochs,
+            dataset=self.dataset, model=self.model, method="unpruned", preset=self.preset, seed=self.seed,
+            size=self.size, limit=self.limit, epochs=self.epochs,
         )  # fmt: skip
 
     @property
@@ -197,6 +200,7 @@ def run(
     torch.manual_seed(config.seed)
     network = models.build(config.model, images.num_classes, images.input_size)
     full = count(network, images.input_size)
+    traced = trace(network, images.input_size).module
     settings = config.settings
     budget, taught = None, None
     if config.method == "bar":
@@ -214,8 +218,11 @@ def run(
         )
     images, network = images.to(place), network.to(place)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    storage.write_text(folder / CONFIG, json.dumps(wanted, indent=1))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        storage.write_text(folder / CONFIG, json.dumps(wanted, indent=1))
+    except OSError as error:
+        raise BarError(f"cannot write into {folder}: {error.strerror}") from error
     start, revision = time.perf_counter(), commit()
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
@@ -224,9 +231,7 @@ def run(
         teacher = None
         if config.distill:
             teacher = storage.load(folder.parent / config.unpruned.name).to(place).requires_grad_(False)
-        records = prune_to_budget(
-            gated, images, budget, settings, generator, teacher=teacher, connectivity=config.connectivity, tick=step
-        )
+        records = prune_to_budget(gated, images, budget, settings, generator, teacher=teacher, tick=step)
     else:
         records = _unpruned(network, images, settings, generator, step)
     cut: dict = {}
@@ -242,7 +247,7 @@ def run(
     seconds = time.perf_counter() - start
 
     cost = count(network, images.input_size)
-    network = network if isinstance(network, torch.fx.GraphModule) else trace(network, images.input_size).module
+    network = traced if config.method == "unpruned" else network
     storage.save(network, folder)
     test = accuracy(network, images.test, images)
     result = wanted | {
@@ -267,7 +272,7 @@ def run(
         "parameters": cost.parameters,
         "parameters_full": full.parameters,
         "budget": budget.limit if budget else full.volume,
-        "features": {name: cost.layers.get(name, {}).get("features", 0) for name in full.layers},
+        "features": {name: _features(cost, name) for name in full.layers},
         "features_full": {name: layer["features"] for name, layer in full.layers.items()},
         "areas": {name: layer["area"] for name, layer in full.layers.items()},
         "weights_sha256": hashlib.sha256((folder / storage.WEIGHTS).read_bytes()).hexdigest(),
@@ -285,17 +290,25 @@ def run(
 
 
 def _unpruned(network: nn.Module, images: data.Dataset, settings: Settings, generator, tick):
-    """The full network, as long as the pruned ones: high learning rate, then a cool-down (supp. 3.3)."""
+    """The full network: high learning rate, then a cool-down (supp. 3.3)."""
     phases = [
-        ("train", settings.prune_epochs + settings.finetune_epochs, settings.lr),
+        ("train", settings.unpruned_epochs, settings.lr),
         ("cooldown", settings.cooldown_epochs, settings.cooldown_lr),
     ]
     yield from fit(network, images, phases, settings, generator, tick=tick)
 
 
+def _features(cost: Cost, name: str) -> int:
+    """What is left of a convolution; a grouped one may have become several, named ``name.0``, ``name.1``, …"""
+    mine = re.compile(re.escape(name) + r"(\.\d+)?")
+    return sum(layer["features"] for n, layer in cost.layers.items() if mine.fullmatch(n))
+
+
 def total_epochs(config: RunConfig) -> int:
-    """How many epochs a run takes, the unpruned network's apart."""
+    """How many epochs a run takes by itself, without the unpruned network that it may need first."""
     settings = config.settings
+    if config.method == "unpruned":
+        return settings.unpruned_epochs + settings.cooldown_epochs
     return settings.prune_epochs + settings.finetune_epochs + settings.cooldown_epochs
 
 

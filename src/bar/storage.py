@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import keyword
 import operator
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from bar.errors import BarError
 from bar.network import CHANNELWISE_FUNCTIONS, CHANNELWISE_MODULES
 
 ARCHITECTURE, WEIGHTS = "network.json", "network.safetensors"
+_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 # What a file may name; anything else in it is refused, so that opening one cannot run code of its author's choice.
 _MODULES = {
@@ -56,7 +59,7 @@ def save(network: fx.GraphModule, folder: Path | str) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().contiguous().cpu() for name, t in network.state_dict().items()}
-    partial = folder / f"{WEIGHTS}.partial"
+    partial = folder / f"{WEIGHTS}.{os.getpid()}.partial"
     save_file(tensors, partial)
     os.replace(partial, folder / WEIGHTS)
     write_text(folder / ARCHITECTURE, json.dumps(architecture, indent=1))
@@ -104,6 +107,10 @@ def load(folder: Path | str) -> fx.GraphModule:
         made: dict[str, fx.Node] = {}
         for spec in architecture["nodes"]:
             target = spec["target"]
+            # Names end up in the source that torch.fx writes for the network: a name must be nothing but a name.
+            names = [spec["name"], *spec["kwargs"]["kwargs"], *([] if spec["op"] == "call_function" else [target])]
+            if not all(_NAME.fullmatch(name) and not keyword.iskeyword(name) for name in names):
+                raise ValueError(names)
             if spec["op"] == "call_function":
                 target = _FUNCTIONS[target]
             elif target not in {"call_method": _METHODS, "call_module": root}.get(spec["op"], {target}):
@@ -121,7 +128,7 @@ def load(folder: Path | str) -> fx.GraphModule:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all, also when the program is killed in between."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with partial.open("w") as file:
         file.write(text)
         file.flush()
@@ -131,6 +138,8 @@ def write_text(path: Path, text: str) -> None:
 
 def _node_to_json(node: fx.Node) -> dict:
     target = node.target
+    if node.op == "call_method" and target not in _METHODS:
+        raise BarError(f"{node.name}: the method {target} cannot be saved")
     if node.op == "call_function":
         target = f"{target.__module__}.{target.__name__}"
         if target not in _FUNCTIONS:

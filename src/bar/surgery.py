@@ -46,7 +46,11 @@ class GatedNetwork(nn.Module):
         self._names = tuple(prunable)
         weights = {name: network.submodule(network.convs[name]).weight for name in network.convs}
         self._gates = nn.ModuleList(
-            Gate(len(weights[name]), rule).to(weights[name].device, weights[name].dtype) for name in prunable
+            Gate(len(weights[name]), rule).to(
+                weights[name].device,
+                torch.promote_types(weights[name].dtype, torch.float32),  # the steps of a gate drown in half precision
+            )
+            for name in prunable
         )
         self._spine = [name for name in network.spine() if name in self._names]
 
@@ -82,7 +86,7 @@ class GatedNetwork(nn.Module):
             weight = self.network.submodule(node).weight
             values[name] = keep[node].to(weight.device, weight.dtype)
             if name in gates:
-                values[name] = values[name] * gates[name].value
+                values[name] = values[name] * gates[name].value.to(weight.dtype)
         return values
 
     def expected(self) -> dict[str, Tensor]:
@@ -125,6 +129,10 @@ class GatedNetwork(nn.Module):
         for name, gate in self.gates.items():
             gate.log_alpha.copy_(torch.where(alive[name].to(gate.log_alpha.device), 10.0, -10.0))
         return self
+
+    def _check(self) -> None:
+        if self.log_alpha.isnan().any():
+            raise BarError("log alpha has entries that are not a number: did the training diverge?")
 
     def size(self, metric: str = "volume") -> int:
         """Volume or FLOPs that `prune` would leave, exactly: only live features count.
@@ -174,6 +182,7 @@ class GatedNetwork(nn.Module):
             raise BarError(
                 f"the smallest possible {metric} is {self.smallest(metric):,}, above the budget {budget:,.0f}"
             )
+        self._check()
         self.floor_()
         if use * budget <= self.size(metric) <= budget:
             return self
@@ -309,7 +318,7 @@ def _insert_gates(network: Network) -> fx.GraphModule:
         elif kind == "conv" and not network.normed(node):
             presence[node] = z[node.target]
             copied[node] = gated(copied[node], presence[node])
-        elif kind not in ("conv", "linear", "output"):
+        elif kind not in ("conv", "linear", "output") and node not in network.fixed:
             (source, *_) = sources = network.sources(node)
             if kind == "norm" and network.kinds[source] == "conv" and network.normed(source):
                 presence[node] = z[source.target]
@@ -343,7 +352,8 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
     -------
     torch.fx.GraphModule
         Plain modules and plain torch operations, in the mode (train or eval) of the gated network; `print(net.code)`
-        shows how they are called.
+        shows how they are called. It cannot be gated again: to prune in steps, shut more gates of the same gated
+        network.
 
     Raises
     ------
@@ -352,9 +362,10 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
     """
     if connectivity not in ("mixed", "regular"):
         raise BarError(f"unknown connectivity {connectivity!r}: {nearest(connectivity, ['mixed', 'regular'])}")
+    gated._check()
     network, values, keep = gated.network, gated.values(), gated.live()
-    output = next(reversed(network.kinds))
-    if not keep[output].any():
+    heads = [n for n, kind in network.kinds.items() if kind in ("linear", "output")]
+    if not all(keep[n].any() for n in heads):  # a linear layer without input would lose its bias, too
         raise BarError("fatal pruning: every path from input to output crosses a convolution without a live feature")
     spaces = _spaces(network)
     if connectivity == "regular":
@@ -385,6 +396,10 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
             presence[node] = network.presence(node, [presence[n] for n in sources])
         scale = presence[node]
 
+        if node.op == "get_attr":
+            root[node.target] = copy.deepcopy(operator.attrgetter(node.target)(gated.body))
+            held[node] = graph.get_attr(node.target), torch.arange(network.features(node))
+            continue
         if kind == "input":
             held[node] = graph.placeholder(node.target), torch.arange(network.features(node))
             continue
