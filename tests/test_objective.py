@@ -115,6 +115,9 @@ def test_a_factor_that_leaves_nothing():
         ({"metric": "flop"}, "unknown metric 'flop': did you mean 'flops'"),
         ({"schedule": "sigmoidal"}, "unknown schedule 'sigmoidal': did you mean 'sigmoid'"),
         ({"steps": 0}, "at least 1, not 0"),
+        ({"lam": math.nan}, "lambda and cap must be above 0"),
+        ({"cap": 0}, "lambda and cap must be above 0"),
+        ({"start": 0.5}, "start at least 1, not None, 100.0 and 0.5"),
     ],
 )
 def test_other_refusals(options, message):

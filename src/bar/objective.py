@@ -1,6 +1,7 @@
 """What training minimises: distillation + lambda L_BAR (sections 3.3 to 3.5, eq. 6)."""
 
 import math
+import numbers
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +90,7 @@ class Budget:
     ------
     BarError
         If the factor is not above 1, or so large that one feature a layer is already too much; if the metric or the
-        schedule is unknown.
+        schedule is unknown; if lambda, cap or start is out of range.
 
     Examples
     --------
@@ -117,7 +118,7 @@ class Budget:
         cap: float = 100.0,
         start: float = 1.0,
     ) -> None:
-        if not (isinstance(factor, int | float) and math.isfinite(factor) and factor > 1):
+        if not (isinstance(factor, numbers.Real) and math.isfinite(factor) and factor > 1):
             raise BarError(f"the pruning factor must be a number above 1, not {factor!r}")
         if metric not in cost.METRICS:
             raise BarError(f"unknown metric {metric!r}: {nearest(metric, cost.METRICS)}")
@@ -125,6 +126,8 @@ class Budget:
             raise BarError(f"unknown schedule {schedule!r}: {nearest(schedule, SCHEDULES)}")
         if not (isinstance(steps, int) and steps >= 1):
             raise BarError(f"the budget needs a whole number of steps, at least 1, not {steps!r}")
+        if not (cap > 0 and start >= 1 and (lam is None or lam > 0)):  # also refuses what is not a number
+            raise BarError(f"lambda and cap must be above 0, and start at least 1, not {lam}, {cap} and {start}")
         self.gated, self.steps, self.metric, self.schedule = gated, steps, metric, schedule
         self.cap, self.start = cap, start
         everything = {name: torch.ones_like(gate.alive) for name, gate in gated.gates.items()}
