@@ -433,7 +433,7 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
             stays = (have[:, None] * (old.out_channels // old.in_channels)
                      + torch.arange(old.out_channels // old.in_channels)).flatten()  # fmt: skip
             fold = scale if network.shifts(node) else None
-            held[node] = module(node, _smaller_depthwise(old, stays, len(have), fold), twin), stays
+            held[node] = module(node, _smaller_conv(old, stays, have, fold, depthwise=True), twin), stays
         elif kind == "norm":
             held[node] = module(node, _smaller_norm(old, have, scale), twin), have
         elif kind == "linear":
@@ -602,25 +602,18 @@ def _set(module: nn.Module, **tensors: Tensor | None) -> None:
             getattr(module, name).data.copy_(tensor)
 
 
-def _smaller_conv(old: nn.Conv2d, outputs: Tensor, inputs: Tensor, scale: Tensor | None) -> nn.Conv2d:
+def _smaller_conv(
+    old: nn.Conv2d, outputs: Tensor, inputs: Tensor, scale: Tensor | None, depthwise: bool = False
+) -> nn.Conv2d:
+    """A convolution from the channels `inputs` to the features `outputs`, gate values folded in."""
     new = nn.Conv2d(
-        len(inputs), len(outputs), old.kernel_size, old.stride, old.padding, old.dilation, 1, old.bias is not None,
-        old.padding_mode, old.weight.device, old.weight.dtype,
+        len(inputs), len(outputs), old.kernel_size, old.stride, old.padding, old.dilation,
+        len(inputs) if depthwise else 1, old.bias is not None, old.padding_mode, old.weight.device, old.weight.dtype,
     )  # fmt: skip
     factor = torch.ones_like(old.weight[:, 0, 0, 0]) if scale is None else scale
-    weight = old.weight[outputs][:, inputs] * factor[outputs, None, None, None]
-    _set(new, weight=weight, bias=None if old.bias is None else old.bias[outputs] * factor[outputs])
-    return new
-
-
-def _smaller_depthwise(old: nn.Conv2d, outputs: Tensor, inputs: int, scale: Tensor | None) -> nn.Conv2d:
-    new = nn.Conv2d(
-        inputs, len(outputs), old.kernel_size, old.stride, old.padding, old.dilation, inputs, old.bias is not None,
-        old.padding_mode, old.weight.device, old.weight.dtype,
-    )  # fmt: skip
-    factor = torch.ones_like(old.weight[:, 0, 0, 0]) if scale is None else scale
-    weight = old.weight[outputs] * factor[outputs, None, None, None]
-    _set(new, weight=weight, bias=None if old.bias is None else old.bias[outputs] * factor[outputs])
+    weight = old.weight[outputs] if depthwise else old.weight[outputs][:, inputs]
+    bias = None if old.bias is None else old.bias[outputs] * factor[outputs]
+    _set(new, weight=weight * factor[outputs, None, None, None], bias=bias)
     return new
 
 
