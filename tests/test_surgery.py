@@ -1,5 +1,7 @@
 """Surgery preserves the function, whatever lives; counts match; no cut is fatal."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -242,3 +244,67 @@ def test_gates_of_a_half_precision_network():
     assert {g.log_alpha.dtype for g in gated.gates.values()} == {torch.float32}
     assert gated(torch.zeros(2, *SIZE, dtype=torch.bfloat16)).dtype == torch.bfloat16
     assert next(bar.prune(gated).parameters()).dtype == torch.bfloat16
+
+
+@given(name=st.sampled_from(NAMES), seed=st.integers(0, 10**6), share=st.floats(0, 1))
+def test_cutting_while_training(name, seed, share):
+    """The function is that of before; a training step computes what it would with z = 0 for what was cut."""
+    gated = bar.gate(build(name), SIZE)
+    randomise(gated, seed, share)
+    images = torch.randn(4, *SIZE, dtype=torch.float64)
+    before = gated(images)
+    whole = copy.deepcopy(gated)
+    gated.cut_()
+    assert relative(before, gated(images)) <= 1e-10
+    assert torch.equal(torch.cat(list(gated.values().values())), torch.cat(list(whole.values().values())))
+    assert relative(bar.prune(whole)(images), bar.prune(gated)(images)) <= 1e-10
+    with FlopCounterMode(display=False) as counter:
+        gated(images[:1])
+    assert counter.get_total_flops() == bar.count(bar.prune(gated), SIZE, linear=True).flops
+
+    for mine, its in zip(gated.gates.values(), whole.gates.values(), strict=True):
+        its.log_alpha.data.copy_(mine.log_alpha)  # its body is still the one of the whole network
+    results = []
+    for network in (gated, whole):
+        network.train()
+        if name == "awkward":  # its dropout would draw other numbers for fewer channels
+            network.eval()
+        torch.manual_seed(seed)
+        network(images).square().sum().backward()
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
+        results.append([*gradients, network.eval()(images)])  # which the new running statistics decide
+    assert not any(g.isnan().any() for g in results[0])
+    rounding = 1e-11 * max(float(tensor.detach().abs().max()) for tensor in results[1])
+    for mine, its in zip(*results, strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-8, atol=rounding)
+
+
+def test_what_is_cut_stays_out():
+    gated = bar.gate(build("resnet-basic"), SIZE)
+    randomise(gated, 1, 0.5)
+    dead = {name: ~gate.alive for name, gate in gated.gates.items()}
+    gated.cut_()
+    gated.settle_(bar.count(build("resnet-basic"), SIZE).volume)  # room for everything
+    assert not any((gate.alive & dead[name]).any() for name, gate in gated.gates.items())
+    gated.keep_({name: torch.ones_like(gate.alive) for name, gate in gated.gates.items()})
+    assert not any((gate.alive & dead[name]).any() for name, gate in gated.gates.items())
+    live = gated.live()[gated.network.convs["conv1"]]
+    with pytest.raises(bar.BarError, match=f"feature {int(live.nonzero()[0])} of 'conv1' is alive"):
+        gated.cut_({name: torch.ones_like(gate.alive) for name, gate in gated.gates.items()})
+
+
+def test_cut_networks_are_stored_and_moved():
+    """A state dict alone says what was cut; single precision and back keeps the smaller body in step."""
+    gated = bar.gate(build("wrn-10-1"), SIZE)
+    randomise(gated, 2, 0.5)
+    gated.cut_().train()
+    again = bar.gate(build("wrn-10-1"), SIZE).train()
+    again.load_state_dict(gated.state_dict())
+    images = torch.randn(4, *SIZE, dtype=torch.float64)
+    outputs = []
+    for network in (gated, again, copy.deepcopy(gated)):
+        torch.manual_seed(0)
+        outputs.append(network(images))
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+    assert gated.float()(images.float()).dtype == torch.float32

@@ -53,6 +53,8 @@ class GatedNetwork(nn.Module):
             for name in prunable
         )
         self._spine = [name for name in network.spine() if name in self._names]
+        self._smaller: tuple[fx.GraphModule, ...] = ()  # what `cut_` leaves of the body; shares its weights
+        self.register_load_state_dict_post_hook(lambda gated, _: gated._shrink() and None)
 
     @property
     def gates(self) -> dict[str, Gate]:
@@ -73,7 +75,8 @@ class GatedNetwork(nn.Module):
         else:
             values = {name: z[None] for name, z in self.values().items()}
         always = images.new_ones(1, 1)
-        return self.body(images, *(values.get(name, always) for name in self.network.convs))
+        body = self._smaller[0] if self._smaller else self.body
+        return body(images, *(values.get(name, always) for name in self.network.convs))
 
     def live(self) -> dict[fx.Node, Tensor]:
         """Which channels of each node of `network` matter in eval mode; see `bar.network.Network.live`."""
@@ -127,8 +130,54 @@ class GatedNetwork(nn.Module):
             For each gated convolution, which features to keep.
         """
         for name, gate in self.gates.items():
-            gate.log_alpha.copy_(torch.where(alive[name].to(gate.log_alpha.device), 10.0, -10.0))
+            cut = gate.log_alpha == -torch.inf
+            gate.log_alpha.copy_(torch.where(alive[name].to(cut.device), 10.0, -10.0).masked_fill(cut, -torch.inf))
         return self
+
+    @torch.no_grad()
+    def cut_(self, features: dict[str, Tensor] | None = None) -> "GatedNetwork":
+        """Take dead features out for good, while the other gates go on moving.
+
+        Their log alpha becomes minus infinity, z = 0 always, and nothing is computed for them any more, so that a step
+        of training takes less time. In eval mode nothing changes; in training mode their noise is missing from now on.
+        Weights keep their names, their size and their place in an optimizer.
+
+        Parameters
+        ----------
+        features : dict of str to bool Tensor of shape (features,), optional
+            For each gated convolution, which features to take out; by default all that do not matter (see `live`).
+
+        Raises
+        ------
+        BarError
+            If a feature matters in eval mode.
+        """
+        live = self.live()
+        for name, gate in self.gates.items():
+            matters = live[self.network.convs[name]]
+            chosen = ~matters if features is None else features[name].cpu()
+            if (chosen & matters).any():
+                raise BarError(f"feature {int((chosen & matters).nonzero()[0])} of {name!r} is alive: it cannot be cut")
+            gate.log_alpha[chosen.to(gate.log_alpha.device)] = -torch.inf
+        return self._shrink()
+
+    def _shrink(self) -> "GatedNetwork":
+        """Let `forward` compute only what has not been cut."""
+        there = {name: gate.log_alpha.detach() > -torch.inf for name, gate in self.gates.items()}
+        self._smaller = ()
+        if not all(uncut.all() for uncut in there.values()):
+            smaller = _rebuild(self.body, self.network, self.network.live(there), None)
+            self._smaller = (smaller.to(self.log_alpha.device).train(self.training),)
+        return self
+
+    def train(self, mode: bool = True) -> "GatedNetwork":
+        """As `torch.nn.Module.train`."""
+        for smaller in self._smaller:
+            smaller.train(mode)
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs) -> "GatedNetwork":  # what .to(), .double() and their like call
+        return super()._apply(*args, **kwargs)._shrink()
 
     def _check(self) -> None:
         if self.log_alpha.isnan().any():
@@ -192,6 +241,7 @@ class GatedNetwork(nn.Module):
             if name in self._spine:
                 part[part.argmax()] = torch.inf
         order = flat.argsort(descending=True, stable=True)
+        order = order[flat[order] > -torch.inf]  # what has been cut stays out
         alive = torch.zeros(len(flat), dtype=torch.bool)
 
         def size() -> int:
@@ -367,15 +417,28 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
     heads = [n for n, kind in network.kinds.items() if kind in ("linear", "output")]
     if not all(keep[n].any() for n in heads):  # a linear layer without input would lose its bias, too
         raise BarError("fatal pruning: every path from input to output crosses a convolution without a live feature")
-    spaces = _spaces(network)
     if connectivity == "regular":
-        keep = _same_width(network, keep, spaces)
-    order = _order(network, keep, spaces)
+        keep = _same_width(network, keep, _spaces(network))
+    pruned = _rebuild(gated.body, network, keep, values)
+    return pruned.to(next(gated.body.parameters()).device).train(gated.training)
 
+
+def _rebuild(
+    body: nn.Module, network: Network, keep: dict[fx.Node, Tensor], values: dict[str, Tensor] | None
+) -> fx.GraphModule:
+    """The network without the channels that are not kept.
+
+    With gate values, of plain smaller layers into which the values are folded; without, gated by inputs as in
+    `_insert_gates`, and of layers that compute with a part of the whole ones' weights.
+    """
+    order = _order(network, keep, _spaces(network))
     graph = fx.Graph()
+    tracer = fx.proxy.GraphAppendingTracer(graph)
     root: dict[str, nn.Module | Tensor] = {}
     held: dict[fx.Node, tuple[fx.Node, Tensor]] = {}  # node -> its twin, and the original channels that it holds
-    presence: dict[fx.Node, Tensor | None] = {}
+    presence: dict = {}  # node -> how present its original channels are: numbers, or what computes them
+    fold = values is not None
+    z: dict = dict(values or {})
 
     def index(channels: Tensor) -> fx.Node:
         name = f"index_{sum(isinstance(v, Tensor) for v in root.values())}"
@@ -383,25 +446,39 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
         return graph.get_attr(name)
 
     def module(node: fx.Node, new: nn.Module, source: fx.Node) -> fx.Node:
-        root[node.target] = new.train(gated.training)
+        root[node.target] = new
         return graph.call_module(node.target, (source,))
+
+    def convolution(old: nn.Conv2d, outputs: Tensor, inputs: Tensor, scale, depthwise: bool = False) -> nn.Module:
+        smaller = _smaller_conv(old, outputs, inputs, scale if fold else None, depthwise)
+        return smaller if fold else _PartOfConv(old, smaller, outputs, None if depthwise else inputs)
+
+    def gated(twin: fx.Node, scale, have: Tensor) -> fx.Node:
+        """The twin times its gates, unless these have been folded into its weights."""
+        if fold or scale is None:
+            return twin
+        mine = torch.index_select(scale, 1, fx.Proxy(index(have), tracer))
+        return (fx.Proxy(twin, tracer) * mine.unsqueeze(-1).unsqueeze(-1)).node
 
     for node, kind in network.kinds.items():
         sources = network.sources(node)
         if kind in ("input", "conv", "linear", "output"):
-            presence[node] = values.get(node.target) if kind == "conv" and not network.normed(node) else None
+            presence[node] = z.get(node.target) if kind == "conv" and not network.normed(node) else None
         elif kind == "norm" and network.kinds[sources[0]] == "conv" and network.normed(sources[0]):
-            presence[node] = values[sources[0].target]
+            presence[node] = z[sources[0].target]
         else:
             presence[node] = network.presence(node, [presence[n] for n in sources])
         scale = presence[node]
 
         if node.op == "get_attr":
-            root[node.target] = copy.deepcopy(operator.attrgetter(node.target)(gated.body))
+            tensor = operator.attrgetter(node.target)(body)
+            root[node.target] = copy.deepcopy(tensor) if fold else tensor
             held[node] = graph.get_attr(node.target), torch.arange(network.features(node))
             continue
         if kind == "input":
             held[node] = graph.placeholder(node.target), torch.arange(network.features(node))
+            for i, name in enumerate(network.convs if not fold else ()):
+                z[name] = fx.Proxy(graph.placeholder(f"z{i}"), tracer)
             continue
         parts = [held[n] for n in sources if n in held]
         if not keep[node].any() or not parts:
@@ -415,7 +492,7 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
         if kind == "conv":
             stays = order[node]
             if old.groups == 1:
-                held[node] = module(node, _smaller_conv(old, stays, have, scale), twin), stays
+                held[node] = gated(module(node, convolution(old, stays, have, scale), twin), scale, stays), stays
                 continue
             # A grouped convolution whose groups keep different numbers of features becomes one convolution a group.
             group = have // (old.in_channels // old.groups)
@@ -425,20 +502,22 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
                 if len(mine):
                     read = graph.call_function(torch.index_select, (twin, 1, index((group == g).nonzero().flatten())))
                     inputs = have[group == g] - g * (old.in_channels // old.groups)
-                    root[f"{node.target}.{g}"] = _smaller_conv(old, mine, inputs, scale).train(gated.training)
+                    root[f"{node.target}.{g}"] = convolution(old, mine, inputs, scale)
                     parts.append((graph.call_module(f"{node.target}.{g}", (read,)), mine))
             twins, stays = [t for t, _ in parts], torch.cat([mine for _, mine in parts])
-            held[node] = (twins[0] if len(twins) == 1 else graph.call_function(torch.cat, (twins, 1))), stays
+            twin = twins[0] if len(twins) == 1 else graph.call_function(torch.cat, (twins, 1))
+            held[node] = gated(twin, scale, stays), stays
         elif kind == "depthwise":
             stays = (have[:, None] * (old.out_channels // old.in_channels)
                      + torch.arange(old.out_channels // old.in_channels)).flatten()  # fmt: skip
-            fold = scale if network.shifts(node) else None
-            held[node] = module(node, _smaller_conv(old, stays, have, fold, depthwise=True), twin), stays
+            scale = scale if network.shifts(node) else None
+            new = convolution(old, stays, have, scale, depthwise=True)
+            held[node] = gated(module(node, new, twin), scale, stays), stays
         elif kind == "norm":
-            held[node] = module(node, _smaller_norm(old, have, scale), twin), have
+            new = _smaller_norm(old, have, scale) if fold else _PartOfNorm(old, have)
+            held[node] = gated(module(node, new, twin), scale, have), have
         elif kind == "linear":
-            new = nn.Linear(len(have), old.out_features, old.bias is not None, old.weight.device, old.weight.dtype)
-            _set(new, weight=old.weight[:, have], bias=old.bias)
+            new = _smaller_linear(old, have) if fold else _PartOfLinear(old, have)
             held[node] = module(node, new, twin), torch.arange(old.out_features)
         elif kind == "add":
             held[node] = parts[0] if len(parts) == 1 else _mixed_add(graph, index, *parts)
@@ -451,7 +530,7 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
             held[node] = (twins[0] if len(twins) == 1 else graph.call_function(torch.cat, (twins, 1))), channels
         elif kind == "opaque":
             if old is not None:
-                root[node.target] = copy.deepcopy(old).train(gated.training)
+                root[node.target] = copy.deepcopy(old) if fold else old
             new = graph.node_copy(node, lambda n: held[n][0])
             held[node] = new, torch.arange(network.features(node))
         elif kind == "output":
@@ -474,9 +553,7 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
                     new.target = new.target.removesuffix("_")
                 held[node] = new, have
 
-    pruned = fx.GraphModule(root, graph, class_name="Pruned")
-    device = next(gated.body.parameters()).device
-    return pruned.to(device).train(gated.training)
+    return fx.GraphModule(root, graph, class_name="Pruned" if fold else "Gated")
 
 
 def _inputs_of(network: Network, node: fx.Node, have: Tensor) -> Tensor:
@@ -617,6 +694,12 @@ def _smaller_conv(
     return new
 
 
+def _smaller_linear(old: nn.Linear, inputs: Tensor) -> nn.Linear:
+    new = nn.Linear(len(inputs), old.out_features, old.bias is not None, old.weight.device, old.weight.dtype)
+    _set(new, weight=old.weight[:, inputs], bias=old.bias)
+    return new
+
+
 def _smaller_norm(old: nn.BatchNorm2d, channels: Tensor, scale: Tensor | None) -> nn.BatchNorm2d:
     affine = old.affine or scale is not None
     like = old.weight if old.affine else (scale if affine else old.running_mean)
@@ -631,3 +714,69 @@ def _smaller_norm(old: nn.BatchNorm2d, channels: Tensor, scale: Tensor | None) -
         _set(new, running_mean=old.running_mean[channels], running_var=old.running_var[channels])
         _set(new, num_batches_tracked=old.num_batches_tracked)
     return new
+
+
+# While gates still move, a smaller network computes with parts of the whole layers' weights: parameters, their names
+# and the state of an optimizer stay as they are.
+
+
+class _PartOfConv(nn.Module):
+    """Some features of a convolution, from some of its inputs."""
+
+    def __init__(self, whole: nn.Conv2d, smaller: nn.Conv2d, outputs: Tensor, inputs: Tensor | None) -> None:
+        super().__init__()
+        self.whole = whole
+        self._options = (smaller.to("meta"),)  # in a tuple: what it computes with are not its own weights
+        self.register_buffer("outputs", _some(outputs, whole.weight.shape[0]), persistent=False)
+        inputs = None if inputs is None else _some(inputs, whole.weight.shape[1])
+        self.register_buffer("inputs", inputs, persistent=False)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        weight = _select(_select(self.whole.weight, 0, self.outputs), 1, self.inputs)
+        bias = None if self.whole.bias is None else _select(self.whole.bias, 0, self.outputs)
+        return self._options[0]._conv_forward(signal, weight, bias)
+
+
+class _PartOfNorm(nn.Module):
+    """Some channels of a batch norm; the running statistics of the others stay as they are."""
+
+    def __init__(self, whole: nn.BatchNorm2d, channels: Tensor) -> None:
+        super().__init__()
+        self.whole = whole
+        self.register_buffer("channels", _some(channels, whole.num_features), persistent=False)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        whole, channels = self.whole, self.channels
+        tensors = (whole.running_mean, whole.running_var, whole.weight, whole.bias)
+        mean, var, weight, bias = (None if t is None else _select(t, 0, channels) for t in tensors)
+        watched = self.training and whole.track_running_stats
+        momentum = whole.momentum
+        if watched:
+            whole.num_batches_tracked.add_(1)
+            momentum = 1 / float(whole.num_batches_tracked) if momentum is None else momentum
+        batch = self.training or mean is None
+        out = nn.functional.batch_norm(signal, mean, var, weight, bias, batch, momentum or 0.0, whole.eps)
+        if watched and channels is not None:
+            whole.running_mean[channels], whole.running_var[channels] = mean, var
+        return out
+
+
+class _PartOfLinear(nn.Module):
+    """A linear layer on some of its inputs."""
+
+    def __init__(self, whole: nn.Linear, inputs: Tensor) -> None:
+        super().__init__()
+        self.whole = whole
+        self.register_buffer("inputs", _some(inputs, whole.in_features), persistent=False)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return nn.functional.linear(signal, _select(self.whole.weight, 1, self.inputs), self.whole.bias)
+
+
+def _some(channels: Tensor, width: int) -> Tensor | None:
+    """Channels to select, or None if they are all, in their order."""
+    return None if torch.equal(channels, torch.arange(width)) else channels
+
+
+def _select(tensor: Tensor, dim: int, channels: Tensor | None) -> Tensor:
+    return tensor if channels is None else tensor.index_select(dim, channels)
