@@ -263,7 +263,7 @@ def test_cutting_while_training(name, seed, share):
     assert counter.get_total_flops() == bar.count(bar.prune(gated), SIZE, linear=True).flops
 
     for mine, its in zip(gated.gates.values(), whole.gates.values(), strict=True):
-        its.log_alpha.data.copy_(mine.log_alpha)  # its body is still the one of the whole network
+        its.log_alpha.data.copy_(mine.log_alpha)  # it still computes everything
     results = []
     for network in (gated, whole):
         network.train()

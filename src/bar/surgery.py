@@ -9,7 +9,7 @@ import copy
 import fnmatch
 import itertools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -33,8 +33,8 @@ class GatedNetwork(nn.Module):
     network : bar.network.Network
         What tracing found.
     body : torch.fx.GraphModule
-        The network with gates multiplied in: ``body(images, *z)``, one z of shape (1, features) per convolution.
-        It shares the user's modules, so a state dict of the user's network loads into it.
+        The network without its gates. It shares the user's modules, so a state dict of the user's network loads into
+        it.
     gates : dict of str to Gate
         Name of a convolution -> its gate.
     """
@@ -42,7 +42,7 @@ class GatedNetwork(nn.Module):
     def __init__(self, network: Network, prunable: Sequence[str], rule: str = "median") -> None:
         super().__init__()
         self.network = network
-        self.body = _insert_gates(network)
+        self.body = network.module
         self._names = tuple(prunable)
         weights = {name: network.submodule(network.convs[name]).weight for name in network.convs}
         self._gates = nn.ModuleList(
@@ -53,8 +53,9 @@ class GatedNetwork(nn.Module):
             for name in prunable
         )
         self._spine = [name for name in network.spine() if name in self._names]
-        self._smaller: tuple[fx.GraphModule, ...] = ()  # what `cut_` leaves of the body; shares its weights
-        self.register_load_state_dict_post_hook(lambda gated, _: gated._shrink() and None)
+        self._with_gates: tuple[fx.GraphModule, ...] = ()  # in a tuple: its weights are those of the body
+        self.register_load_state_dict_post_hook(lambda gated, _: gated._connect())
+        self._connect()
 
     @property
     def gates(self) -> dict[str, Gate]:
@@ -72,11 +73,11 @@ class GatedNetwork(nn.Module):
             sizes = [gate.log_alpha.numel() for gate in self._gates]
             z = HardConcrete(self.log_alpha, validate_args=False).rsample((1,))
             values = dict(zip(self._names, z.to(images.dtype).split(sizes, 1), strict=True))
+            for name, node in self.network.convs.items():
+                values.setdefault(name, images.new_ones(1, self.network.features(node)))
         else:
             values = {name: z[None] for name, z in self.values().items()}
-        always = images.new_ones(1, 1)
-        body = self._smaller[0] if self._smaller else self.body
-        return body(images, *(values.get(name, always) for name in self.network.convs))
+        return self._with_gates[0](images, *(values[name] for name in self.network.convs))
 
     def live(self) -> dict[fx.Node, Tensor]:
         """Which channels of each node of `network` matter in eval mode; see `bar.network.Network.live`."""
@@ -159,25 +160,47 @@ class GatedNetwork(nn.Module):
             if (chosen & matters).any():
                 raise BarError(f"feature {int((chosen & matters).nonzero()[0])} of {name!r} is alive: it cannot be cut")
             gate.log_alpha[chosen.to(gate.log_alpha.device)] = -torch.inf
-        return self._shrink()
-
-    def _shrink(self) -> "GatedNetwork":
-        """Let `forward` compute only what has not been cut."""
-        there = {name: gate.log_alpha.detach() > -torch.inf for name, gate in self.gates.items()}
-        self._smaller = ()
-        if not all(uncut.all() for uncut in there.values()):
-            smaller = _rebuild(self.body, self.network, self.network.live(there), None)
-            self._smaller = (smaller.to(self.log_alpha.device).train(self.training),)
+        self._connect()
         return self
+
+    def _connect(self) -> None:
+        """Make what `forward` calls: the body with gates, without what has been cut."""
+        there = self.network.live({name: gate.log_alpha.detach() > -torch.inf for name, gate in self.gates.items()})
+        self._with_gates = (_rebuild(self.network, there, None).to(self.log_alpha.device),)
 
     def train(self, mode: bool = True) -> "GatedNetwork":
         """As `torch.nn.Module.train`."""
-        for smaller in self._smaller:
-            smaller.train(mode)
+        self._with_gates[0].train(mode)
         return super().train(mode)
 
     def _apply(self, *args, **kwargs) -> "GatedNetwork":  # what .to(), .double() and their like call
-        return super()._apply(*args, **kwargs)._shrink()
+        super()._apply(*args, **kwargs)
+        self._connect()
+        return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
+        """As `torch.nn.Module.load_state_dict`, but nothing is loaded unless everything fits.
+
+        Raises
+        ------
+        BarError
+            With the first entry that is missing, of another shape, or not expected.
+        """
+        own = self.state_dict()
+        for name, tensor in own.items():
+            if name not in state_dict:
+                if strict:
+                    raise BarError(
+                        f"the state dict has no {name!r}: it is another network's. That of the network without gates "
+                        "loads into `body`"
+                    )
+            elif state_dict[name].shape != tensor.shape:
+                theirs, mine = tuple(state_dict[name].shape), tuple(tensor.shape)
+                raise BarError(f"{name!r} is {theirs} in the state dict and {mine} here: it is another network's")
+        unknown = [name for name in state_dict if name not in own]
+        if strict and unknown:
+            raise BarError(f"the state dict has {unknown[0]!r}, which is not known here: it is another network's")
+        return super().load_state_dict(state_dict, strict, assign)
 
     def _check(self) -> None:
         if self.log_alpha.isnan().any():
@@ -348,40 +371,6 @@ def _reaches_output(network: Network, node: fx.Node) -> bool:
     )
 
 
-def _insert_gates(network: Network) -> fx.GraphModule:
-    """The traced graph with one more input per convolution, its gate values, multiplied in where `gate` says."""
-    graph = fx.Graph()
-    tracer = fx.proxy.GraphAppendingTracer(graph)
-    copied: dict[fx.Node, fx.Node] = {}
-    presence: dict[fx.Node, fx.Proxy | None] = {}
-    z: dict[str, fx.Proxy] = {}
-
-    def gated(node: fx.Node, p: fx.Proxy) -> fx.Node:
-        return (fx.Proxy(node, tracer) * p.unsqueeze(-1).unsqueeze(-1)).node
-
-    for node, kind in network.kinds.items():
-        copied[node] = graph.node_copy(node, copied.__getitem__)
-        presence[node] = None
-        if kind == "input":
-            for i, name in enumerate(network.convs):
-                z[name] = fx.Proxy(graph.placeholder(f"z{i}"), tracer)
-        elif kind == "conv" and not network.normed(node):
-            presence[node] = z[node.target]
-            copied[node] = gated(copied[node], presence[node])
-        elif kind not in ("conv", "linear", "output") and node not in network.fixed:
-            (source, *_) = sources = network.sources(node)
-            if kind == "norm" and network.kinds[source] == "conv" and network.normed(source):
-                presence[node] = z[source.target]
-            else:
-                presence[node] = network.presence(node, [presence[n] for n in sources])
-            if network.shifts(node) and presence[node] is not None:
-                copied[node] = gated(copied[node], presence[node])
-    body = fx.GraphModule(network.module, graph, class_name="Gated")
-    body.graph.eliminate_dead_code()
-    body.recompile()
-    return body
-
-
 @torch.no_grad()
 def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
     """Take the dead features out: a smaller plain network with the output of the gated one in eval mode.
@@ -419,24 +408,23 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
         raise BarError("fatal pruning: every path from input to output crosses a convolution without a live feature")
     if connectivity == "regular":
         keep = _same_width(network, keep, _spaces(network))
-    pruned = _rebuild(gated.body, network, keep, values)
+    pruned = _rebuild(network, keep, values)
     return pruned.to(next(gated.body.parameters()).device).train(gated.training)
 
 
-def _rebuild(
-    body: nn.Module, network: Network, keep: dict[fx.Node, Tensor], values: dict[str, Tensor] | None
-) -> fx.GraphModule:
-    """The network without the channels that are not kept.
+def _rebuild(network: Network, keep: dict[fx.Node, Tensor], values: dict[str, Tensor] | None) -> fx.GraphModule:
+    """The network without the channels that are not kept, and with the gates in its weights.
 
-    With gate values, of plain smaller layers into which the values are folded; without, gated by inputs as in
-    `_insert_gates`, and of layers that compute with a part of the whole ones' weights.
+    A gate scales what comes before it: the batch norm's weight and bias, or those of a convolution without one. With
+    gate values, layers are smaller copies with the values folded in. Without, gates are inputs, ``(images, *z)`` with
+    one z of shape (1, features) for each convolution, and layers compute with what is kept of the network's weights.
     """
     order = _order(network, keep, _spaces(network))
     graph = fx.Graph()
     tracer = fx.proxy.GraphAppendingTracer(graph)
     root: dict[str, nn.Module | Tensor] = {}
     held: dict[fx.Node, tuple[fx.Node, Tensor]] = {}  # node -> its twin, and the original channels that it holds
-    presence: dict = {}  # node -> how present its original channels are: numbers, or what computes them
+    presence: dict = {}  # node -> how present its original channels are: numbers, or what will compute them
     fold = values is not None
     z: dict = dict(values or {})
 
@@ -445,20 +433,14 @@ def _rebuild(
         root[name] = channels
         return graph.get_attr(name)
 
-    def module(node: fx.Node, new: nn.Module, source: fx.Node) -> fx.Node:
-        root[node.target] = new
-        return graph.call_module(node.target, (source,))
+    def module(name: str, new: nn.Module, source: fx.Node, scale=None) -> fx.Node:
+        root[name] = new
+        gates = () if fold or scale is None else (scale[0].node,)
+        return graph.call_module(name, (source, *gates))
 
     def convolution(old: nn.Conv2d, outputs: Tensor, inputs: Tensor, scale, depthwise: bool = False) -> nn.Module:
         smaller = _smaller_conv(old, outputs, inputs, scale if fold else None, depthwise)
         return smaller if fold else _PartOfConv(old, smaller, outputs, None if depthwise else inputs)
-
-    def gated(twin: fx.Node, scale, have: Tensor) -> fx.Node:
-        """The twin times its gates, unless these have been folded into its weights."""
-        if fold or scale is None:
-            return twin
-        mine = torch.index_select(scale, 1, fx.Proxy(index(have), tracer))
-        return (fx.Proxy(twin, tracer) * mine.unsqueeze(-1).unsqueeze(-1)).node
 
     for node, kind in network.kinds.items():
         sources = network.sources(node)
@@ -471,7 +453,7 @@ def _rebuild(
         scale = presence[node]
 
         if node.op == "get_attr":
-            tensor = operator.attrgetter(node.target)(body)
+            tensor = operator.attrgetter(node.target)(network.module)
             root[node.target] = copy.deepcopy(tensor) if fold else tensor
             held[node] = graph.get_attr(node.target), torch.arange(network.features(node))
             continue
@@ -492,7 +474,7 @@ def _rebuild(
         if kind == "conv":
             stays = order[node]
             if old.groups == 1:
-                held[node] = gated(module(node, convolution(old, stays, have, scale), twin), scale, stays), stays
+                held[node] = module(node.target, convolution(old, stays, have, scale), twin, scale), stays
                 continue
             # A grouped convolution whose groups keep different numbers of features becomes one convolution a group.
             group = have // (old.in_channels // old.groups)
@@ -502,23 +484,22 @@ def _rebuild(
                 if len(mine):
                     read = graph.call_function(torch.index_select, (twin, 1, index((group == g).nonzero().flatten())))
                     inputs = have[group == g] - g * (old.in_channels // old.groups)
-                    root[f"{node.target}.{g}"] = convolution(old, mine, inputs, scale)
-                    parts.append((graph.call_module(f"{node.target}.{g}", (read,)), mine))
+                    part = module(f"{node.target}.{g}", convolution(old, mine, inputs, scale), read, scale)
+                    parts.append((part, mine))
             twins, stays = [t for t, _ in parts], torch.cat([mine for _, mine in parts])
-            twin = twins[0] if len(twins) == 1 else graph.call_function(torch.cat, (twins, 1))
-            held[node] = gated(twin, scale, stays), stays
+            held[node] = (twins[0] if len(twins) == 1 else graph.call_function(torch.cat, (twins, 1))), stays
         elif kind == "depthwise":
             stays = (have[:, None] * (old.out_channels // old.in_channels)
                      + torch.arange(old.out_channels // old.in_channels)).flatten()  # fmt: skip
             scale = scale if network.shifts(node) else None
             new = convolution(old, stays, have, scale, depthwise=True)
-            held[node] = gated(module(node, new, twin), scale, stays), stays
+            held[node] = module(node.target, new, twin, scale), stays
         elif kind == "norm":
             new = _smaller_norm(old, have, scale) if fold else _PartOfNorm(old, have)
-            held[node] = gated(module(node, new, twin), scale, have), have
+            held[node] = module(node.target, new, twin, scale), have
         elif kind == "linear":
             new = _smaller_linear(old, have) if fold else _PartOfLinear(old, have)
-            held[node] = module(node, new, twin), torch.arange(old.out_features)
+            held[node] = module(node.target, new, twin), torch.arange(old.out_features)
         elif kind == "add":
             held[node] = parts[0] if len(parts) == 1 else _mixed_add(graph, index, *parts)
         elif kind == "cat":
@@ -544,7 +525,7 @@ def _rebuild(
                 new = copy.deepcopy(old)
                 if hasattr(new, "inplace"):
                     new.inplace = False
-                held[node] = module(node, new, twin), have
+                held[node] = module(node.target, new, twin), have
             else:
                 new = graph.node_copy(node, lambda _, twin=twin: twin)
                 if "inplace" in new.kwargs:
@@ -716,8 +697,8 @@ def _smaller_norm(old: nn.BatchNorm2d, channels: Tensor, scale: Tensor | None) -
     return new
 
 
-# While gates still move, a smaller network computes with parts of the whole layers' weights: parameters, their names
-# and the state of an optimizer stay as they are.
+# While gates move, layers compute with those of the network's own weights that have not been cut, times their gates:
+# parameters keep their names, their size and their place in an optimizer, and no feature map is gone through once more.
 
 
 class _PartOfConv(nn.Module):
@@ -726,15 +707,17 @@ class _PartOfConv(nn.Module):
     def __init__(self, whole: nn.Conv2d, smaller: nn.Conv2d, outputs: Tensor, inputs: Tensor | None) -> None:
         super().__init__()
         self.whole = whole
-        self._options = (smaller.to("meta"),)  # in a tuple: what it computes with are not its own weights
-        self.register_buffer("outputs", _some(outputs, whole.weight.shape[0]), persistent=False)
-        inputs = None if inputs is None else _some(inputs, whole.weight.shape[1])
-        self.register_buffer("inputs", inputs, persistent=False)
+        self._smaller = (smaller.to("meta"),)  # in a tuple: it lends its options, and has no weights
+        self.register_buffer("outputs", _some(outputs, whole.weight.shape[0]))
+        self.register_buffer("inputs", None if inputs is None else _some(inputs, whole.weight.shape[1]))
 
-    def forward(self, signal: Tensor) -> Tensor:
-        weight = _select(_select(self.whole.weight, 0, self.outputs), 1, self.inputs)
-        bias = None if self.whole.bias is None else _select(self.whole.bias, 0, self.outputs)
-        return self._options[0]._conv_forward(signal, weight, bias)
+    def forward(self, signal: Tensor, z: Tensor | None = None) -> Tensor:
+        weight = _select(_select(self.whole.weight, self.outputs), self.inputs, 1)
+        bias = _select(self.whole.bias, self.outputs)
+        if z is not None:
+            z = _select(z, self.outputs)
+            weight, bias = weight * z[:, None, None, None], None if bias is None else bias * z
+        return self._smaller[0]._conv_forward(signal, weight, bias)
 
 
 class _PartOfNorm(nn.Module):
@@ -743,18 +726,20 @@ class _PartOfNorm(nn.Module):
     def __init__(self, whole: nn.BatchNorm2d, channels: Tensor) -> None:
         super().__init__()
         self.whole = whole
-        self.register_buffer("channels", _some(channels, whole.num_features), persistent=False)
+        self.register_buffer("channels", _some(channels, whole.num_features))
 
-    def forward(self, signal: Tensor) -> Tensor:
+    def forward(self, signal: Tensor, z: Tensor | None = None) -> Tensor:
         whole, channels = self.whole, self.channels
         tensors = (whole.running_mean, whole.running_var, whole.weight, whole.bias)
-        mean, var, weight, bias = (None if t is None else _select(t, 0, channels) for t in tensors)
-        watched = self.training and whole.track_running_stats
-        momentum = whole.momentum
+        mean, var, weight, bias = (_select(tensor, channels) for tensor in tensors)
+        if z is not None:
+            z = _select(z, channels)
+            weight, bias = z if weight is None else weight * z, torch.zeros_like(z) if bias is None else bias * z
+        watched, momentum = whole.training and mean is not None, whole.momentum
         if watched:
             whole.num_batches_tracked.add_(1)
             momentum = 1 / float(whole.num_batches_tracked) if momentum is None else momentum
-        batch = self.training or mean is None
+        batch = whole.training or mean is None
         out = nn.functional.batch_norm(signal, mean, var, weight, bias, batch, momentum or 0.0, whole.eps)
         if watched and channels is not None:
             whole.running_mean[channels], whole.running_var[channels] = mean, var
@@ -767,10 +752,10 @@ class _PartOfLinear(nn.Module):
     def __init__(self, whole: nn.Linear, inputs: Tensor) -> None:
         super().__init__()
         self.whole = whole
-        self.register_buffer("inputs", _some(inputs, whole.in_features), persistent=False)
+        self.register_buffer("inputs", _some(inputs, whole.in_features))
 
     def forward(self, signal: Tensor) -> Tensor:
-        return nn.functional.linear(signal, _select(self.whole.weight, 1, self.inputs), self.whole.bias)
+        return nn.functional.linear(signal, _select(self.whole.weight, self.inputs, 1), self.whole.bias)
 
 
 def _some(channels: Tensor, width: int) -> Tensor | None:
@@ -778,5 +763,5 @@ def _some(channels: Tensor, width: int) -> Tensor | None:
     return None if torch.equal(channels, torch.arange(width)) else channels
 
 
-def _select(tensor: Tensor, dim: int, channels: Tensor | None) -> Tensor:
-    return tensor if channels is None else tensor.index_select(dim, channels)
+def _select(tensor: Tensor | None, channels: Tensor | None, dim: int = 0) -> Tensor | None:
+    return tensor if tensor is None or channels is None else tensor.index_select(dim, channels)
