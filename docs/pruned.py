@@ -10,7 +10,7 @@ import torch
 
 import bar
 from bar import data, figures, models, runs
-from bar.training import PRESETS, prune_to_budget, steps_per_epoch
+from bar.training import PRESETS, Training, steps_per_epoch
 
 HERE = Path(__file__).parent
 MODEL, FACTOR, SEED = "wrn-16-1", 8, 0
@@ -21,10 +21,12 @@ gated = bar.gate(models.build(MODEL, images.num_classes, images.input_size), ima
 for gate in gated.gates.values():
     gate.spread_(*settings.gate_start)
 budget = bar.Budget(gated, FACTOR, settings.prune_epochs * steps_per_epoch(images, settings), cap=settings.cap)
-*records, network = prune_to_budget(gated, images, budget, settings, torch.Generator().manual_seed(SEED))
+generator = torch.Generator().manual_seed(SEED)
+training = Training(gated, images, settings.phases_of_pruning, settings, generator, budget=budget)
+records = list(training)
 
 figures.neurons_per_block(gated).savefig(HERE / "pruned.png", dpi=160)
-cost = bar.count(network, images.input_size)
+cost = bar.count(training.network, images.input_size)
 record = {
     "model": MODEL, "dataset_label": images.label, "pruning_factor": FACTOR, "seed": SEED, "preset": "quick",
     "distill": False,

@@ -23,8 +23,10 @@ def test_round_trip(tmp_path_factory, name, seed, connectivity):
     storage.save(pruned, folder)
     images = torch.randn(3, *SIZE, dtype=torch.float64)
     again = bar.load(folder)
-    assert torch.equal(again(images), pruned(images))
-    assert again.state_dict().keys() == pruned.state_dict().keys()
+    torch.testing.assert_close(again(images), pruned(images), rtol=1e-12, atol=1e-12)  # sums depend on alignment
+    stored = pruned.state_dict()
+    assert again.state_dict().keys() == stored.keys()
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in again.state_dict().items())
     assert not again.training
     again.train()(images).sum().backward()
     assert all(p.grad is not None for p in again.parameters())

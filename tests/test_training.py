@@ -8,13 +8,13 @@ from torch import nn
 
 import bar
 from bar import data, models
-from bar.training import PRESETS, Settings, accuracy, fit, prune_to_budget, recalibrate, steps_per_epoch
+from bar.training import PRESETS, Settings, Training, accuracy, recalibrate, steps_per_epoch
 
 DIGITS = data.load("digits", size=8, limit=160)
 SETTINGS = dataclasses.replace(PRESETS["quick"], prune_epochs=6, finetune_epochs=2, cooldown_epochs=1)
 
 
-def gated_run(factor=4.0, metric="volume", seed=0, settings=SETTINGS, teacher=None):
+def pruning(factor=4.0, metric="volume", seed=0, settings=SETTINGS, **options):
     torch.manual_seed(seed)
     gated = bar.gate(models.build("wrn-10-1", 10, DIGITS.input_size), DIGITS.input_size)
     for gate in gated.gates.values():
@@ -22,8 +22,12 @@ def gated_run(factor=4.0, metric="volume", seed=0, settings=SETTINGS, teacher=No
     steps = settings.prune_epochs * steps_per_epoch(DIGITS, settings)
     budget = bar.Budget(gated, factor, steps, metric=metric, cap=settings.cap)
     generator = torch.Generator().manual_seed(seed)
-    *records, pruned = prune_to_budget(gated, DIGITS, budget, settings, generator, teacher=teacher)
-    return records, pruned, budget
+    return Training(gated, DIGITS, settings.phases_of_pruning, settings, generator, budget=budget, **options)
+
+
+def trained(network, data, phases, settings, generator, **options):
+    """All the records of a training of a plain network."""
+    return list(Training(network, data, phases, settings, generator, **options))
 
 
 def test_the_presets_hold_the_papers_settings():
@@ -38,8 +42,9 @@ def test_the_presets_hold_the_papers_settings():
 
 @pytest.mark.parametrize(("factor", "metric"), [(2, "volume"), (3.7, "volume"), (4, "flops"), (16, "volume")])
 def test_all_phases_end_within_the_budget(factor, metric):
-    records, pruned, budget = gated_run(factor, metric)
-    size = getattr(bar.count(pruned, DIGITS.input_size), metric)
+    training = pruning(factor, metric)
+    records, budget = list(training), training.budget
+    size = getattr(bar.count(training.network, DIGITS.input_size), metric)
     assert 0.95 * budget.limit <= size <= budget.limit
     assert [r["phase"] for r in records] == ["prune"] * 6 + ["cut"] + ["finetune"] * 2 + ["cooldown"]
     assert [r["epoch"] for r in records] == [1, 2, 3, 4, 5, 6, 6, 1, 2, 1]
@@ -49,10 +54,13 @@ def test_all_phases_end_within_the_budget(factor, metric):
 
 
 def test_a_network_learns_and_equal_seeds_give_equal_weights():
-    _, first, _ = gated_run(2)
-    _, second, _ = gated_run(2)
+    networks = []
+    for seed in (0, 0, 1):
+        training = pruning(2, seed=seed)
+        assert len(list(training)) == 10
+        networks.append(training.network)
+    first, second, other = networks
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    _, other, _ = gated_run(2, seed=1)
     weights = [torch.cat([p.flatten() for p in net.parameters()]).norm() for net in (first, other)]
     assert weights[0] != weights[1]
     assert accuracy(first, DIGITS.validation, DIGITS) > 0.3  # ten classes
@@ -64,12 +72,12 @@ def test_the_teacher_teaches():
     torch.manual_seed(0)
     teacher = models.build("wrn-10-1", 10, DIGITS.input_size)
     generator = torch.Generator().manual_seed(0)
-    list(fit(teacher, DIGITS, [("train", 30, 3e-3)], settings, generator))
+    trained(teacher, DIGITS, [("train", 30, 3e-3)], settings, generator)
     teacher.eval().requires_grad_(False)
     shuffled = dataclasses.replace(DIGITS.train, labels=DIGITS.train.labels.roll(1))
     student = models.build("wrn-10-1", 10, DIGITS.input_size)
     blind = dataclasses.replace(DIGITS, train=shuffled)
-    list(fit(student, blind, [("train", 30, 3e-3)], settings, generator, teacher=teacher))
+    trained(student, blind, [("train", 30, 3e-3)], settings, generator, teacher=teacher)
     good = accuracy(teacher, DIGITS.validation, DIGITS)
     assert good > 0.7
     assert accuracy(student, DIGITS.validation, DIGITS) > good - 0.15
@@ -81,7 +89,7 @@ def test_watching_changes_nothing():
     def train(look):
         torch.manual_seed(0)
         net = models.build("wrn-10-1", 10, DIGITS.input_size)
-        for _ in fit(net, DIGITS, [("train", 3, 1e-3)], SETTINGS, torch.Generator().manual_seed(0)):
+        for _ in Training(net, DIGITS, [("train", 3, 1e-3)], SETTINGS, torch.Generator().manual_seed(0)):
             if look:
                 accuracy(net, DIGITS.test, DIGITS)
                 recalibrate(bar.prune(bar.gate(net, DIGITS.input_size)), DIGITS, SETTINGS)
@@ -110,15 +118,73 @@ def test_weight_decay_spares_the_gates():
     gated = bar.gate(models.build("wrn-10-1", 10, DIGITS.input_size), DIGITS.input_size)
     before = gated.log_alpha.detach().clone()
     budget = bar.Budget(gated, 4, 10)
-    list(fit(gated, DIGITS, [("prune", 1, 1e-3)], settings, torch.Generator().manual_seed(0), budget=budget))
+    next(iter(Training(gated, DIGITS, [("prune", 1, 1e-3)], settings, torch.Generator().manual_seed(0), budget=budget)))
     torch.testing.assert_close(gated.log_alpha.detach(), before, atol=1e-6, rtol=0)
 
 
-def test_a_loss_that_is_no_number_stops_training():
-    net = models.build("wrn-10-1", 10, DIGITS.input_size)
-    net.fc.weight.data.fill_(float("nan"))
-    with pytest.raises(bar.BarError, match=r"not a number any more \(train, epoch 1"):
-        list(fit(net, DIGITS, [("train", 1, 1e-3)], SETTINGS, torch.Generator()))
+def test_a_loss_that_is_no_number_stops_training_at_once():
+    """The step and the term are named, and no further step is made."""
+    steps = []
+    for poisoned, message in (
+        ("data", r"step 7 \(train, epoch 2\): its data term is nan, its budget term 0\. Lower"),
+        ("weights", r"weights are not numbers any more \(train, epoch 1\)"),
+    ):
+        net = models.build("wrn-10-1", 10, DIGITS.input_size)
+
+        def tick(net=net, poisoned=poisoned):
+            steps.append(1)
+            if len(steps) == (7 if poisoned == "data" else 5):
+                net.fc.weight.data.fill_(float("nan"))
+
+        with pytest.raises(bar.BarError, match=message):
+            trained(net, DIGITS, [("train", 3, 1e-3)], SETTINGS, torch.Generator(), tick=tick)
+        assert len(steps) == (7 if poisoned == "data" else 5)
+        steps.clear()
+
+    training = pruning(2)
+    training.gated.gates["conv1"].log_alpha.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(bar.BarError, match=r"not a number any more at step [12] \(prune, epoch 1\).* budget term nan"):
+        list(training)
+
+
+@pytest.mark.parametrize("after", [3, 6, 8])
+def test_a_training_goes_on_from_its_state(after, tmp_path):
+    """After any epoch, before and after the cut: the same records and weights, also with features cut on the way."""
+    settings = dataclasses.replace(SETTINGS, patience=0.2, gate_lr=0.6)
+    whole = pruning(8, settings=settings)
+    records = list(whole)
+    assert records[4]["flops_trained"] < records[0]["flops_trained"]  # something had been cut
+
+    first = pruning(8, settings=settings)
+    epochs = iter(first)
+    seen = [next(epochs) for _ in range(after)][-1]
+    torch.save(first.state_dict(), tmp_path / "state")
+    torch.manual_seed(99)
+    second = pruning(8, seed=5, settings=settings)  # other weights, gates and order, all replaced by what was stored
+    second.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    rest = [seen, *second]
+    for mine, its in zip(rest, records[after - 1 :], strict=True):
+        assert {k: v for k, v in mine.items() if k != "seconds"} == {k: v for k, v in its.items() if k != "seconds"}
+    state = whole.network.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in second.network.state_dict().items())
+
+
+def test_the_state_of_another_training_is_refused():
+    state = Training(
+        models.build("wrn-10-1", 10, DIGITS.input_size), DIGITS, [("train", 1, 1e-3)], SETTINGS, torch.Generator()
+    ).state_dict()
+    with pytest.raises(bar.BarError, match="another training"):
+        pruning(2).load_state_dict(state)
+
+
+def test_features_that_stay_dead_are_cut_and_not_before():
+    settings = dataclasses.replace(SETTINGS, patience=0.5)  # three of six epochs
+    training = pruning(2, settings=dataclasses.replace(settings, gate_lr=1e-9))
+    gates = training.gated.gates
+    gates["group1.0.conv1"].log_alpha.data[2:4] = -6.0
+    cut = [(r["epoch"], int((gates["group1.0.conv1"].log_alpha == -torch.inf).sum())) for r in training][:6]
+    assert cut == [(1, 0), (2, 0), (3, 2), (4, 2), (5, 2), (6, 2)]
+    assert all((gate.log_alpha > -torch.inf).all() for name, gate in gates.items() if name != "group1.0.conv1")
 
 
 def test_recalibration_does_not_depend_on_the_order_of_the_images():

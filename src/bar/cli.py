@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -42,6 +43,7 @@ def _examples(*lines: str) -> str:
         "bar run --dataset cifar10 --model wrn-28-12 --preset paper --pruning-factor 16",
         "bar run --dataset ~/photos --size 64 --model resnet18 --metric flops --out runs/photos",
         "bar run --json | jq .accuracy",
+        "bar run --pruning-factor 8                   # Ctrl-C, then the same again: it goes on where it was",
     )
 )
 @click.option(
@@ -83,16 +85,31 @@ def _examples(*lines: str) -> str:
     "--data", "root", type=click.Path(path_type=Path), help="Where data sets live. [default: $BAR_DATA or ~/.cache/bar]"
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
+@click.option(
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Go on with an interrupted run, from its last whole epoch, or start it over.",
+)
+@click.option("--tensorboard", is_flag=True, help="Write what is watched to FOLDER/tensorboard, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
-def run(out: Path | None, root: Path | None, device: str, as_json: bool, **options) -> None:
+def run(
+    out: Path | None, root: Path | None, device: str, resume: bool, tensorboard: bool, as_json: bool, **options
+) -> None:
     """Train and prune one network, and record it.
 
     The unpruned network is trained first, once for each data set, model, seed and length: it is the teacher, and what
-    the result is compared with. A run that is already recorded is not run again.
+    the result is compared with. A run that is already recorded is not run again; one that was interrupted goes on.
     """
     config = runs.RunConfig(**options)
     folder = out or Path("runs") / config.name
-    record = run_with_progress(config, folder, root=root, device=device)
+    watch = _tensorboard(folder) if tensorboard else lambda config, record: None
+    try:
+        record = run_with_progress(config, folder, watch, root=root, device=device, resume=resume)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; all whole epochs are kept in {folder} and beside it: the same command goes on from there"
+        ) from None
     if as_json:
         click.echo(json.dumps(record, indent=1))
         return
@@ -111,8 +128,38 @@ def run(out: Path | None, root: Path | None, device: str, as_json: bool, **optio
     console.print(f"records and network: {folder}", soft_wrap=True, highlight=False)
 
 
-def run_with_progress(config: runs.RunConfig, folder: Path, **options) -> dict:
-    """`bar.run` with a progress bar on standard error that shows V/b and the validation accuracy.
+class Interrupted(Exception):
+    """Ctrl-C, and what to say about it."""
+
+
+def _tensorboard(folder: Path) -> Callable[[runs.RunConfig, dict], None]:
+    """What writes records for TensorBoard, those of the unpruned network beside the others."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise BarError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+    writers: dict[str, SummaryWriter] = {}
+    epochs: Counter[str] = Counter()
+
+    def write(config: runs.RunConfig, record: dict) -> None:
+        if config.method not in writers:
+            writers[config.method] = SummaryWriter(str(folder / "tensorboard" / config.method))
+        epochs[config.method] += record["phase"] != "cut"
+        for name, value in record.items():
+            if isinstance(value, float) or name in ("volume", "flops", "size"):
+                writers[config.method].add_scalar(name, value, epochs[config.method])
+        writers[config.method].flush()
+
+    return write
+
+
+def run_with_progress(
+    config: runs.RunConfig,
+    folder: Path,
+    watch: Callable[[runs.RunConfig, dict], None] = lambda config, record: None,
+    **options,
+) -> dict:
+    """`bar.run` with a progress bar on standard error that shows V/b, f and the validation accuracy.
 
     Where standard error is not a terminal, a line an epoch.
     """
@@ -130,9 +177,10 @@ def run_with_progress(config: runs.RunConfig, folder: Path, **options) -> dict:
         return tasks[config.method]
 
     def report(config: runs.RunConfig, record: dict) -> None:
+        watch(config, record)
         state = f"{record['phase']:<8} accuracy {record['accuracy']:.3f}"
         if "size" in record:
-            state += f"  V/b {record['size'] / record['budget']:.3f}"
+            state += f"  V/b {record['size'] / record['budget']:.3f}  f {record['barrier']:.2g}"
         done = task(config)
         progress.update(done, state=state, advance=record["phase"] != "cut")
         if not console.is_terminal:
@@ -265,8 +313,8 @@ def main() -> None:
         _fail(error.format_message())
     except BarError as error:
         _fail(str(error))
-    except (KeyboardInterrupt, click.Abort):
-        print("bar: interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, click.Abort, Interrupted) as error:
+        print("bar:", str(error) or "interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -1,34 +1,39 @@
 """A run: a configuration and a seed, turned into a folder of records and a pruned network; and reading them back."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 import pandas as pd
 import torch
 import torchvision
-from torch import nn
 
 from bar import data, models, storage
 from bar.cost import METRICS, Cost, count
 from bar.errors import BarError, nearest
+from bar.inference import fold
 from bar.network import trace
 from bar.objective import Budget
 from bar.schedule import SCHEDULES
 from bar.surgery import gate
-from bar.training import PRESETS, Settings, accuracy, fit, prune_to_budget, steps_per_epoch
+from bar.training import PRESETS, Settings, Training, accuracy, steps_per_epoch
 
 METHODS = ("bar", "unpruned")
-CONFIG, METRICS_FILE, RESULT = "config.json", "metrics.jsonl", "result.json"
+CONFIG, METRICS_FILE, RESULT, LOCK = "config.json", "metrics.jsonl", "result.json", ".lock"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,7 @@ def run(
     *,
     root: Path | str | None = None,
     device: str = "auto",
+    resume: bool = True,
     report: Callable[[RunConfig, dict], None] = lambda config, record: None,
     tick: Callable[[RunConfig], None] = lambda config: None,
 ) -> dict:
@@ -155,7 +161,8 @@ def run(
 
     The unpruned network is run first, in a folder beside this one, unless that has been done: it is the teacher, and
     the accuracy to compare with. Training looks at the training and validation images; the test images are looked at
-    once, at the very end.
+    once, at the very end. A run that was interrupted, by whatever, goes on after the last epoch that it finished, and
+    on a CPU ends with the same weights and records as if it had not been.
 
     Parameters
     ----------
@@ -168,8 +175,11 @@ def run(
         Where data sets live; default: the environment variable BAR_DATA, or ~/.cache/bar.
     device : str
         "auto", "cpu", "cuda", …
+    resume : bool
+        Whether to go on from the checkpoint of an interrupted run; False starts over.
     report, tick : callable
-        Called after each epoch with the config and its record, and after each step with the config.
+        Called after each epoch with the config and its record (when resuming, first with those of the epochs that are
+        over), and after each step with the config.
 
     Returns
     -------
@@ -214,88 +224,122 @@ def run(
             metric=config.metric, schedule=config.schedule, lam=settings.lam, cap=settings.cap, start=settings.b_start,
         )  # fmt: skip
         taught = run(
-            config.unpruned, folder.parent / config.unpruned.name, root=root, device=device, report=report, tick=tick
-        )
-    images, network = images.to(place), network.to(place)
-
+            config.unpruned, folder.parent / config.unpruned.name, root=root, device=device, resume=resume,
+            report=report, tick=tick,
+        )  # fmt: skip
     try:
         folder.mkdir(parents=True, exist_ok=True)
         storage.write_text(folder / CONFIG, json.dumps(wanted, indent=1))
     except OSError as error:
         raise BarError(f"cannot write into {folder}: {error.strerror}") from error
-    start, revision = time.perf_counter(), commit()
-    torch.manual_seed(config.seed)
-    generator = torch.Generator().manual_seed(config.seed)
-    step = lambda: tick(config)  # noqa: E731
-    if config.method == "bar":
-        teacher = None
-        if config.distill:
-            teacher = storage.load(folder.parent / config.unpruned.name).to(place).requires_grad_(False)
-        records = prune_to_budget(gated, images, budget, settings, generator, teacher=teacher, tick=step)
-    else:
-        records = _unpruned(network, images, settings, generator, step)
-    cut: dict = {}
-    with (folder / METRICS_FILE).open("w") as log:
-        for record in records:
-            if isinstance(record, nn.Module):
-                network = record
-                break
-            log.write(json.dumps(record) + "\n")
-            log.flush()
-            report(config, record)
-            cut = record if record["phase"] == "cut" else cut
-    seconds = time.perf_counter() - start
+    with _alone(folder):
+        done = read(folder, wanted)
+        if done is not None:
+            return done
+        if not resume:
+            storage.remove_checkpoints(folder)
+        revision = commit()
+        images, network = images.to(place), network.to(place, memory_format=torch.channels_last)
+        torch.manual_seed(config.seed)
+        generator = torch.Generator().manual_seed(config.seed)
+        options = {"settings": settings, "generator": generator, "tick": lambda: tick(config)}
+        if config.method == "bar":
+            teacher = None
+            if config.distill:
+                teacher = fold(storage.load(folder.parent / config.unpruned.name)).to(place)
+            training = Training(gated, images, settings.phases_of_pruning, budget=budget, teacher=teacher, **options)
+        else:
+            training = Training(network, images, settings.phases_of_unpruned, **options)
+        epochs, seconds = _train(training, folder, wanted, lambda record: report(config, record))
+        network = training.network
+        cut = next((record for record in epochs if record["phase"] == "cut"), {})
 
-    cost = count(network, images.input_size)
-    network = traced if config.method == "unpruned" else network
-    storage.save(network, folder)
-    test = accuracy(network, images.test, images)
-    result = wanted | {
-        "dataset_label": images.label,
-        "training_images": len(images.train),
-        "input_size": list(images.input_size),
-        "mean": list(images.mean),
-        "std": list(images.std),
-        "settings": dataclasses.asdict(settings),
-        "accuracy": test,
-        "accuracy_unpruned": taught["accuracy"] if taught else test,
-        "validation_accuracy": accuracy(network, images.validation, images),
-        "accuracy_cut": cut.get("accuracy_cut"),
-        "accuracy_recalibrated": cut.get("accuracy"),
-        "size_before_settling": cut.get("size_before_settling"),
-        "volume": cost.volume,
-        "volume_full": full.volume,
-        "volume_factor": full.volume / cost.volume,
-        "flops": cost.flops,
-        "flops_full": full.flops,
-        "flops_factor": full.flops / cost.flops,
-        "parameters": cost.parameters,
-        "parameters_full": full.parameters,
-        "budget": budget.limit if budget else full.volume,
-        "features": {name: _features(cost, name) for name in full.layers},
-        "features_full": {name: layer["features"] for name, layer in full.layers.items()},
-        "areas": {name: layer["area"] for name, layer in full.layers.items()},
-        "weights_sha256": hashlib.sha256((folder / storage.WEIGHTS).read_bytes()).hexdigest(),
-        "seconds": seconds,
-        "hardware": hardware(place),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        },
-        "commit": revision,
-    }
-    storage.write_text(folder / RESULT, json.dumps(result, indent=1))
+        cost = count(network, images.input_size)
+        network = traced if config.method == "unpruned" else network
+        storage.save(network, folder)
+        test = accuracy(network, images.test, images)
+        result = wanted | {
+            "dataset_label": images.label,
+            "training_images": len(images.train),
+            "input_size": list(images.input_size),
+            "mean": list(images.mean),
+            "std": list(images.std),
+            "settings": dataclasses.asdict(settings),
+            "accuracy": test,
+            "accuracy_unpruned": taught["accuracy"] if taught else test,
+            "validation_accuracy": accuracy(network, images.validation, images),
+            "accuracy_cut": cut.get("accuracy_cut"),
+            "accuracy_recalibrated": cut.get("accuracy"),
+            "size_before_settling": cut.get("size_before_settling"),
+            "volume_regular": cut.get("volume_regular"),
+            "flops_regular": cut.get("flops_regular"),
+            "volume": cost.volume,
+            "volume_full": full.volume,
+            "volume_factor": full.volume / cost.volume,
+            "flops": cost.flops,
+            "flops_full": full.flops,
+            "flops_factor": full.flops / cost.flops,
+            "parameters": cost.parameters,
+            "parameters_full": full.parameters,
+            "budget": budget.limit if budget else full.volume,
+            "features": {name: _features(cost, name) for name in full.layers},
+            "features_full": {name: layer["features"] for name, layer in full.layers.items()},
+            "areas": {name: layer["area"] for name, layer in full.layers.items()},
+            "weights_sha256": hashlib.sha256((folder / storage.WEIGHTS).read_bytes()).hexdigest(),
+            "seconds": seconds,
+            "hardware": hardware(place),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+            },
+            "commit": revision,
+        }
+        storage.write_text(folder / RESULT, json.dumps(result, indent=1))
+        storage.remove_checkpoints(folder)
+        (folder / LOCK).unlink(missing_ok=True)
     return read(folder)
 
 
-def _unpruned(network: nn.Module, images: data.Dataset, settings: Settings, generator, tick):
-    """The full network: high learning rate, then a cool-down (supp. 3.3)."""
-    phases = [
-        ("train", settings.unpruned_epochs, settings.lr),
-        ("cooldown", settings.cooldown_epochs, settings.cooldown_lr),
-    ]
-    yield from fit(network, images, phases, settings, generator, tick=tick)
+def _train(training: Training, folder: Path, config: dict, report: Callable[[dict], None]) -> tuple[list[dict], float]:
+    """Train to the end, keeping a checkpoint after each epoch; the records, and the seconds that it took."""
+    records: list[dict] = []
+    seconds = 0.0
+    for state in storage.load_checkpoints(folder, config):
+        training.load_state_dict(state["training"])
+        records, seconds = state["records"], state["seconds"]
+        log.warning("%s: going on after %d epochs", folder, sum(r["phase"] != "cut" for r in records))
+        break
+    storage.write_text(folder / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in records))
+    for record in records:
+        report(record)
+    start = time.perf_counter()
+    with (folder / METRICS_FILE).open("a") as file:
+        for record in training:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            records.append(record)
+            storage.save_checkpoint({
+                "config": config, "training": training.state_dict(), "records": records,
+                "seconds": seconds + time.perf_counter() - start,
+            }, folder)  # fmt: skip
+            report(record)
+    return records, seconds + time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep two processes from training in one folder: the second one waits."""
+    lock = filelock.FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        log.warning("%s: another process is at work here; waiting for it", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _features(cost: Cost, name: str) -> int:
@@ -370,12 +414,13 @@ def hardware(device: torch.device | str = "cpu") -> str:
 
 
 def commit() -> str | None:
-    """The commit of the code that runs, with "+" if it has changes; None outside a git checkout."""
+    """The commit of the code that runs, with "+" if it has changes; None outside its own git checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
+    tracked = ["ls-files", "--error-unmatch", Path(__file__).name]  # not where bar is installed in another's checkout
     try:
-        revision, changed = (
+        _, revision, changed = (
             subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "."])
+            for command in (tracked, ["rev-parse", "HEAD"], ["status", "--porcelain", "--", "."])
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,11 +1,16 @@
-"""Pruned networks on disk: weights as safetensors, architecture as JSON; nothing is pickled (`bar.load`)."""
+"""Pruned networks on disk: weights as safetensors, architecture as JSON (`bar.load`); and checkpoints of a run."""
 
+import hashlib
 import inspect
+import io
 import json
 import keyword
+import logging
 import operator
 import os
+import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,6 +23,8 @@ from bar.errors import BarError
 from bar.network import CHANNELWISE_FUNCTIONS, CHANNELWISE_MODULES
 
 ARCHITECTURE, WEIGHTS = "network.json", "network.safetensors"
+CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+log = logging.getLogger(__name__)
 _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 # What a file may name; anything else in it is refused, so that opening one cannot run code of its author's choice.
@@ -124,6 +131,61 @@ def load(folder: Path | str) -> fx.GraphModule:
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise BarError(f"{folder / ARCHITECTURE} does not describe a pruned network: {error!r}") from error
     return network.requires_grad_(True).eval()
+
+
+def save_checkpoint(state: dict, folder: Path) -> None:
+    """Write the state of a run, whole or not at all; the one before it is kept beside it.
+
+    Parameters
+    ----------
+    state : dict
+        Of tensors, numbers, strings, and lists and dicts of them.
+    folder : Path
+        Of the run.
+    """
+    partial = folder / f"{CHECKPOINT}.{os.getpid()}.partial"
+    content = io.BytesIO()
+    torch.save(state, content)
+    with partial.open("wb") as file:
+        file.write(hashlib.sha256(content.getbuffer()).digest())  # torch does not notice a changed byte
+        file.write(content.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    if (folder / CHECKPOINT).exists():
+        os.replace(folder / CHECKPOINT, folder / PREVIOUS)
+    os.replace(partial, folder / CHECKPOINT)
+
+
+def load_checkpoints(folder: Path, config: dict) -> Iterator[dict]:
+    """The states that can be read, the latest first; why another cannot be used is logged as a warning.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run.
+    config : dict
+        The run's; a checkpoint that holds another is not used.
+    """
+    for path in (folder / CHECKPOINT, folder / PREVIOUS):
+        try:
+            content = path.read_bytes()
+            if hashlib.sha256(content[32:]).digest() != content[:32]:
+                raise BarError("it is damaged, or no checkpoint")
+            state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+            if state["config"] != config:
+                raise BarError("it belongs to another run")
+        except FileNotFoundError:
+            continue
+        except (OSError, BarError, pickle.UnpicklingError, KeyError) as error:
+            log.warning("%s is not used: %s", path, str(error).strip().splitlines()[0])
+        else:
+            yield state
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    for path in (folder / CHECKPOINT, folder / PREVIOUS, *folder.glob("*.partial")):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

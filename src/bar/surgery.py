@@ -216,6 +216,16 @@ class GatedNetwork(nn.Module):
         """
         return self._size({name: gate.alive for name, gate in self.gates.items()}, metric)
 
+    def uncut(self, metric: str = "volume") -> int:
+        """Volume or FLOPs of what is still computed while training: all that has not been cut (`cut_`).
+
+        Parameters
+        ----------
+        metric : str
+            "volume" (numbers per image) or "flops" (per image).
+        """
+        return self._size({name: gate.log_alpha > -torch.inf for name, gate in self.gates.items()}, metric)
+
     def _size(self, alive: dict[str, Tensor], metric: str) -> int:
         keep = self.network.live(alive)
         features = {name: keep[node].double() for name, node in self.network.convs.items()}

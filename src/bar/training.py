@@ -1,24 +1,25 @@
 """The three phases of training (section 3.2, supp. 3): prune, fine-tune, cool down.
 
 Training and pruning happen at the same time on the gated network; after the cut, an ordinary smaller network is
-fine-tuned, at last with a lower learning rate. The loops say what they do and yield one record an epoch; whoever calls
-them decides what to show and what to keep.
+fine-tuned, at last with a lower learning rate. `Training` yields one record an epoch and can be stored and continued
+after each; whoever iterates decides what to show and what to keep.
 """
 
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from bar.cost import count
 from bar.data import Dataset, Split, batches, num_batches
 from bar.errors import BarError
 from bar.objective import Budget, distillation
-from bar.surgery import GatedNetwork, prune
+from bar.surgery import prune
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,21 @@ class Settings:
     lam: float | None = 1e-5  # None: scaled to the size of the network, see bar.Budget
     b_start: float = 1.01  # of V_F; the paper starts at V_F, where its barrier is infinite
     cap: float = 1000.0  # of the barrier, infinite in the paper
+    patience: float | None = None  # features dead for so long are cut while training, as a part of the pruning epochs
+
+    @property
+    def phases_of_pruning(self) -> list[tuple[str, int, float]]:
+        """Name, epochs and learning rate: prune, fine-tune, cool down (supp. 3)."""
+        return [
+            ("prune", self.prune_epochs, self.lr),
+            ("finetune", self.finetune_epochs, self.lr),
+            ("cooldown", self.cooldown_epochs, self.cooldown_lr),
+        ]
+
+    @property
+    def phases_of_unpruned(self) -> list[tuple[str, int, float]]:
+        """Name, epochs and learning rate of the full network's training (supp. 3.3)."""
+        return [("train", self.unpruned_epochs, self.lr), ("cooldown", self.cooldown_epochs, self.cooldown_lr)]
 
 
 PRESETS = {
@@ -54,27 +70,23 @@ PRESETS = {
 }  # fmt: skip
 
 
-def fit(
-    network: nn.Module,
-    data: Dataset,
-    phases: list[tuple[str, int, float]],
-    settings: Settings,
-    generator: torch.Generator,
-    *,
-    teacher: nn.Module | None = None,
-    budget: Budget | None = None,
-    tick: Callable[[], None] = lambda: None,
-) -> Iterator[dict]:
-    """Train a network, gated or plain, through one or more phases with one optimizer.
+class Training:
+    """The training of a network, epoch by epoch; it can stop after any of them and go on later as if it had not.
+
+    Iterating trains. Each item is a dict, the record of an epoch: phase, epoch (from 1 in each phase), loss and
+    data_loss (means), accuracy (on validation images), seconds. With a budget, the network is pruned at the end of the
+    first phase, which adds a record of the phase "cut"; all have volume, flops, size (V of eq. 4 in the budget's
+    metric), budget (b) and barrier (f) as well. Before the cut, accuracy is that of the network that a cut now would
+    leave, and flops_trained what is still computed.
 
     Parameters
     ----------
     network : nn.Module
-        On the device of the data; trained in place.
+        On the device of the data; trained in place. With a budget, the gated network that it watches.
     data : Dataset
         Its training images are learnt from, its validation images are watched.
-    phases : list of (name, epochs, learning rate)
-        In order.
+    phases : sequence of (name, epochs, learning rate)
+        In order; with a budget, the first one prunes.
     settings : Settings
         Batch size, weight decay, distillation, gates.
     generator : torch.Generator
@@ -82,82 +94,210 @@ def fit(
     teacher : nn.Module, optional
         The unpruned network; without it the loss is plain cross-entropy.
     budget : Budget, optional
-        Its term is added to the loss; then `network` is the gated network that it watches.
+        Its term is added to the loss of the first phase.
     tick : callable
         Called after every step.
 
-    Yields
-    ------
-    dict
-        After each epoch: phase, epoch (from 1), loss and data_loss (means), accuracy (on validation images; with a
-        budget, that of the network that a cut now would leave, batch norms measured anew), seconds; with a budget also
-        volume, flops, size (V of eq. 4 in the budget's metric), budget (b) and barrier (f) at its end.
+    Attributes
+    ----------
+    network : nn.Module
+        What is trained now; after the cut, the pruned network.
 
     Raises
     ------
     BarError
-        If the loss is no longer a number.
+        By iterating, at the step at which the loss is no longer a number (on a GPU, at most 50 steps later).
+
+    Examples
+    --------
+    >>> import bar
+    >>> digits = bar.data.load("digits", size=8, limit=64)
+    >>> network = bar.models.build("wrn-10-1", 10, digits.input_size)
+    >>> training = Training(network, digits, [("train", 2, 1e-3)], PRESETS["quick"], torch.Generator())
+    >>> [(record["phase"], record["epoch"]) for record in training]
+    [('train', 1), ('train', 2)]
     """
-    gates = list(network.gates.values()) if budget else []
-    of_gates = {id(gate.log_alpha) for gate in gates}
-    weights = [p for p in network.parameters() if id(p) not in of_gates]
-    groups = [{"params": weights, "weight_decay": settings.weight_decay}]
-    if gates:
-        groups.append({"params": [gate.log_alpha for gate in gates], "weight_decay": 0.0, "gate": True})
-    optimizer = torch.optim.Adam(groups, foreach=True)
-    device = weights[0].device
-    bfloat16 = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-    step = 0
-    for phase, epochs, lr in phases:
-        for group in optimizer.param_groups:
-            group["lr"] = (settings.gate_lr or 10 / budget.steps) if group.get("gate") else lr
-        for epoch in range(1, epochs + 1):
-            start, total, data_total = (
-                time.perf_counter(),
-                torch.zeros((), device=device),
-                torch.zeros((), device=device),
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data: Dataset,
+        phases: Sequence[tuple[str, int, float]],
+        settings: Settings,
+        generator: torch.Generator,
+        *,
+        teacher: nn.Module | None = None,
+        budget: Budget | None = None,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.network, self.data, self.settings, self.generator = network, data, settings, generator
+        self.teacher, self.budget, self.tick = teacher, budget, tick
+        self.gated = network if budget else None
+        self._epochs = [(name, epoch, lr) for name, epochs, lr in phases for epoch in range(1, epochs + 1)]
+        if budget:
+            self._epochs.insert(phases[0][1], ("cut", phases[0][1], 0.0))
+            self._pruning_epochs = phases[0][1]
+            self._dead_for = torch.zeros(len(network.log_alpha), dtype=torch.long)  # epochs in a row
+        self._done, self._step = 0, 0
+        self._optimizer = self._new_optimizer()
+
+    def __iter__(self) -> Iterator[dict]:
+        while self._done < len(self._epochs):
+            phase, epoch, lr = self._epochs[self._done]
+            start = time.perf_counter()
+            record = {"phase": phase, "epoch": epoch}
+            record |= self._cut() if phase == "cut" else self._train(phase, epoch, lr)
+            self._done += 1
+            yield record | {"seconds": time.perf_counter() - start}
+
+    @property
+    def _pruning(self) -> bool:
+        return self.network is self.gated
+
+    def state_dict(self) -> dict:
+        """Everything that decides how the training goes on; tensors, numbers and strings only."""
+        return {
+            "done": self._done,
+            "step": self._step,
+            "network": self.network.state_dict(),
+            "gates": {n: g.log_alpha.detach() for n, g in self.gated.gates.items()} if self.gated else {},
+            "pruned": bool(self.gated) and not self._pruning,
+            "dead_for": self._dead_for if self.gated else None,
+            "optimizer": self._optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from the `state_dict` of a training of the same arguments.
+
+        Raises
+        ------
+        BarError
+            If the state is that of another training.
+        """
+        try:
+            with torch.no_grad():
+                for name, log_alpha in state["gates"].items():
+                    self.gated.gates[name].log_alpha.copy_(log_alpha)
+            if self.gated:
+                pruned = state["pruned"]
+                self.network = prune(self.gated).to(memory_format=torch.channels_last) if pruned else self.gated
+                self._optimizer = self._new_optimizer()
+            self.network.load_state_dict(state["network"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._done, self._step = state["done"], state["step"]
+            if self.gated:
+                self._dead_for = state["dead_for"]
+            self.generator.set_state(state["generator"])
+            torch.set_rng_state(state["random"])
+            if state["random_cuda"]:
+                torch.cuda.set_rng_state_all(state["random_cuda"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise BarError(f"this is the state of another training: {error}") from error
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        gates = [gate.log_alpha for gate in self.gated.gates.values()] if self._pruning else []
+        of_gates = {id(log_alpha) for log_alpha in gates}
+        weights = [p for p in self.network.parameters() if id(p) not in of_gates]
+        groups = [{"params": weights, "weight_decay": self.settings.weight_decay}]
+        if gates:
+            gate_lr = self.settings.gate_lr or 10 / self.budget.steps
+            groups.append({"params": gates, "weight_decay": 0.0, "lr": gate_lr})
+        return torch.optim.Adam(groups, foreach=True)
+
+    def _train(self, phase: str, epoch: int, lr: float) -> dict:
+        """One epoch."""
+        network, data, settings = self.network, self.data, self.settings
+        budget = self.budget if self._pruning else None
+        self._optimizer.param_groups[0]["lr"] = lr
+        device = next(network.parameters()).device
+        bfloat16 = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+        look_every = 50 if device.type == "cuda" else 1  # looking waits for the device
+        losses = torch.zeros(2, device=device)  # sums of the terms: data, budget
+        bad = torch.full((3,), -1.0, device=device)  # the first step whose loss is no number, and its terms
+        network.train()
+        for i, (images, labels) in enumerate(_training_batches(data, settings, self.generator)):
+            images, taught = images.contiguous(memory_format=torch.channels_last), None
+            with bfloat16:
+                if self.teacher is not None:
+                    with torch.no_grad():
+                        taught = self.teacher(images).float()
+                output = network(images).float()
+            data_loss = distillation(output, labels, taught, settings.alpha, settings.temperature)
+            terms = torch.stack([data_loss, budget(self._step) if budget else torch.zeros_like(data_loss)])
+            self._optimizer.zero_grad()
+            terms.sum().backward()
+            self._optimizer.step()
+            with torch.no_grad():
+                losses += terms
+                here = torch.cat([torch.full_like(terms[:1], self._step), terms])
+                bad = torch.where((bad[0] < 0) & ~terms.isfinite().all(), here, bad)
+            if i % look_every == 0:
+                self._check(phase, epoch, bad)
+            self._step += 1
+            self.tick()
+        self._check(phase, epoch, bad)
+        if torch.stack([p.isnan().any() for p in network.parameters()]).any():
+            raise BarError(f"weights are not numbers any more ({phase}, epoch {epoch}): lower the learning rate")
+        total, data_total = losses.sum().item(), losses[0].item()
+        steps = steps_per_epoch(data, settings)
+        record = {"loss": total / steps, "data_loss": data_total / steps}
+        if not self.gated:
+            return record | {"accuracy": accuracy(network, data.validation, data)}
+        if budget:
+            network.floor_()  # the last step of the epoch may have shut what the next one would reopen
+            self._cut_what_stays_dead()
+        record |= {"volume": self.gated.size("volume"), "flops": self.gated.size("flops")}
+        if budget:
+            record |= {"size": float(budget.V), "budget": budget.b, "barrier": float(budget.f)}
+            record |= {"flops_trained": network.uncut("flops")}
+            network = recalibrate(prune(network), data, settings, images=512)
+        else:
+            record |= {"size": self.gated.size(self.budget.metric), "budget": self.budget.limit, "barrier": 0.0}
+        return record | {"accuracy": accuracy(network, data.validation, data)}
+
+    def _check(self, phase: str, epoch: int, bad: Tensor) -> None:
+        step, data_loss, term = bad.tolist()
+        if step >= 0:
+            raise BarError(
+                f"the loss is not a number any more at step {step:.0f} ({phase}, epoch {epoch}): its data term is "
+                f"{data_loss:.4g}, its budget term {term:.4g}. Lower the learning rate"
             )
-            network.train()
-            for images, labels in _training_batches(data, settings, generator):
-                with bfloat16:
-                    taught = None
-                    if teacher is not None:
-                        with torch.no_grad():
-                            taught = teacher(images)
-                    output = network(images)
-                data_loss = distillation(
-                    output.float(), labels, None if taught is None else taught.float(),
-                    settings.alpha, settings.temperature,
-                )  # fmt: skip
-                loss = data_loss if budget is None else data_loss + budget(step)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                total += loss.detach()
-                data_total += data_loss.detach()
-                step += 1
-                tick()
-            steps = steps_per_epoch(data, settings)
-            record = {
-                "phase": phase,
-                "epoch": epoch,
-                "loss": total.item() / steps,
-                "data_loss": data_total.item() / steps,
-            }
-            if not torch.isfinite(total):
-                raise BarError(
-                    f"the loss is not a number any more ({phase}, epoch {epoch}; its data term is "
-                    f"{record['data_loss']:.4g}): lower the learning rate"
-                )
-            if budget is None:
-                record["accuracy"] = accuracy(network, data.validation, data)
-            else:
-                network.floor_()  # the last step of the epoch may have shut what the next one would reopen
-                record |= {"volume": network.size("volume"), "flops": network.size("flops")}
-                record |= {"size": float(budget.V), "budget": budget.b, "barrier": float(budget.f)}
-                record["accuracy"] = accuracy(recalibrate(prune(network), data, settings), data.validation, data)
-            record["seconds"] = time.perf_counter() - start
-            yield record
+
+    @torch.no_grad()
+    def _cut_what_stays_dead(self) -> None:
+        """Cut features that have not mattered for some epochs in a row."""
+        if self.settings.patience is None:
+            return
+        gated, live = self.gated, self.gated.live()
+        matters = torch.cat([live[gated.network.convs[name]] for name in gated.gates])
+        self._dead_for = torch.where(matters, 0, self._dead_for + 1)
+        due = self._dead_for >= max(1, round(self.settings.patience * self._pruning_epochs))
+        if (due & (gated.log_alpha.cpu() > -torch.inf)).any():
+            sizes = [len(gate.log_alpha) for gate in gated.gates.values()]
+            gated.cut_(dict(zip(gated.gates, due.split(sizes), strict=True)))
+
+    def _cut(self) -> dict:
+        """From the gated network to the pruned one.
+
+        The record has accuracy_cut, right after surgery, and accuracy, after the batch norms' statistics have been
+        measured anew; and what regular connectivity would cost with the same gates (table 2).
+        """
+        gated, budget, data = self.gated, self.budget, self.data
+        before = gated.size(budget.metric)
+        self.network = prune(budget.settle()).to(memory_format=torch.channels_last)
+        self._optimizer = self._new_optimizer()
+        at_once = accuracy(self.network, data.validation, data)
+        recalibrate(self.network, data, self.settings)
+        regular = count(prune(gated, "regular"), gated.network.input_size)
+        return {
+            "volume": gated.size("volume"), "flops": gated.size("flops"), "size": gated.size(budget.metric),
+            "size_before_settling": before, "budget": budget.limit, "barrier": 0.0, "accuracy_cut": at_once,
+            "volume_regular": regular.volume, "flops_regular": regular.flops,
+            "accuracy": accuracy(self.network, data.validation, data),
+        }  # fmt: skip
 
 
 def steps_per_epoch(data: Dataset, settings: Settings) -> int:
@@ -194,42 +334,3 @@ def recalibrate(network: nn.Module, data: Dataset, settings: Settings, images: i
     shuffled = _training_batches(data, settings, torch.Generator().manual_seed(0))
     update_bn(itertools.islice(shuffled, math.ceil(images / settings.batch_size)), network)
     return network
-
-
-def prune_to_budget(
-    gated: GatedNetwork,
-    data: Dataset,
-    budget: Budget,
-    settings: Settings,
-    generator: torch.Generator,
-    *,
-    teacher: nn.Module | None = None,
-    tick: Callable[[], None] = lambda: None,
-) -> Iterator[dict | nn.Module]:
-    """All three phases of BAR; yields the records of `fit`, one of the cut, and at last the pruned network.
-
-    The record of the cut has phase "cut": accuracy_cut, right after surgery, and accuracy, after the batch norms'
-    statistics have been measured anew.
-    """
-    phase = [("prune", settings.prune_epochs, settings.lr)]
-    yield from fit(gated, data, phase, settings, generator, teacher=teacher, budget=budget, tick=tick)
-    start = time.perf_counter()
-    before = gated.size(budget.metric)
-    network = prune(budget.settle())
-    cut = accuracy(network, data.validation, data)
-    recalibrate(network, data, settings)
-    yield {
-        "phase": "cut", "epoch": settings.prune_epochs, "volume": gated.size("volume"), "flops": gated.size("flops"),
-        "size": gated.size(budget.metric), "size_before_settling": before, "budget": budget.limit, "barrier": 0.0,
-        "accuracy_cut": cut, "accuracy": accuracy(network, data.validation, data),
-        "seconds": time.perf_counter() - start,
-    }  # fmt: skip
-    phases = [
-        ("finetune", settings.finetune_epochs, settings.lr),
-        ("cooldown", settings.cooldown_epochs, settings.cooldown_lr),
-    ]
-    for record in fit(network, data, phases, settings, generator, teacher=teacher, tick=tick):
-        yield record | {"volume": gated.size("volume"), "flops": gated.size("flops")} | {
-            "size": gated.size(budget.metric), "budget": budget.limit, "barrier": 0.0
-        }  # fmt: skip
-    yield network
