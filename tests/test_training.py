@@ -53,6 +53,22 @@ def test_all_phases_end_within_the_budget(factor, metric):
     assert all(0 <= r["accuracy"] <= 1 and r["barrier"] >= 0 for r in records)
 
 
+def test_how_the_size_followed_its_budget():
+    """Against V and b noted at every step."""
+    seen = []
+    training = pruning(8)
+    training.tick = lambda: seen.append((int(training.budget.V), training.budget.b))
+    records = list(training)[:6]
+    steps = steps_per_epoch(DIGITS, SETTINGS)
+    for i, record in enumerate(records):
+        mine = seen[i * steps : (i + 1) * steps]
+        assert (record["size_min"], record["size_max"]) == (min(v for v, _ in mine), max(v for v, _ in mine))
+        assert record["above"] == pytest.approx(sum(v >= b for v, b in mine) / steps)
+        before = [v for v, _ in seen]
+        rises = [v - min(before[: i * steps + j + 1]) for j, (v, _) in enumerate(mine)]
+        assert record["rise"] == max(rises)
+
+
 def test_a_network_learns_and_equal_seeds_give_equal_weights():
     networks = []
     for seed in (0, 0, 1):

@@ -71,12 +71,12 @@ class GatedNetwork(nn.Module):
         """The network's output for a batch of images, shape (N, channels, height, width)."""
         if self.training:
             sizes = [gate.log_alpha.numel() for gate in self._gates]
-            z = HardConcrete(self.log_alpha, validate_args=False).rsample((1,))
-            values = dict(zip(self._names, z.to(images.dtype).split(sizes, 1), strict=True))
+            z = HardConcrete(self.log_alpha, validate_args=False).rsample()
+            values = dict(zip(self._names, z.to(images.dtype).split(sizes), strict=True))
             for name, node in self.network.convs.items():
-                values.setdefault(name, images.new_ones(1, self.network.features(node)))
+                values.setdefault(name, images.new_ones(self.network.features(node)))
         else:
-            values = {name: z[None] for name, z in self.values().items()}
+            values = self.values()
         return self._with_gates[0](images, *(values[name] for name in self.network.convs))
 
     def live(self) -> dict[fx.Node, Tensor]:
@@ -427,7 +427,7 @@ def _rebuild(network: Network, keep: dict[fx.Node, Tensor], values: dict[str, Te
 
     A gate scales what comes before it: the batch norm's weight and bias, or those of a convolution without one. With
     gate values, layers are smaller copies with the values folded in. Without, gates are inputs, ``(images, *z)`` with
-    one z of shape (1, features) for each convolution, and layers compute with what is kept of the network's weights.
+    one z of shape (features,) for each convolution, and layers compute with what is kept of the network's weights.
     """
     order = _order(network, keep, _spaces(network))
     graph = fx.Graph()
@@ -445,7 +445,7 @@ def _rebuild(network: Network, keep: dict[fx.Node, Tensor], values: dict[str, Te
 
     def module(name: str, new: nn.Module, source: fx.Node, scale=None) -> fx.Node:
         root[name] = new
-        gates = () if fold or scale is None else (scale[0].node,)
+        gates = () if fold or scale is None else (scale.node,)
         return graph.call_module(name, (source, *gates))
 
     def convolution(old: nn.Conv2d, outputs: Tensor, inputs: Tensor, scale, depthwise: bool = False) -> nn.Module:

@@ -77,7 +77,8 @@ class Training:
     data_loss (means), accuracy (on validation images), seconds. With a budget, the network is pruned at the end of the
     first phase, which adds a record of the phase "cut"; all have volume, flops, size (V of eq. 4 in the budget's
     metric), budget (b) and barrier (f) as well. Before the cut, accuracy is that of the network that a cut now would
-    leave, and flops_trained what is still computed.
+    leave, flops_trained what is still computed, size_min and size_max the bounds of V over the epoch's steps, above the
+    part of them with V >= b, and rise the most that V was above its lowest value until then.
 
     Parameters
     ----------
@@ -138,6 +139,7 @@ class Training:
             self._epochs.insert(phases[0][1], ("cut", phases[0][1], 0.0))
             self._pruning_epochs = phases[0][1]
             self._dead_for = torch.zeros(len(network.log_alpha), dtype=torch.long)  # epochs in a row
+            self._lowest = torch.tensor([torch.inf], dtype=torch.float64)  # V so far
         self._done, self._step = 0, 0
         self._optimizer = self._new_optimizer()
 
@@ -163,6 +165,7 @@ class Training:
             "gates": {n: g.log_alpha.detach() for n, g in self.gated.gates.items()} if self.gated else {},
             "pruned": bool(self.gated) and not self._pruning,
             "dead_for": self._dead_for if self.gated else None,
+            "lowest": self._lowest if self.gated else None,
             "optimizer": self._optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "random": torch.get_rng_state(),
@@ -189,7 +192,7 @@ class Training:
             self._optimizer.load_state_dict(state["optimizer"])
             self._done, self._step = state["done"], state["step"]
             if self.gated:
-                self._dead_for = state["dead_for"]
+                self._dead_for, self._lowest = state["dead_for"], state["lowest"]
             self.generator.set_state(state["generator"])
             torch.set_rng_state(state["random"])
             if state["random_cuda"]:
@@ -217,6 +220,7 @@ class Training:
         look_every = 50 if device.type == "cuda" else 1  # looking waits for the device
         losses = torch.zeros(2, device=device)  # sums of the terms: data, budget
         bad = torch.full((3,), -1.0, device=device)  # the first step whose loss is no number, and its terms
+        sizes, margins = torch.zeros(steps_per_epoch(data, settings), device=device), []
         network.train()
         for i, (images, labels) in enumerate(_training_batches(data, settings, self.generator)):
             images, taught = images.contiguous(memory_format=torch.channels_last), None
@@ -234,6 +238,9 @@ class Training:
                 losses += terms
                 here = torch.cat([torch.full_like(terms[:1], self._step), terms])
                 bad = torch.where((bad[0] < 0) & ~terms.isfinite().all(), here, bad)
+                if budget:
+                    sizes[i] = budget.V
+                    margins.append(budget.b)
             if i % look_every == 0:
                 self._check(phase, epoch, bad)
             self._step += 1
@@ -252,11 +259,21 @@ class Training:
         record |= {"volume": self.gated.size("volume"), "flops": self.gated.size("flops")}
         if budget:
             record |= {"size": float(budget.V), "budget": budget.b, "barrier": float(budget.f)}
+            record |= self._followed(sizes.double().cpu(), torch.tensor(margins, dtype=torch.float64))
             record |= {"flops_trained": network.uncut("flops")}
             network = recalibrate(prune(network), data, settings, images=512)
         else:
             record |= {"size": self.gated.size(self.budget.metric), "budget": self.budget.limit, "barrier": 0.0}
         return record | {"accuracy": accuracy(network, data.validation, data)}
+
+    def _followed(self, sizes: Tensor, margins: Tensor) -> dict:
+        """How V followed b, step by step."""
+        lowest = torch.cat([self._lowest, sizes]).cummin(0).values
+        self._lowest = lowest[-1:]
+        return {
+            "size_min": float(sizes.min()), "size_max": float(sizes.max()),
+            "above": float((sizes >= margins).double().mean()), "rise": float((sizes - lowest[1:]).max()),
+        }  # fmt: skip
 
     def _check(self, phase: str, epoch: int, bad: Tensor) -> None:
         step, data_loss, term = bad.tolist()
