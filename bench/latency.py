@@ -3,7 +3,9 @@
 In one run, turn by turn: the gated network (masked, nothing taken out), regular surgery, mixed surgery, a plain dense
 network of the same depth, uniform widths and the same FLOPs within 1 % (the practical limit), Torch-Pruning's result at
 the same kept features, and the unpruned network. All but the gated one are folded for inference by `bar.fold`, so that
-they differ in their connections alone; "mixed, as pruned" shows what folding gives.
+they differ in their connections alone; "mixed, as pruned" shows what folding gives. The convolutions of each network
+are timed alone, too, on the inputs that they have in it: that is the limit which their widths set. A forward of no
+image at all shows what the calls take.
 
 Torch-Pruning is needed here and nowhere else: ``pip install torch-pruning``; without it its rows are left out.
 """
@@ -32,6 +34,8 @@ LAYER, FEATURE, NOISE = 0.5, 1.0, 1.0  # standard deviations of the synthetic lo
 DENSE_WITHIN = 0.01  # largest relative difference of the dense network's FLOPs
 SAMPLE = 0.02  # seconds that one sample takes at least; forwards that are shorter are repeated within it
 LIMIT = "dense"
+ALONE = "convolutions of "
+VECTOR = 16  # features that convolutions on a CPU with AVX-512 compute at once; what is missing to the next is wasted
 
 
 def synthetic(gated: bar.GatedNetwork, seed: int) -> None:
@@ -158,23 +162,29 @@ def race(networks: dict[str, nn.Module], images: Tensor, rounds: int, seconds: f
 
 
 @torch.inference_mode()
-def share_of_convolutions(network: nn.Module, images: Tensor) -> float:
-    """The part of the time of all operations that is that of convolutions, by torch.profiler."""
-    kinds = [torch.profiler.ProfilerActivity.CPU]
-    kinds += [torch.profiler.ProfilerActivity.CUDA] if images.is_cuda else []
+def convolutions(network: nn.Module, images: Tensor) -> Callable[[Tensor], None]:
+    """The convolutions of a network alone, each on the input that it has for these images."""
+    calls: list[tuple[nn.Module, Tensor]] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda conv, args: calls.append((conv, args[0])))
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
     network(images)
-    with torch.profiler.profile(activities=kinds) as profile:
-        for _ in range(3):
-            network(images)
-        if images.is_cuda:
-            torch.cuda.synchronize()
-    convolutions = total = 0.0
-    for event in profile.key_averages():
-        spent = event.self_device_time_total if images.is_cuda else event.self_cpu_time_total
-        if event.key.startswith("aten::"):
-            total += spent
-            convolutions += spent * ("conv" in event.key)
-    return convolutions / total
+    for hook in hooks:
+        hook.remove()
+
+    def run(_: Tensor) -> None:
+        for conv, given in calls:
+            conv(given)
+
+    return run
+
+
+def full_vectors(count: cost.Cost) -> float:
+    """FLOPs over what they are with features rounded up to 16, the floats that an AVX-512 instruction takes."""
+    layers = [layer for layer in count.layers.values() if layer["features"]]
+    return count.flops / sum(r["flops"] * -(-r["features"] // VECTOR) * VECTOR / r["features"] for r in layers)
 
 
 def peak_memory(network: nn.Module, images: Tensor, plain: nn.Module | None) -> int | None:
@@ -195,6 +205,32 @@ def summary(values: Iterable[float]) -> dict[str, float]:
     values = list(values)
     low, median, high = statistics.quantiles(values, n=4)
     return {"median": median, "quartile_1": low, "quartile_3": high, "n": len(values)}
+
+
+def roofline(
+    name: str, counts: dict[str, cost.Cost], batch: int, times: dict[str, list[float]], calls: dict[str, list[float]]
+) -> dict:
+    """What part of a network's FLOP reduction became time, and where the rest went.
+
+    `times` are those of the networks and of their convolutions alone, `calls` the same for a batch of no image.
+    """
+    median = {n: statistics.median(t) for n, t in times.items()}
+    share = counts[name].flops / counts["unpruned"].flops
+    convs, ideal = median[ALONE + name], share * median["unpruned"]
+    calls_of_convs, calls_of_all = (statistics.median(calls[n]) for n in (ALONE + name, name))
+    pairs = zip(times[ALONE + LIMIT], times[ALONE + name], strict=True)
+    return {
+        "share_of_flop_reduction": ideal / median[name],
+        "ms_if_flops_were_time": 1e3 * ideal,
+        "ms_convolutions": 1e3 * convs,
+        "ms_other": 1e3 * (median[name] - convs),
+        "ms_calls_of_convolutions": 1e3 * calls_of_convs,
+        "ms_calls_of_other": 1e3 * (calls_of_all - calls_of_convs),
+        "convolutions_slower_per_flop": convs / (share * median[ALONE + "unpruned"]),
+        "convolutions_throughput_over_dense": summary(a / b for a, b in pairs),
+        "gflops_per_second_of_convolutions": counts[name].flops * batch / convs / 1e9,
+        "flops_in_full_vectors": full_vectors(counts[name]),
+    }
 
 
 def measure(model: nn.Module, gated: bar.GatedNetwork, factor: float, options: dict, device: torch.device) -> list:
@@ -231,31 +267,24 @@ def measure(model: nn.Module, gated: bar.GatedNetwork, factor: float, options: d
     records = []
     for batch in options["batches"]:
         images = torch.randn(batch, *size, device=device).contiguous(memory_format=torch.channels_last)
-        times = race(networks, images, options["repeats"], options["seconds"])
-        median = {name: statistics.median(t) for name, t in times.items()}
-        share = {name: share_of_convolutions(network, images) for name, network in networks.items()}
-        ideal = {name: median["unpruned"] * c.flops / counts["unpruned"].flops for name, c in counts.items()}
-        for name in times:
-            convs = share[name] * median[name]
-            expected = share["unpruned"] * ideal[name]  # of the convolutions, at the unpruned network's rate
+        folded = {name: network for name, network in networks.items() if name != "gated"}  # its convolutions are hidden
+        alone = {ALONE + name: convolutions(network, images) for name, network in folded.items()}
+        times = race(networks | alone, images, options["repeats"], options["seconds"])
+        none = {ALONE + name: convolutions(network, images[:0]) for name, network in folded.items()}
+        calls = race(folded | none, images[:0], options["repeats"], options["seconds"] / 10)
+
+        for name in networks:
             records.append({
                 "network": name, "factor": factor, "batch": batch,
                 "volume": counts[name].volume, "flops": counts[name].flops, "parameters": counts[name].parameters,
                 "flop_factor": counts["unpruned"].flops / counts[name].flops,
                 "latency_ms": summary(1e3 * t for t in times[name]),
-                "images_per_second": batch / median[name],
+                "images_per_second": batch / statistics.median(times[name]),
                 "peak_memory_bytes": peak_memory(networks[name], images, plain.get(name.split(",")[0])),
                 "speedup": summary(a / b for a, b in zip(times["unpruned"], times[name], strict=True)),
                 "throughput_over_dense": summary(a / b for a, b in zip(times[LIMIT], times[name], strict=True)),
                 "throughput_over_regular": summary(a / b for a, b in zip(times["regular"], times[name], strict=True)),
-                "roofline": {
-                    "share_of_flop_reduction": ideal[name] / median[name],
-                    "ms_if_flops_were_time": 1e3 * ideal[name],
-                    "ms_convolutions": 1e3 * convs,
-                    "ms_other": 1e3 * (median[name] - convs),
-                    "convolutions_slower_per_flop": convs / expected,
-                    "gflops_per_second_of_convolutions": counts[name].flops * batch / convs / 1e9,
-                },
+                "roofline": roofline(name, counts, batch, times, calls) if name in folded else None,
                 "widths": {n: layer["features"] for n, layer in counts[name].layers.items()},
             })  # fmt: skip
     return records
@@ -263,28 +292,34 @@ def measure(model: nn.Module, gated: bar.GatedNetwork, factor: float, options: d
 
 def show(records: list[dict], setup: dict) -> None:
     """Print one table for each batch size."""
-    console = Console(width=170)
+    console = Console(width=200)
     for batch in dict.fromkeys(r["batch"] for r in records):
         table = Table(
             title=f"{setup['model']}, batch {batch}, {setup['hardware']}",
             caption=f"gates: {setup['pattern']}. Medians. 'reduction kept': speed-up over the unpruned network by FLOP "
-            "factor; the rest went into slower convolutions (time per FLOP, unpruned = 1) and other operations.",
+            "factor; the rest went into slower convolutions (time per FLOP, unpruned = 1; 'full': the part of their "
+            "vectors of 16 features that is used) and other operations; 'calls' is in both. 'convs vs dense': the "
+            "convolutions alone, the limit of the widths.",
         )
         for column in ("V / by", "network", "FLOPs / by", "ms", "quartiles", "images/s", "peak MB", "vs regular",
-                       "vs dense", "reduction kept", "conv ms", "other ms", "conv time/FLOP"):  # fmt: skip
+                       "vs dense", "convs vs dense", "reduction kept", "conv ms", "other ms", "calls ms", "time/FLOP",
+                       "full"):  # fmt: skip
             table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
         for r in records:
             if r["batch"] != batch:
                 continue
-            t, roof = r["latency_ms"], r["roofline"]
-            memory = r["peak_memory_bytes"]
+            t, roof, memory = r["latency_ms"], r["roofline"], r["peak_memory_bytes"]
+            where = () if roof is None else (
+                roof["convolutions_throughput_over_dense"]["median"], roof["share_of_flop_reduction"],
+                roof["ms_convolutions"], roof["ms_other"], roof["ms_calls_of_convolutions"] + roof["ms_calls_of_other"],
+                roof["convolutions_slower_per_flop"], roof["flops_in_full_vectors"],
+            )  # fmt: skip
             table.add_row(
                 f"{r['factor']:g}", r["network"], f"{r['flop_factor']:.1f}", f"{t['median']:.2f}",
                 f"{t['quartile_1']:.2f}-{t['quartile_3']:.2f}", f"{r['images_per_second']:.0f}",
                 "" if memory is None else f"{memory / 1e6:.1f}", f"{r['throughput_over_regular']['median']:.2f}",
-                f"{r['throughput_over_dense']['median']:.2f}", f"{roof['share_of_flop_reduction']:.2f}",
-                f"{roof['ms_convolutions']:.2f}", f"{roof['ms_other']:.2f}",
-                f"{roof['convolutions_slower_per_flop']:.2f}",
+                f"{r['throughput_over_dense']['median']:.2f}",
+                *(f"{value:.2f}" for value in where),
                 end_section=r["network"] == "mixed, as pruned",
             )  # fmt: skip
         console.print(table)

@@ -41,8 +41,7 @@ def gated_network(config: bar.RunConfig, images: data.Dataset, device: torch.dev
 def budget_of(config: bar.RunConfig, gated: bar.GatedNetwork, images: data.Dataset) -> bar.Budget:
     """As `bar.run` makes it."""
     settings = config.settings
-    steps = settings.prune_epochs * steps_per_epoch(images, settings)
-    return bar.Budget(gated, config.pruning_factor, steps, lam=settings.lam, cap=settings.cap, start=settings.b_start)
+    return settings.budget(gated, config.pruning_factor, settings.prune_epochs * steps_per_epoch(images, settings))
 
 
 def alternate(steps: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:

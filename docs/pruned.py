@@ -20,7 +20,7 @@ torch.manual_seed(SEED)
 gated = bar.gate(models.build(MODEL, images.num_classes, images.input_size), images.input_size)
 for gate in gated.gates.values():
     gate.spread_(*settings.gate_start)
-budget = bar.Budget(gated, FACTOR, settings.prune_epochs * steps_per_epoch(images, settings), cap=settings.cap)
+budget = settings.budget(gated, FACTOR, settings.prune_epochs * steps_per_epoch(images, settings))
 generator = torch.Generator().manual_seed(SEED)
 training = Training(gated, images, settings.phases_of_pruning, settings, generator, budget=budget)
 records = list(training)

@@ -34,7 +34,7 @@ def test_the_term_is_lambda_times_expected_volume_times_barrier():
     gated = bar.gate(build("wrn-10-1"), SIZE)
     for gate in gated.gates.values():
         gate.spread_(-3, 3)
-    budget = bar.Budget(gated, factor=4, steps=101, cap=50.0)
+    budget = bar.Budget(gated, factor=4, steps=101, cap=50.0, reach=1, aim=1)
     full = bar.count(build("wrn-10-1"), SIZE).volume
     assert (budget.full, budget.limit) == (full, full / 4)
     term = budget(70)
@@ -46,24 +46,30 @@ def test_the_term_is_lambda_times_expected_volume_times_barrier():
     assert float(budget.V) == volume
     assert budget.b == pytest.approx(b)
     assert float(budget.f) == pytest.approx(f)
-    assert term.item() == pytest.approx(1e-5 * 3_112_960 / full * expected.item() * f)
+    assert term.item() == pytest.approx(311 / full * expected.item() * f)
     gradient = torch.autograd.grad(term, gated.gates["conv1"].log_alpha)[0]
     assert (gradient > 0).all()
 
 
 def test_the_budget_starts_at_the_full_size_and_ends_at_the_limit():
     gated = bar.gate(build("plain"), SIZE)
-    budget = bar.Budget(gated, factor=3, steps=11)
+    budget = bar.Budget(gated, factor=3, steps=11, reach=1, aim=1)
     budget(0)
     assert (budget.b, float(budget.f)) == (budget.full, budget.cap)  # V = V_F = b: infinite in the paper
     budget(10)
     assert budget.b == pytest.approx(budget.limit)
-    higher = bar.Budget(gated, factor=3, steps=11, start=1.01)
+    higher = bar.Budget(gated, factor=3, steps=11, start=1.01, reach=1, aim=1)
     higher(0)
     assert higher.b == pytest.approx(1.01 * higher.full)
     assert 0 < float(higher.f) < 100
     higher(10)
     assert higher.b == pytest.approx(higher.limit)
+    early = bar.Budget(gated, factor=3, steps=11, reach=0.5, aim=0.9)
+    early(4)
+    assert early.b > 0.9 * early.limit
+    for step in (5, 10):
+        early(step)
+        assert early.b == pytest.approx(0.9 * early.limit)
 
 
 def test_every_call_keeps_a_path_open():

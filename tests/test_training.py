@@ -20,7 +20,7 @@ def pruning(factor=4.0, metric="volume", seed=0, settings=SETTINGS, **options):
     for gate in gated.gates.values():
         gate.spread_(*settings.gate_start)
     steps = settings.prune_epochs * steps_per_epoch(DIGITS, settings)
-    budget = bar.Budget(gated, factor, steps, metric=metric, cap=settings.cap)
+    budget = settings.budget(gated, factor, steps, metric)
     generator = torch.Generator().manual_seed(seed)
     return Training(gated, DIGITS, settings.phases_of_pruning, settings, generator, budget=budget, **options)
 
@@ -49,7 +49,7 @@ def test_all_phases_end_within_the_budget(factor, metric):
     assert [r["phase"] for r in records] == ["prune"] * 6 + ["cut"] + ["finetune"] * 2 + ["cooldown"]
     assert [r["epoch"] for r in records] == [1, 2, 3, 4, 5, 6, 6, 1, 2, 1]
     assert records[-1][metric] == size
-    assert records[5]["budget"] == pytest.approx(budget.limit)
+    assert records[5]["budget"] == pytest.approx(SETTINGS.aim * budget.limit)
     assert all(0 <= r["accuracy"] <= 1 and r["barrier"] >= 0 for r in records)
 
 
@@ -129,7 +129,7 @@ def test_recalibration_measures_the_statistics_of_the_training_images():
 
 
 def test_weight_decay_spares_the_gates():
-    settings = dataclasses.replace(SETTINGS, weight_decay=10.0, gate_lr=1e-9, prune_epochs=1)
+    settings = dataclasses.replace(SETTINGS, weight_decay=10.0, gate_travel=1e-9, prune_epochs=1)
     torch.manual_seed(0)
     gated = bar.gate(models.build("wrn-10-1", 10, DIGITS.input_size), DIGITS.input_size)
     before = gated.log_alpha.detach().clone()
@@ -166,7 +166,7 @@ def test_a_loss_that_is_no_number_stops_training_at_once():
 @pytest.mark.parametrize("after", [3, 6, 8])
 def test_a_training_goes_on_from_its_state(after, tmp_path):
     """After any epoch, before and after the cut: the same records and weights, also with features cut on the way."""
-    settings = dataclasses.replace(SETTINGS, patience=0.2, gate_lr=0.6)
+    settings = dataclasses.replace(SETTINGS, patience=0.2, gate_travel=20.0)
     whole = pruning(8, settings=settings)
     records = list(whole)
     assert records[4]["flops_trained"] < records[0]["flops_trained"]  # something had been cut
@@ -195,7 +195,7 @@ def test_the_state_of_another_training_is_refused():
 
 def test_features_that_stay_dead_are_cut_and_not_before():
     settings = dataclasses.replace(SETTINGS, patience=0.5)  # three of six epochs
-    training = pruning(2, settings=dataclasses.replace(settings, gate_lr=1e-9))
+    training = pruning(2, settings=dataclasses.replace(settings, gate_travel=1e-9))
     gates = training.gated.gates
     gates["group1.0.conv1"].log_alpha.data[2:4] = -6.0
     cut = [(r["epoch"], int((gates["group1.0.conv1"].log_alpha == -torch.inf).sum())) for r in training][:6]

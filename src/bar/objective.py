@@ -13,8 +13,9 @@ from bar.errors import BarError, nearest
 from bar.schedule import SCHEDULES, margins
 from bar.surgery import GatedNetwork
 
-LAMBDA = 1e-5  # section 5.1, with L_S in numbers of WRN-28-12, whose V_F is:
-LAMBDA_VOLUME = 3_112_960
+# lambda V_F: the same pressure on networks of any size. Section 5.1 has 1e-5 for WRN-28-12, whose V_F is 3,112,960: 31.
+# Runs much shorter than its 80 epochs need ten times as much.
+PRESSURE = 311.0
 
 
 def distillation(
@@ -70,12 +71,16 @@ class Budget:
     schedule : str
         How b comes down: "sigmoid", "linear" or "exponential" (section 3.4).
     lam : float, optional
-        lambda of eq. 6, per unit of L_S. By default the paper's 1e-5 times V_F of its WRN-28-12 over that of this
-        network, so that networks of any size, in any metric, feel the same pressure.
+        lambda of eq. 6, per unit of L_S. By default 311 / V_F, so that networks of any size, in any metric, feel the
+        same pressure; the paper's is 31 / V_F, in runs that are much longer.
     cap : float
         Upper bound of f, which eq. 5 leaves infinite for V >= b.
     start : float
         b at the first step, in units of the full size. At 1 the barrier is infinite at once, since V = b.
+    reach : float
+        The part of the steps, in (0, 1], after which b has come down; 1 in the paper.
+    aim : float
+        What b comes down to, as a part of B in (0, 1]; 1 in the paper. A little below 1, V ends below B by itself.
 
     Attributes
     ----------
@@ -101,7 +106,7 @@ class Budget:
     >>> loss = gated(torch.rand(4, 1, 6, 6)).square().mean() + budget(step=50)
     >>> loss.backward()
     >>> print(budget.limit, round(budget.b), int(budget.V))
-    64.0 96 128
+    64.0 86 128
     >>> smaller = bar.prune(budget.settle())
     >>> bar.count(smaller, (1, 6, 6)).volume
     64
@@ -117,6 +122,8 @@ class Budget:
         lam: float | None = None,
         cap: float = 100.0,
         start: float = 1.0,
+        reach: float = 0.9,
+        aim: float = 0.97,
     ) -> None:
         if not (isinstance(factor, numbers.Real) and math.isfinite(factor) and factor > 1):
             raise BarError(f"the pruning factor must be a number above 1, not {factor!r}")
@@ -129,11 +136,12 @@ class Budget:
         if not (cap > 0 and start >= 1 and (lam is None or lam > 0)):  # also refuses what is not a number
             raise BarError(f"lambda and cap must be above 0, and start at least 1, not {lam}, {cap} and {start}")
         self.gated, self.steps, self.metric, self.schedule = gated, steps, metric, schedule
-        self.cap, self.start = cap, start
-        everything = {name: torch.ones_like(gate.alive) for name, gate in gated.gates.items()}
-        self.full = gated._size(everything, metric)
+        if not (0 < reach <= 1 and 0 < aim <= 1):
+            raise BarError(f"reach and aim must be above 0 and at most 1, not {reach} and {aim}")
+        self.cap, self.start, self.reach, self.aim = cap, start, reach, aim
+        self.full = gated.full(metric)
         self.limit = self.full / factor
-        self.lam = LAMBDA * LAMBDA_VOLUME / self.full if lam is None else lam
+        self.lam = PRESSURE / self.full if lam is None else lam
         smallest = gated.smallest(metric)
         if smallest > self.limit:
             raise BarError(
@@ -144,9 +152,9 @@ class Budget:
     def __call__(self, step: int) -> Tensor:
         """The term of the loss at a step, 0 <= step < steps; a scalar. Also keeps a path open (`floor_`)."""
         self.gated.floor_()
-        time = min(step / max(self.steps - 1, 1), 1.0)
-        self.a, b = margins(time, self.full, self.limit, self.schedule)
-        remaining = (b - self.limit) / (self.full - self.limit)  # 1 - T of eq. 7
+        time, end = min(step / max(self.reach * self.steps - 1, 1), 1.0), self.aim * self.limit
+        self.a, b = margins(time, self.full, end, self.schedule)
+        remaining = (b - end) / (self.full - end)  # 1 - T of eq. 7
         self.b = b + (self.start - 1) * self.full * remaining
         size = cost.METRICS[self.metric]
         with torch.no_grad():

@@ -25,7 +25,6 @@ from bar.cost import METRICS, Cost, count
 from bar.errors import BarError, nearest
 from bar.inference import fold
 from bar.network import trace
-from bar.objective import Budget
 from bar.schedule import SCHEDULES
 from bar.surgery import gate
 from bar.training import PRESETS, Settings, Training, accuracy, steps_per_epoch
@@ -219,10 +218,8 @@ def run(
         for g in gated.gates.values():
             g.spread_(*settings.gate_start, generator=spread)
         gated.to(place)
-        budget = Budget(
-            gated, config.pruning_factor, settings.prune_epochs * steps_per_epoch(images, settings),
-            metric=config.metric, schedule=config.schedule, lam=settings.lam, cap=settings.cap, start=settings.b_start,
-        )  # fmt: skip
+        steps = settings.prune_epochs * steps_per_epoch(images, settings)
+        budget = settings.budget(gated, config.pruning_factor, steps, config.metric, config.schedule)
         taught = run(
             config.unpruned, folder.parent / config.unpruned.name, root=root, device=device, resume=resume,
             report=report, tick=tick,

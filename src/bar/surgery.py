@@ -216,6 +216,16 @@ class GatedNetwork(nn.Module):
         """
         return self._size({name: gate.alive for name, gate in self.gates.items()}, metric)
 
+    def full(self, metric: str = "volume") -> int:
+        """Volume or FLOPs with all features (V_F).
+
+        Parameters
+        ----------
+        metric : str
+            "volume" (numbers per image) or "flops" (per image).
+        """
+        return self._size({name: torch.ones_like(gate.alive) for name, gate in self.gates.items()}, metric)
+
     def uncut(self, metric: str = "volume") -> int:
         """Volume or FLOPs of what is still computed while training: all that has not been cut (`cut_`).
 
@@ -511,6 +521,8 @@ def _rebuild(network: Network, keep: dict[fx.Node, Tensor], values: dict[str, Te
             new = _smaller_linear(old, have) if fold else _PartOfLinear(old, have)
             held[node] = module(node.target, new, twin), torch.arange(old.out_features)
         elif kind == "add":
+            # What ran first is the base: its channels come first in `_order`, too, so later sums need no gathering.
+            parts = [held[n] for n in sorted(sources, key=list(network.kinds).index) if n in held]
             held[node] = parts[0] if len(parts) == 1 else _mixed_add(graph, index, *parts)
         elif kind == "cat":
             widths = [network.features(n) for n in sources]

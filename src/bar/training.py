@@ -19,7 +19,7 @@ from bar.cost import count
 from bar.data import Dataset, Split, batches, num_batches
 from bar.errors import BarError
 from bar.objective import Budget, distillation
-from bar.surgery import prune
+from bar.surgery import GatedNetwork, prune
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,27 @@ class Settings:
     weight_decay: float = 5e-4  # not on the gates
     alpha: float = 0.9  # weight of the teacher, section 3.5
     temperature: float = 4.0
-    gate_lr: float | None = 1e-3  # None: 10 / steps, so that a gate can travel as far in a short run as in a long one
+    gate_lr: float | None = 1e-3
+    gate_travel: float | None = None  # instead of gate_lr, that times the steps: as far in a short run as in a long one
+    gate_betas: tuple[float, float] = (0.9, 0.999)  # of Adam
+    gate_decay: float = 0.0  # the gates' learning rate falls to 0 over this last part of the pruning
     gate_start: tuple[float, float] = (0.0, 0.01)  # log alpha is drawn uniformly from this
-    lam: float | None = 1e-5  # None: scaled to the size of the network, see bar.Budget
+    lam: float = 1e-5
+    pressure: float | None = None  # instead of lam, that times V_F: the same for networks of any size
     b_start: float = 1.01  # of V_F; the paper starts at V_F, where its barrier is infinite
     cap: float = 1000.0  # of the barrier, infinite in the paper
+    reach: float = 1.0  # b arrives at the budget after this part of the pruning
+    aim: float = 1.0  # b arrives at this part of the budget
     patience: float | None = None  # features dead for so long are cut while training, as a part of the pruning epochs
+
+    def budget(
+        self, gated: GatedNetwork, factor: float, steps: int, metric: str = "volume", schedule: str = "sigmoid"
+    ) -> Budget:
+        """The term of the loss, see `bar.Budget`."""
+        lam = self.lam
+        if self.pressure is not None:
+            lam = self.pressure / gated.full(metric)
+        return Budget(gated, factor, steps, metric, schedule, lam, self.cap, self.b_start, self.reach, self.aim)
 
     @property
     def phases_of_pruning(self) -> list[tuple[str, int, float]]:
@@ -64,8 +79,9 @@ PRESETS = {
     "paper": Settings(),
     # For a laptop: a short run needs gates that move faster and do not all start at the same place.
     "quick": Settings(
-        prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32,
-        gate_lr=None, gate_start=(-1.0, 5.0), lam=None, b_start=1.0, cap=100.0,
+        prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32, lr=5e-3,
+        cooldown_lr=5e-4, gate_travel=20.0, gate_betas=(0.0, 0.9), gate_decay=0.1, gate_start=(-1.0, 5.0),
+        pressure=311.0, b_start=1.0, cap=100.0, reach=0.9, aim=0.97, patience=0.1,
     ),
 }  # fmt: skip
 
@@ -206,8 +222,7 @@ class Training:
         weights = [p for p in self.network.parameters() if id(p) not in of_gates]
         groups = [{"params": weights, "weight_decay": self.settings.weight_decay}]
         if gates:
-            gate_lr = self.settings.gate_lr or 10 / self.budget.steps
-            groups.append({"params": gates, "weight_decay": 0.0, "lr": gate_lr})
+            groups.append({"params": gates, "weight_decay": 0.0, "betas": self.settings.gate_betas})
         return torch.optim.Adam(groups, foreach=True)
 
     def _train(self, phase: str, epoch: int, lr: float) -> dict:
@@ -231,6 +246,8 @@ class Training:
                 output = network(images).float()
             data_loss = distillation(output, labels, taught, settings.alpha, settings.temperature)
             terms = torch.stack([data_loss, budget(self._step) if budget else torch.zeros_like(data_loss)])
+            if budget:
+                self._optimizer.param_groups[1]["lr"] = self._gate_lr()
             self._optimizer.zero_grad()
             terms.sum().backward()
             self._optimizer.step()
@@ -266,6 +283,12 @@ class Training:
             record |= {"size": self.gated.size(self.budget.metric), "budget": self.budget.limit, "barrier": 0.0}
         return record | {"accuracy": accuracy(network, data.validation, data)}
 
+    def _gate_lr(self) -> float:
+        steps, decay = self.budget.steps, self.settings.gate_decay
+        left = (steps - self._step) / (decay * steps) if decay else 1.0
+        travel = self.settings.gate_travel
+        return (travel / steps if travel else self.settings.gate_lr) * min(left, 1.0)
+
     def _followed(self, sizes: Tensor, margins: Tensor) -> dict:
         """How V followed b, step by step."""
         lowest = torch.cat([self._lowest, sizes]).cummin(0).values
@@ -291,9 +314,12 @@ class Training:
         gated, live = self.gated, self.gated.live()
         matters = torch.cat([live[gated.network.convs[name]] for name in gated.gates])
         self._dead_for = torch.where(matters, 0, self._dead_for + 1)
-        due = self._dead_for >= max(1, round(self.settings.patience * self._pruning_epochs))
-        if (due & (gated.log_alpha.cpu() > -torch.inf)).any():
-            sizes = [len(gate.log_alpha) for gate in gated.gates.values()]
+        due = self._dead_for >= max(2, round(self.settings.patience * self._pruning_epochs))
+        there = gated.log_alpha.cpu() > -torch.inf
+        sizes = [len(gate.log_alpha) for gate in gated.gates.values()]
+        left = dict(zip(gated.gates, (there & ~due).split(sizes), strict=True))
+        # Should V have fallen too far, the last step needs something to reopen.
+        if (due & there).any() and gated._size(left, self.budget.metric) >= self.budget.limit:
             gated.cut_(dict(zip(gated.gates, due.split(sizes), strict=True)))
 
     def _cut(self) -> dict:

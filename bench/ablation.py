@@ -1,0 +1,106 @@
+"""What makes a short run follow its budget? Each change of the quick settings, one at a time.
+
+Every run is a whole training, watched on validation images alone; no test image is looked at. A run is written to a
+file of its own as soon as it ends, and one that is there is not made again, so that the whole can be stopped and
+continued, or spread over several processes (by seed, say).
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+from rich.progress import track
+
+import bar
+from bar import data, models, runs, storage
+from bar.training import PRESETS, Settings, Training, steps_per_epoch
+
+QUICK = PRESETS["quick"]
+FIRST = dataclasses.replace(
+    QUICK, lr=1e-3, cooldown_lr=1e-4, gate_lr=None, gate_travel=10.0, gate_betas=(0.9, 0.999), gate_decay=0.0,
+    lam=None, pressure=31.0, reach=1.0, aim=1.0, patience=None,
+)  # fmt: skip
+FASTER = dataclasses.replace(FIRST, lr=5e-3, cooldown_lr=5e-4)
+LATER = {"reach": 0.9, "aim": 0.97}
+NIMBLE = {"gate_betas": (0.0, 0.9)}
+VARIANTS: dict[str, Settings] = {
+    "start": FIRST,
+    "faster weights": FASTER,
+    "… and b early at 0.97 B": dataclasses.replace(FASTER, **LATER),
+    "… and gates without momentum": dataclasses.replace(FASTER, **NIMBLE),
+    "… and both": dataclasses.replace(FASTER, **LATER, **NIMBLE),
+    "quick, nothing cut on the way": dataclasses.replace(QUICK, patience=None),
+    "quick": QUICK,
+    "quick, equal starts": dataclasses.replace(QUICK, gate_start=(0.0, 0.01)),
+    "the paper's settings": dataclasses.replace(
+        Settings(), prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32
+    ),
+}
+
+
+def train(settings: Settings, factor: float, seed: int, model: str, images: data.Dataset, teacher) -> list[dict]:
+    """The records of one training."""
+    torch.manual_seed(seed)
+    gated = bar.gate(models.build(model, images.num_classes, images.input_size), images.input_size)
+    spread = torch.Generator().manual_seed(seed)
+    for gate in gated.gates.values():
+        gate.spread_(*settings.gate_start, generator=spread)
+    gated.to(memory_format=torch.channels_last)
+    budget = settings.budget(gated, factor, settings.prune_epochs * steps_per_epoch(images, settings))
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    return list(
+        Training(gated, images, settings.phases_of_pruning, settings, generator, teacher=teacher, budget=budget)
+    )
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--dataset", default="digits", show_default=True)
+@click.option("--model", default="wrn-10-1", show_default=True)
+@click.option("--limit", type=int, help="Use only so many training images.")
+@click.option("--factors", type=float, multiple=True, default=(4.0, 16.0), show_default=True)
+@click.option("--seeds", type=int, multiple=True, default=(5, 6, 7), show_default=True)
+@click.option("--variants", multiple=True, default=tuple(VARIANTS), help="Some of them only.")
+@click.option("--threads", default=1, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("results/ablation"), show_default=True)
+@click.option("--teachers", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+def main(dataset, model, limit, factors, seeds, variants, threads, out, teachers) -> None:
+    """Train with each variant of the settings, and record it.
+
+    \b
+    Examples:
+      python bench/ablation.py
+      python bench/ablation.py --factors 16 --seeds 5 --variants quick --variants start
+    """
+    torch.set_num_threads(threads)
+    unknown = [name for name in variants if name not in VARIANTS]
+    if unknown:
+        raise click.UsageError(f"no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
+    images = data.load(dataset, limit=limit)
+    jobs = [(name, factor, seed) for seed in seeds for name in variants for factor in factors]
+    for name, factor, seed in track(jobs, "trainings", console=Console(stderr=True)):
+        path = out / f"{dataset}-{model}-x{factor:g}-seed{seed}-{list(VARIANTS).index(name)}.json"
+        if path.exists():
+            continue
+        config = bar.RunConfig(dataset=dataset, model=model, limit=limit, seed=seed, method="unpruned")
+        bar.run(config, teachers / config.name, device="cpu")
+        unpruned = [json.loads(line) for line in (teachers / config.name / runs.METRICS_FILE).read_text().splitlines()]
+        teacher = bar.fold(storage.load(teachers / config.name))
+        epochs = train(VARIANTS[name], factor, seed, model, images, teacher)
+        result = {
+            "variant": name, "settings": dataclasses.asdict(VARIANTS[name]), "dataset_label": images.label,
+            "training_images": len(images.train), "validation_images": len(images.validation), "model": model,
+            "pruning_factor": factor, "seed": seed, "volume_full": bar.count(
+                models.build(model, images.num_classes, images.input_size), images.input_size).volume,
+            "validation_accuracy_unpruned": unpruned[-1]["accuracy"], "epochs": epochs,
+            "hardware": runs.hardware(), "torch": torch.__version__, "commit": runs.commit(),
+        }  # fmt: skip
+        out.mkdir(parents=True, exist_ok=True)
+        storage.write_text(path, json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
