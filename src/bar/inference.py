@@ -12,6 +12,8 @@ from bar.errors import BarError
 from bar.export import _plain
 from bar.surgery import GatedNetwork, slices
 
+_LANES = 16  # features that a convolution computes at once on a CPU (AVX-512, float32)
+_COPY = 10  # multiply-adds that take as long on a CPU as copying a channel of a pixel, measured
 _SUMS = (operator.add, torch.add, torch.cat, torch.index_add)
 _PARTS = (torch.narrow, torch.index_select)
 _NEW = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Linear)
@@ -60,12 +62,8 @@ def fold(network: nn.Module) -> fx.GraphModule:
 
 
 def make_room(signal: Tensor, channels: int) -> Tensor:
-    """A copy of a signal with more channels behind its own, whose values are left open."""
-    n, width, *size = signal.shape
-    layout = torch.channels_last if signal.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    wider = torch.empty(n, channels, *size, dtype=signal.dtype, device=signal.device, memory_format=layout)
-    wider.narrow(1, 0, width).copy_(signal)
-    return wider
+    """A copy of a signal with more channels behind its own, all zero."""
+    return F.pad(signal, (0, 0, 0, 0, 0, channels - signal.shape[1]))
 
 
 def add_slices_(signal: Tensor, delta: Tensor, stretches: list[tuple[int, int, int]]) -> Tensor:
@@ -83,11 +81,15 @@ def add_gathered_(signal: Tensor, delta: Tensor, fetch: Tensor) -> Tensor:
     return signal
 
 
-def put_slices_(signal: Tensor, delta: Tensor, stretches: list[tuple[int, int, int]]) -> Tensor:
-    """Fill channels whose values are open, stretch by stretch as in `add_slices_`."""
-    for place, entry, length in stretches:
-        signal.narrow(1, place, length).copy_(delta.narrow(1, entry, length))
-    return signal
+def scale_and_shift(signal: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Batch norm in eval mode as one multiply-add, scale and shift of shape (channels, 1, 1)."""
+    n, channels, height, width = signal.shape
+    if channels > 32 or signal.numel() < 2**16 or not signal.is_contiguous(memory_format=torch.channels_last):
+        return torch.addcmul(shift, signal, scale)
+    # A loop over few channels is too short for a CPU: go along a whole row of pixels.
+    rows = signal.permute(0, 2, 3, 1).view(n, height, width * channels)
+    out = torch.addcmul(shift.flatten().repeat(width), rows, scale.flatten().repeat(width))
+    return out.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _module(node: fx.Node) -> nn.Module | None:
@@ -211,6 +213,25 @@ def _overwrite(plain: fx.GraphModule) -> None:
     memory: dict[fx.Node, fx.Node] = {}  # a signal -> what holds it, perhaps with room behind it
     new: dict[fx.Node, fx.Node] = {}
 
+    def only_in(node: fx.Node, root: fx.Node) -> bool:
+        """Whether a node is an ordinary convolution whose features go into a sum, and nowhere else."""
+        ordinary = type(_module(node)) is nn.Conv2d and _module(node).groups == 1
+        return ordinary and set(readers(node)) == {root} and sum(n.target == node.target for n in nodes) == 1
+
+    def work(node: fx.Node, width: int) -> int:
+        """Multiply-adds per pixel that a convolution takes when its features fill up to `width` with zeros."""
+        return _module(node).weight[0].numel() * -(-width // _LANES) * _LANES
+
+    def spread(node: fx.Node, places: list[int], width: int) -> None:
+        """Let a convolution put its features where a sum has them, and zeros elsewhere."""
+        conv = copy.deepcopy(_module(node))
+        for name, old in conv.named_parameters():
+            wider = old.new_zeros(width, *old.shape[1:])
+            wider[places] = old
+            setattr(conv, name, nn.Parameter(wider, requires_grad=False))
+        conv.out_channels = width
+        plain.set_submodule(node.target, conv)
+
     def attribute(name: str, tensor: Tensor) -> fx.Node:
         plain.register_buffer(name, tensor)
         return graph.get_attr(name)
@@ -224,39 +245,44 @@ def _overwrite(plain: fx.GraphModule) -> None:
                     memory[node] = memory[relus[node]]
             elif node in sums:
                 base, others = sums[node]
-                here, width = new.get(base, base), len(signals[base])
+                here, width, wide = new.get(base, base), len(signals[base]), room[node]
+                summands = {base: list(range(width))} | others
+                extra = {n: work(n, wide) - work(n, len(places)) for n, places in summands.items()
+                         if only_in(n, node) and len(places) == len(signals[n])}  # fmt: skip
                 if kept[node] and base in memory:
                     here = memory[base]
-                elif not kept[node] or room[node] > width:
-                    here = graph.call_function(make_room, (here, room[node]))
-                filled = set(range(width))
-                for i, (other, places) in enumerate(others.items()):
+                elif not kept[node] or wide > width:
+                    if extra and min(extra.values()) <= _COPY * wide:
+                        here = base = min(extra, key=extra.get)
+                        spread(base, summands[base], wide)
+                    else:
+                        here = graph.call_function(make_room, (here, wide))
+                del summands[base]
+                for i, (other, places) in enumerate(summands.items()):
                     delta = new.get(other, other)
-                    added = slices((c, entry) for entry, c in enumerate(places) if c in filled)
-                    placed = slices((c, entry) for entry, c in enumerate(places) if c not in filled)
-                    filled |= set(places)
+                    if extra.get(other) == 0 and places != list(range(len(places))):
+                        spread(other, places, wide)
+                        places = range(wide)
+                    added = slices((c, entry) for entry, c in enumerate(places))
                     if len(added) > 2 + width // 24:  # where the two take equally long on a CPU
                         fetch = torch.full((max(place + length for place, _, length in added),), len(signals[other]))
                         for place, entry, length in added:
                             fetch[place : place + length] = torch.arange(entry, entry + length)
                         fetch = attribute(f"{node.name}_fetch{i}", fetch)
                         here = graph.call_function(add_gathered_, (here, delta, fetch))
-                    elif added:
+                    else:
                         here = graph.call_function(add_slices_, (here, delta, added))
-                    if placed:
-                        here = graph.call_function(put_slices_, (here, delta, placed))
                 memory[node] = here
                 prefix = (here, 1, 0, len(signals[node]))
                 new[node] = here if room[node] == len(signals[node]) else graph.call_function(torch.narrow, prefix)
-            elif isinstance(module, nn.BatchNorm2d) and _calls(node.args[0], _PARTS) and module.running_var is not None:
-                # torch's batch norm is slow on what is not contiguous.
+            elif isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
                 scale = (module.running_var + module.eps).rsqrt() * (1 if module.weight is None else module.weight)
                 shift = (0 if module.bias is None else module.bias) - module.running_mean * scale
                 name = node.target.replace(".", "_")
                 scale, shift = (
                     attribute(f"{name}_{n}", t[:, None, None]) for n, t in (("scale", scale), ("shift", shift))
                 )
-                new[node] = graph.call_function(torch.addcmul, (shift, node.args[0], scale))
+                new[node] = graph.call_function(scale_and_shift, (node.args[0], scale, shift))
         if node in new:
             node.replace_all_uses_with(new[node])
     graph.eliminate_dead_code()
