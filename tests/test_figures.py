@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_rgb
@@ -31,6 +32,26 @@ def labelled(ax, label: str):
     return line
 
 
+TIMES = pd.DataFrame(
+    {
+        "record": record,
+        "batch": batch,
+        "network": name,
+        "factor": factor,
+        "flop_factor": factor ** (1 + (name == "mixed")),
+    }
+    for record in ("latency-cpu.json: some-network, " + "a processor with a long name, " * 2 + "commit abcdef", "gpu")
+    for batch in (1, 64)
+    for factor in (16.0, 2.0, 4.0)
+    for name in ("gated", "unpruned", "regular", "mixed", "dense", "torch-pruning", "mixed, as pruned")
+)
+RANDOM = np.random.default_rng(0)
+for column in ("speedup", "throughput_over_dense", "ms_slower_convolutions", "ms_more_of_the_rest"):
+    TIMES[column] = RANDOM.uniform(0.3, 1, len(TIMES))
+TIMES["throughput_over_dense_low"] = TIMES.throughput_over_dense - 0.02
+TIMES["throughput_over_dense_high"] = TIMES.throughput_over_dense + 0.05
+TIMES["ms_if_flops_were_time"] = 1.0
+
 FIGURES = {
     "distributions": figures.distributions,
     "estimates": figures.estimates,
@@ -40,6 +61,9 @@ FIGURES = {
     "connectivity": lambda: figures.connectivity(pruned("wrn-16-1")),
     "chunk": lambda: figures.chunk(pruned("wrn-16-1")),
     "neurons_per_block": lambda: figures.neurons_per_block(pruned("wrn-16-1")),
+    "speedups": lambda: figures.speedups(TIMES),
+    "throughput_over_dense": lambda: figures.throughput_over_dense(TIMES),
+    "where_time_went": lambda: figures.where_time_went(TIMES[TIMES.network.isin(["mixed", "dense"])]),
 }
 
 
@@ -297,3 +321,71 @@ def test_draw_shows_the_widths_before_and_after():
         gated.live()[node] for node in gated.network.convs.values()
     ])  # fmt: skip
     assert len(signals) == 6
+
+
+def panels_of(figure) -> list:
+    """Panels with the rows of TIMES that belong into them, sorted by factor."""
+    groups = [rows.sort_values("factor", kind="stable") for _, rows in TIMES.groupby(["record", "batch"], sort=False)]
+    titles = [" ".join(ax.get_title(loc="left").split()) for ax in figure.axes]
+    cpu, gpu = TIMES.record.unique()
+    assert titles == [f"{cpu} batch of 1", "batch of 64", f"{gpu} batch of 1", "batch of 64"]
+    return list(zip(figure.axes, groups, strict=True))
+
+
+def drawn(ax) -> dict:
+    """Label -> points, of lines with or without error bars."""
+    handles, labels = ax.get_legend_handles_labels()
+    return {
+        label: np.asarray(getattr(handle, "lines", [handle])[0].get_xydata())
+        for handle, label in zip(handles, labels, strict=True)
+    }
+
+
+def test_speedups_are_those_of_the_records():
+    for ax, rows in panels_of(figures.speedups(TIMES)):
+        lines = drawn(ax)
+        assert lines.pop("limit: FLOP factor of mixed").tolist() == [[2, 4], [4, 16], [16, 256]]
+        assert len(lines) == len(figures.TIMED)
+        for name, look in figures.TIMED.items():
+            expected = rows[rows.network == name][["factor", "speedup"]]
+            np.testing.assert_array_equal(lines[look["label"]], expected)
+        assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+
+
+def test_throughput_over_dense_is_that_of_the_records_and_nothing_is_cut_off():
+    for ax, rows in panels_of(figures.throughput_over_dense(TIMES, target=0.85)):
+        lines = drawn(ax)
+        assert set(lines.pop("target: 85 % of dense")[:, 1]) == {85}
+        assert set(lines.pop("dense, same FLOPs")[:, 1]) == {100}
+        assert set(lines) == {"mixed", "regular", "Torch-Pruning"}
+        for container in ax.containers:
+            own = rows[rows.network == container.get_label().lower()]
+            np.testing.assert_allclose(lines[container.get_label()][:, 1], 100 * own.throughput_over_dense)
+            (bars,) = container.lines[2]
+            ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+            middle = 100 * own.throughput_over_dense.to_numpy()
+            np.testing.assert_allclose(ends, np.column_stack([middle - 2, middle + 5]))
+            assert ax.get_ylim()[0] <= ends.min() < ends.max() <= ax.get_ylim()[1]
+
+
+def test_where_time_went_adds_up_to_all_of_it():
+    networks = TIMES[TIMES.network.isin(["mixed", "dense"])]
+    for ax, rows in panels_of(figures.where_time_went(networks)):
+        rows = rows[rows.network.isin(["mixed", "dense"])]
+        assert [tick.get_text() for tick in ax.get_yticklabels()] == [
+            f"{name}, {factor}x" for factor in (2, 4, 16) for name in ("mixed", "dense")
+        ]
+        pieces = [rows.ms_if_flops_were_time, rows.ms_slower_convolutions, rows.ms_more_of_the_rest]
+        for container, piece in zip(ax.containers, pieces, strict=True):
+            np.testing.assert_allclose([bar.get_width() for bar in container], 100 * piece / sum(pieces))
+        for left, right in zip(ax.containers, ax.containers[1:], strict=False):  # each begins where the last one ends
+            np.testing.assert_allclose(
+                [bar.get_x() for bar in right], [bar.get_x() + bar.get_width() for bar in left], atol=1e-9
+            )
+        np.testing.assert_allclose([bar.get_x() + bar.get_width() for bar in ax.containers[-1]], 100)
+
+
+@pytest.mark.parametrize("draw", [figures.speedups, figures.throughput_over_dense, figures.where_time_went])
+def test_no_times_to_draw(draw):
+    with pytest.raises(bar.BarError, match="no measured time"):
+        draw(TIMES[:0])
