@@ -44,6 +44,10 @@ class Cost:
 def count(model: nn.Module, input_size: Iterable[int], linear: bool = False) -> Cost:
     """Count what a network costs for one image, by running it without numbers.
 
+    Counted are the outputs and FLOPs of every ``nn.Conv2d`` that runs, as often as it runs; each feature of a grouped
+    convolution reads the input channels of its group only, and of a depthwise one a single channel. Not counted are
+    other convolutions (``nn.Conv1d``, ``nn.Conv3d``, transposed ones) and calls of ``F.conv2d``.
+
     Parameters
     ----------
     model : nn.Module
