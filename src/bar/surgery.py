@@ -544,7 +544,7 @@ def _rebuild(network: Network, keep: dict[fx.Node, Tensor], values: dict[str, Te
                 have = (have[:, None] * pixels + torch.arange(pixels)).flatten()
             # Not in place: a block that has gone leaves its input and its output one and the same tensor.
             if old is not None:
-                new = copy.deepcopy(old)
+                new = copy.deepcopy(old) if fold or hasattr(old, "inplace") else old
                 if hasattr(new, "inplace"):
                     new.inplace = False
                 held[node] = module(node.target, new, twin), have
