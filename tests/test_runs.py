@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -230,3 +231,32 @@ def test_features_of_grouped_convolutions_are_recorded(tmp_path):
     config = bar.RunConfig(model="resnext50_32x4d", pruning_factor=3, limit=40, size=32, epochs=(1, 0, 0))
     record = bar.run(config, tmp_path / "run")
     assert record["volume"] == sum(record["features"][n] * record["areas"][n] for n in record["areas"])
+
+
+def test_tensorboard(bar_command, tmp_path, monkeypatch):
+    """What is watched is written, the unpruned network's beside the rest; without the package it is refused at once."""
+    options = ["--limit", "160", "--size", "8", "--epochs", "2", "0", "0", "--tensorboard"]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    code, _, err = bar_command("run", *options)
+    assert (code, err) == (2, "bar: --tensorboard needs the package tensorboard: pip install tensorboard\n")
+    assert list(tmp_path.iterdir()) == []
+
+    written = []
+
+    class Writer:
+        def __init__(self, folder):
+            self.folder = Path(folder).name
+
+        def add_scalar(self, name, value, step):
+            written.append((self.folder, name, value, step))
+
+        def flush(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    assert bar_command("run", *options)[0] == 0
+    (folder,) = (tmp_path / "runs").glob("*-bar-*")
+    records = [json.loads(line) for line in (folder / runs.METRICS_FILE).read_text().splitlines()]
+    mine = [(value, step) for place, name, value, step in written if (place, name) == ("bar", "accuracy")]
+    assert mine == [(r["accuracy"], r["epoch"]) for r in records]
+    assert ("unpruned", 2) in {(place, step) for place, _, _, step in written}
