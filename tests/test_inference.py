@@ -183,3 +183,31 @@ def test_two_writers_meet_in_one_slice(seed):
     assert not {torch.index_add, torch.index_select} & set(called(network))
     added = [n.args[2] for n in bar.fold(network).graph.nodes if n.target is inference.add_slices_]
     assert all(len(stretches) == 1 for stretches in added)
+
+
+def test_two_batch_norms_in_a_row_are_folded_both():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2))
+    for norm in net[1:3]:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.running_mean)
+    images = torch.randn(2, *SIZE)
+    torch.testing.assert_close(bar.fold(net.eval())(images), net(images), rtol=1e-5, atol=1e-5)
+
+
+def test_channels_that_were_shuffled_are_left_alone():
+    class Shuffled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return torch.cat(self.conv(x).chunk(2, 1)[::-1], 1)
+
+    class Cat(Shuffled):
+        def forward(self, x):
+            return torch.cat(self.conv(x).chunk(2, 1), 1)
+
+    images = torch.randn(2, *SIZE)
+    for net in (Shuffled().eval(), Cat().eval()):
+        torch.testing.assert_close(bar.fold(net)(images), net(images))

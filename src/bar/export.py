@@ -134,7 +134,8 @@ def _plain(network: nn.Module) -> fx.GraphModule:
         (source,) = node.all_input_nodes
         conv = modules.get(source.target) if source.op == "call_module" else None
         if isinstance(conv, nn.Conv2d) and len(source.users) == 1 and calls[source.target] == 1:
-            plain.set_submodule(source.target, fuse_conv_bn_eval(conv, norm))
+            modules[source.target] = fuse_conv_bn_eval(conv, norm)  # another batch norm may follow
+            plain.set_submodule(source.target, modules[source.target])
             node.replace_all_uses_with(source)
             plain.graph.erase_node(node)
     plain.delete_all_unused_submodules()

@@ -130,6 +130,8 @@ def _rearranged(node: fx.Node, signals: dict[fx.Node, list]) -> list | None:
     """Every channel of a sum, or of a part, as the channels of others that it is the sum of."""
     if node.target is torch.cat:
         sources, dim = node.args[0], node.args[1:]
+        if isinstance(sources, fx.Node):  # what x.chunk() returns
+            return None
     else:
         sources, dim = [a for a in node.args if isinstance(a, fx.Node) and a.op != "get_attr"], node.args[1:2]
     if any(source not in signals for source in sources):

@@ -6,29 +6,41 @@ forwards, to see which can be non-zero, and backwards, to see which are read.
 """
 
 import copy
+import math
 import operator
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from bar.errors import BarError
 
 # Operations that act on each channel by itself and keep a zero channel at zero.
 CHANNELWISE_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanh,
-    nn.Hardtanh, nn.Softsign, nn.Identity, nn.Dropout, nn.Dropout2d,
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Hardswish, nn.Tanh, nn.Hardtanh, nn.Softsign, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.Identity,
+    nn.Dropout, nn.Dropout2d,
     nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
 )  # fmt: skip
 CHANNELWISE_FUNCTIONS = {
-    F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.hardswish, F.tanh,
-    torch.relu, torch.tanh, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d,
+    F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.hardswish, F.tanh, F.softsign,
+    F.softshrink, F.hardshrink, F.tanhshrink, torch.relu, torch.selu, torch.celu, torch.tanh,
+    F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d,
 }  # fmt: skip
 _CHANNELWISE_METHODS = {"relu", "relu_", "tanh", "contiguous"}
-_ADD_FUNCTIONS = {operator.add, operator.iadd, torch.add}
+_ADD_FUNCTIONS = {operator.add, torch.add}
 _ADD_METHODS = {"add", "add_"}
+# `x += y` changes x for everybody who holds it; torch.fx by itself takes it for x = x + y.
+_IN_PLACE_OPERATORS = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
 
 
 def _kind(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
@@ -46,13 +58,18 @@ def _kind(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
         if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
             return "flatten"
         zero = not isinstance(module, nn.Hardtanh) or module.min_val <= 0 <= module.max_val
-        if isinstance(module, CHANNELWISE_MODULES) and zero:
+        alike = not isinstance(module, nn.PReLU) or module.num_parameters == 1  # for all channels the same
+        if isinstance(module, CHANNELWISE_MODULES) and zero and alike and not getattr(module, "return_indices", False):
             return "channelwise"
     elif node.op == "call_function":
-        if node.target in _ADD_FUNCTIONS and all(isinstance(a, fx.Node) for a in node.args) and not node.kwargs:
+        target = _IN_PLACE_OPERATORS.get(node.target, node.target)
+        if target in _ADD_FUNCTIONS and all(isinstance(a, fx.Node) for a in node.args) and not node.kwargs:
             return "add"
+        if target in (operator.mul, operator.truediv) and _scales(node, target):
+            return "channelwise"
         if node.target is torch.cat and (node.args[1:] or (node.kwargs.get("dim"),))[0] == 1:
-            return "cat"
+            listed = isinstance((node.args or [node.kwargs["tensors"]])[0], list | tuple)  # not what x.chunk() returns
+            return "cat" if listed else None
         if node.target is torch.flatten and (*node.args[1:], *node.kwargs.values()) == (1,):
             return "flatten"
         if node.target is torch.mean and _over_pixels(node):
@@ -71,6 +88,25 @@ def _kind(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
     return None
 
 
+def _scales(node: fx.Node, target: Callable) -> bool:
+    """Whether a product or quotient is that of a signal and a number, as in ``0.5 * x`` or ``x / 2``."""
+    first, second = node.args
+    number = second if isinstance(first, fx.Node) else first
+    if not isinstance(number, int | float) or not math.isfinite(number):
+        return False
+    return target is operator.mul or (number is second and number != 0)
+
+
+def _place(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
+    """The name of a node, what it does, and the path of the module that does it, for errors."""
+    if node.op == "call_module":
+        module = modules[node.target]
+        return f"{node.name!r} ({type(module).__name__}({module.extra_repr()}), module {node.target!r})"
+    path, _ = next(reversed(node.meta.get("nn_module_stack", {}).values()), ("", None))
+    what = getattr(node.target, "__name__", node.target)
+    return f"{node.name!r} ({what}, in " + (f"module {path!r})" if path else "the network itself)")
+
+
 def _over_pixels(node: fx.Node) -> bool:
     """Whether a mean is taken over height and width."""
     dims = [*node.args[1:], *(v for k, v in node.kwargs.items() if k in ("dim", "axis"))][:1]
@@ -84,16 +120,19 @@ def _kinds(module: fx.GraphModule) -> tuple[dict[fx.Node, str], set[fx.Node]]:
     fixed: set[fx.Node] = set()  # nodes whose channels are always there: the images, and what linear layers put out
     for node in module.graph.nodes:
         kind = _kind(node, modules)
+        if kind == "channelwise" and len(node.all_input_nodes) > 1:  # such as a size that is computed from the images
+            kind = None
         untouched = all(n in fixed for n in node.all_input_nodes)
         if kind is None and not untouched:
-            what = modules[node.target] if node.op == "call_module" else node.target
             raise BarError(
-                f"cannot follow features through {node.name!r} ({what}): it is not known to keep a zero feature at "
+                f"cannot follow features through {_place(node, modules)}: it is not known to keep a zero feature at "
                 "zero. Write it with convolution, batch norm, linear, pooling, add, cat, flatten(1) and activations "
                 "with f(0) = 0"
             )
         if not untouched and any(n.op == "get_attr" for n in node.all_input_nodes):
-            raise BarError(f"{node.name!r} combines features with a parameter of its own, which pruning cannot follow")
+            raise BarError(
+                f"{_place(node, modules)} combines features with a parameter of its own, which pruning cannot follow"
+            )
         kinds[node] = "opaque" if node.op == "get_attr" else kind or "opaque"
         if kind in ("input", "linear") or (untouched and kind not in ("conv", "depthwise")):
             fixed.add(node)
@@ -105,15 +144,27 @@ class _Shapes(fx.Interpreter):
 
     def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
         super().__init__(module, graph=graph)
+        self.extra_traceback = False
+        self.modules = dict(module.named_modules())
         self.shapes: dict[fx.Node, torch.Size] = {}
+        # torch counts how often a tensor, or another that shares its memory, was changed in place
+        self.versions: dict[fx.Node, int | None] = {}
 
     def run_node(self, node: fx.Node) -> Tensor:
+        for source in node.all_input_nodes:
+            if self.versions.get(source) != getattr(self.env[source], "_version", None):
+                raise BarError(
+                    f"{_place(node, self.modules)} reads {source.name!r} after an operation in place has changed its "
+                    "memory under another name (Identity, Dropout, flatten and contiguous share it): use inplace=False"
+                )
         try:
             out = super().run_node(node)
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise BarError(f"the network cannot take this input: {node.name!r} fails with: {reason}") from error
+        except Exception as error:  # modules raise anything from RuntimeError to AssertionError
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            where = _place(node, self.modules)
+            raise BarError(f"the network cannot take this input: {where} fails with: {reason}") from error
         self.shapes[node] = getattr(out, "shape", torch.Size())
+        self.versions[node] = getattr(out, "_version", None)
         return out
 
 
@@ -137,6 +188,8 @@ def on_meta(model: nn.Module) -> nn.Module:
     """
     memo: dict[int, Tensor] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
     memo |= {id(b): b.to("meta") for b in model.buffers()}
+    plain = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor)]
+    memo |= {id(t): t.detach().to("meta") for t in plain}  # such as what weight norm computes, or a user's constant
     return copy.deepcopy(model, memo).eval()
 
 
@@ -180,7 +233,8 @@ class Network:
         """The nodes whose signals a node reads, in order; a node that adds a signal to itself names it twice."""
         if self.kinds[node] == "cat":
             return list(node.args[0] if node.args else node.kwargs["tensors"])
-        return [a for a in node.args if isinstance(a, fx.Node)] or node.all_input_nodes
+        positional = [a for a in node.args if isinstance(a, fx.Node)]
+        return positional if positional and self.kinds[node] != "opaque" else node.all_input_nodes
 
     def features(self, node: fx.Node) -> int:
         """Number of channels (of columns, after flatten) that a node returns."""
@@ -237,8 +291,8 @@ class Network:
             )
         (p,) = inputs
         if kind == "flatten":
-            return p.repeat_interleave(self.features(node) // self.features(node.args[0]), -1)
-        if kind == "depthwise" and (multiplier := self.features(node) // self.features(node.args[0])) > 1:
+            return p.repeat_interleave(self.features(node) // self.features(self.sources(node)[0]), -1)
+        if kind == "depthwise" and (multiplier := self.features(node) // self.features(self.sources(node)[0])) > 1:
             return p.repeat_interleave(multiplier, -1)
         return p
 
@@ -302,8 +356,9 @@ class Network:
         """The convolutions of which one feature must survive, or no signal passes (section 4.1, "fatal pruning").
 
         They lie on the path from input to output that crosses the fewest convolutions, grouped ones only where there is
-        no other; where the outputs of several linear layers meet, on the path to each. In a residual network these are
-        the stem and the 1x1 convolution of every pooling block, as in the paper; in a plain chain, all of them.
+        no other, and on such a path to each linear layer: without any input, that would lose its bias, too. In a
+        residual network these are the stem and the 1x1 convolution of every pooling block, as in the paper; in a plain
+        chain, all of them.
 
         Returns
         -------
@@ -313,12 +368,10 @@ class Network:
         best: dict[fx.Node, tuple[fx.Node, ...]] = {}
         for node, kind in self.kinds.items():
             paths = [best[n] for n in self.sources(node)]
-            if node in self.fixed and len(paths) > 1:
-                best[node] = tuple(n for n in self.kinds if any(n in p for p in paths))
-                continue
             shortest = min(paths, key=lambda p: (sum(self.groups(n) > 1 for n in p), len(p)), default=())
             best[node] = (*shortest, node) if kind == "conv" else shortest
-        return [node.target for node in best[next(reversed(self.kinds))]]
+        heads = [best[n] for n, kind in self.kinds.items() if kind in ("linear", "output")]
+        return [name for name, node in self.convs.items() if any(node in path for path in heads)]
 
 
 def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
@@ -352,19 +405,22 @@ def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
         raise BarError(f"input size must be three positive numbers (channels, height, width), not {size}")
     modes = {m: m.training for m in model.modules()}
     model.eval()  # tracing freezes `self.training`; only modules such as nn.Dropout see later changes of it
+    tracer = _Tracer()
     try:
-        module = fx.GraphModule(model, _Tracer().trace(model), type(model).__name__)
+        module = fx.GraphModule(model, tracer.trace(model), type(model).__name__)
     except Exception as error:
-        raise BarError(f"cannot trace {type(model).__name__} with torch.fx: {error}") from error
+        raise BarError(f"cannot trace {type(model).__name__} with torch.fx{tracer.place(error)}: {error}") from error
     finally:
         for m, training in modes.items():
             m.training = training
     module.training = modes[model]
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            _check_layer(node.target, module.get_submodule(node.target))
     _drop_functional_dropout(module)
-    _name_in_place_results(module)
+    in_place = _name_in_place_results(module)
     _flatten_views(module)
-    module.graph.eliminate_dead_code()
-    module.recompile()
+    module.graph.eliminate_dead_code(lambda node: node.is_impure() or node in in_place)
 
     kinds, fixed = _kinds(module)
     if sum(kind == "input" for kind in kinds.values()) != 1:
@@ -373,20 +429,32 @@ def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
     for name in called:
         if called.count(name) > 1:
             raise BarError(f"{name!r} is called {called.count(name)} times: a shared layer cannot be pruned")
+    for node in module.graph.find_nodes(op="get_attr"):
+        owner, _, parameter = node.target.rpartition(".")
+        if owner in called:
+            raise BarError(f"the network computes with the {parameter} of {owner!r} itself, which pruning changes")
+    if "conv" not in kinds.values():
+        raise BarError(f"{type(model).__name__} has no nn.Conv2d that reads several channels: nothing can be pruned")
 
-    if len(next(reversed(kinds)).all_input_nodes) != 1:
-        raise BarError(f"{type(model).__name__} must return one tensor")
+    if not isinstance(next(reversed(kinds)).args[0], fx.Node):
+        raise BarError(f"{type(model).__name__} must return one tensor, not a tuple, list or dict")
     shapes = _Shapes(on_meta(module), module.graph)
     dtype = next((p.dtype for p in module.parameters()), None)
     shapes.run(torch.empty(1, *size, device="meta", dtype=dtype))
+    modules = dict(module.named_modules())
     for node, kind in kinds.items():
         if kind == "add" and len({shapes.shapes[n] for n in node.all_input_nodes}) != 1:
-            raise BarError(f"{node.name!r} adds signals of different shapes; broadcasting is not supported")
+            raise BarError(f"{_place(node, modules)} adds signals of different shapes; broadcasting is not supported")
         if kind == "linear" and len(shapes.shapes[node]) != 2 and node.all_input_nodes[0] not in fixed:
             raise BarError(f"{node.target!r} is a linear layer on features that have not been flattened")
         if shapes.shapes[node][1:] != node.meta.get("columns", shapes.shapes[node][1:]):
-            raise BarError(f"{node.name!r} reshapes images into each other; only flatten(1) can be followed")
-    return Network(module, size, kinds, fixed, {n: shapes.shapes[n] for n in kinds})
+            raise BarError(f"{_place(node, modules)} reshapes images into each other; only flatten(1) can be followed")
+    for node in in_place:
+        node.target = _IN_PLACE_OPERATORS.get(node.target, node.target)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    kinds = {node: kinds[node] for node in module.graph.nodes}
+    return Network(module, size, kinds, fixed & kinds.keys(), {n: shapes.shapes[n] for n in kinds})
 
 
 class _Tracer(fx.Tracer):
@@ -397,35 +465,93 @@ class _Tracer(fx.Tracer):
         same = any(isinstance(module, layer) and type(module).forward is layer.forward for layer in layers)
         return same or super().is_leaf_module(module, name)
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def place(self, error: Exception) -> str:
+        """The module, and the line of the user's code, that an error while tracing comes from."""
+        path, _ = next(reversed(self.module_stack.values()), ("", None))
+        frames = [
+            f for f in traceback.extract_tb(error.__traceback__)[1:] if not f.filename.startswith(torch.__path__[0])
+        ]
+        line = [f"line {frames[-1].lineno} of {frames[-1].filename}"] if frames else []
+        return "".join(f", {part}" for part in ([f"module {path!r}"] if path else []) + line)
+
+
+class _Proxy(fx.Proxy):
+    """As torch.fx records, but ``x += y`` is not taken for ``x = x + y``."""
+
+    def _record(self, operation: Callable, other) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    def __iadd__(self, other):
+        return self._record(operator.iadd, other)
+
+    def __isub__(self, other):
+        return self._record(operator.isub, other)
+
+    def __imul__(self, other):
+        return self._record(operator.imul, other)
+
+    def __itruediv__(self, other):
+        return self._record(operator.itruediv, other)
+
+
+def _check_layer(name: str, module: nn.Module) -> None:
+    """Refuse a layer that may compute something else than its class does: a smaller one would not."""
+    if parametrize.is_parametrized(module):
+        raise BarError(
+            f"the {', '.join(module.parametrizations)} of {name!r} is parametrized: call "
+            "torch.nn.utils.parametrize.remove_parametrizations on it first"
+        )
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    if hooks:
+        what = getattr(hooks[0], "__name__", type(hooks[0]).__name__)
+        raise BarError(
+            f"{name!r} has a forward hook ({what}), which may change what it computes: remove it first (with "
+            "torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove, where these have put it there)"
+        )
+    for layer in (nn.Conv2d, nn.BatchNorm2d, nn.Linear):
+        for method in ("forward", "_conv_forward") if isinstance(module, layer) else ():
+            if method in vars(module) or getattr(type(module), method, None) is not getattr(layer, method, None):
+                kind = f"{type(module).__name__}, an nn.{layer.__name__}"
+                raise BarError(f"{name!r} ({kind}) has a {method} of its own, which pruning does not know")
+
 
 def _drop_functional_dropout(module: fx.GraphModule) -> None:
     """Replace F.dropout, whose `training` flag tracing has frozen, by nn.Dropout, which follows train() and eval()."""
     for node in list(module.graph.nodes):
         if node.op == "call_function" and node.target in (F.dropout, F.dropout2d):
-            p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-            dropout = nn.Dropout(p) if node.target is F.dropout else nn.Dropout2d(p)
+            if node.kwargs["training"]:
+                raise BarError(f"{_place(node, {})} drops features in eval mode, too: give it training=self.training")
+            layer = nn.Dropout if node.target is F.dropout else nn.Dropout2d
+            dropout = layer(node.kwargs["p"], node.kwargs["inplace"])
             module.add_submodule(node.name, dropout.train(module.training))
             with module.graph.inserting_before(node):
                 node.replace_all_uses_with(module.graph.call_module(node.name, (node.args[0],)))
             module.graph.erase_node(node)
 
 
-def _name_in_place_results(module: fx.GraphModule) -> None:
+def _name_in_place_results(module: fx.GraphModule) -> set[fx.Node]:
     """Let everything that reads a signal after it was changed in place read the result of that change.
 
     That is what in-place means; written out, the graph stays true when pruning makes the operation out-of-place.
     """
     modules = dict(module.named_modules())
     after = {node: i for i, node in enumerate(module.graph.nodes)}
+    found = set()
     for node in module.graph.nodes:
+        name = str(getattr(node.target, "__name__", node.target))
         in_place = (
             (node.op == "call_module" and getattr(modules[node.target], "inplace", False))
-            or (node.op == "call_function" and (node.kwargs.get("inplace") or node.target is operator.iadd))
-            or (node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"))
+            or (node.op == "call_function" and (node.kwargs.get("inplace") or node.target in _IN_PLACE_OPERATORS))
+            or (node.op in ("call_function", "call_method") and name.endswith("_") and not name.endswith("__"))
         )
         if in_place and node.all_input_nodes:
+            found.add(node)
             source = node.all_input_nodes[0]
             source.replace_all_uses_with(node, lambda user, node=node: after[user] > after[node])
+    return found
 
 
 def _flatten_views(module: fx.GraphModule) -> None:
@@ -436,6 +562,7 @@ def _flatten_views(module: fx.GraphModule) -> None:
             if (columns == -1 and _is_batch_size(rows)) or (rows == -1 and isinstance(columns, int)):
                 with module.graph.inserting_before(node):
                     flat = module.graph.call_function(torch.flatten, (source, 1))
+                flat.meta.update(node.meta)
                 if columns != -1:
                     flat.meta["columns"] = (columns,)  # to be compared when shapes are known
                 node.replace_all_uses_with(flat)

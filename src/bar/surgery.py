@@ -366,7 +366,7 @@ def gate(
             raise BarError(f"{name} has entries that are not a number")
     spine = network.spine()
     # A floor of one feature would not do where a group may read none of it: such convolutions keep everything.
-    whole = {n for n, reader in itertools.pairwise([*spine, spine[-1]]) for name in (n, reader)
+    whole = {n for n, reader in itertools.pairwise([*spine, *spine[-1:]]) for name in (n, reader)
              if network.groups(network.convs[name]) > 1}  # fmt: skip
     prunable = [
         name

@@ -1,0 +1,147 @@
+"""Random small networks of what people write, supported or not, to hold against their pruned selves."""
+
+import random
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Hardswish, nn.Tanh, nn.Hardtanh, nn.Softsign, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink,
+)  # fmt: skip
+FUNCTIONS = (
+    F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.hardswish, F.tanh, F.softsign,
+    F.softshrink, F.hardshrink, F.tanhshrink, torch.relu, torch.tanh, lambda x: x.relu(),
+    lambda x: x.tanh(), lambda x: x.contiguous(),
+)  # fmt: skip
+
+
+def convolution(rng: random.Random, channels: int) -> nn.Conv2d:
+    """Strides, dilations, groups, biases and padding modes as they come."""
+    groups = rng.choice([g for g in (1, 1, 1, 2, 3, channels) if channels % g == 0])
+    mode = rng.choice(["zeros", "zeros", "reflect", "replicate", "circular"])
+    size, stride, dilation = rng.choice([1, 3, (1, 3)]), rng.choice([1, 1, 2]), rng.choice([1, 1, 2])
+    padding = rng.choice([0, 1, "same"]) if stride == 1 else rng.choice([0, 1])
+    out = groups * rng.randint(1, 1 + 8 // groups)
+    return nn.Conv2d(channels, out, size, stride, padding, dilation, groups, rng.random() < 0.7, mode)
+
+
+def pick(rng: random.Random, signals: list[Tensor]) -> int:
+    """The place of a signal, of the newest one half of the time."""
+    return rng.choice([len(signals) - 1, rng.randrange(len(signals))])
+
+
+class Fuzzed(nn.Module):
+    """A random graph; what it does is decided when it is made, and listed in `steps`."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        self.steps: list[tuple[str, Callable, tuple[int, ...]]] = []
+        signals = [torch.zeros(1, 3, 8, 8)]
+        kinds = [self._layer] * 8 + [self._function] * 4 + [self._sum] * 3 + [self._joint] * 2
+        kinds += [self._odd] * 3 if rng.random() < 0.4 else []
+        for _ in range(rng.randint(3, 14)):
+            step = rng.choice(kinds)(rng, signals)
+            self._try(step, signals)
+        self._try(("conv", self._own(nn.Conv2d(signals[-1].shape[1], 4, 1)), (len(signals) - 1,)), signals)
+        self.flat = rng.random() < 0.5
+        ends = {len(signals) - 1, rng.randrange(1, len(signals))}
+        self.ends = sorted(ends)
+        self.heads = nn.ModuleList(
+            nn.Linear(signals[i].flatten(1).shape[1] if self.flat else signals[i].shape[1], 4) for i in self.ends
+        )
+
+    def _own(self, layer: nn.Module) -> nn.Module:
+        self.layers.append(layer)
+        return layer
+
+    def _try(self, step, signals: list[Tensor]) -> None:
+        """Take a step if the shapes allow it."""
+        _, act, reads = step
+        try:
+            with torch.no_grad():
+                out = act(*(signals[i].clone() for i in reads))
+        except (RuntimeError, ValueError, TypeError):
+            return
+        if isinstance(out, Tensor) and out.ndim == 4 and out.numel() and out.shape[0] == 1:
+            self.steps.append(step)
+            signals.append(out)
+
+    def _layer(self, rng: random.Random, signals: list[Tensor]):
+        i = pick(rng, signals)
+        channels = signals[i].shape[1]
+        made = rng.choice(
+            [lambda: convolution(rng, channels)] * 6 + [lambda: nn.BatchNorm2d(channels)] * 3
+            + [lambda: rng.choice(ACTIVATIONS)()] * 2
+            + [lambda: nn.ReLU(inplace=True), nn.Identity, nn.Dropout, nn.Dropout2d, lambda: nn.MaxPool2d(2),
+               lambda: nn.AvgPool2d(3, 1, 1), lambda: nn.AdaptiveAvgPool2d(2),
+               lambda: nn.BatchNorm2d(channels, affine=False)]
+        )()  # fmt: skip
+        return type(made).__name__, self._own(made), (i,)
+
+    def _function(self, rng: random.Random, signals: list[Tensor]):
+        i, number = pick(rng, signals), rng.choice([0.5, -2, 3.0])
+
+        def scaled(x):
+            x *= number
+            return x
+
+        made = rng.choice([
+            rng.choice(FUNCTIONS), lambda x: F.relu(x, inplace=True), lambda x: x.relu_(), lambda x: x * number,
+            lambda x: number * x, lambda x: x / number, scaled, lambda x: F.max_pool2d(x, 3, 1, 1),
+            lambda x: F.dropout(x, 0.5, self.training), lambda x: F.hardtanh(x, -1, number),
+        ])  # fmt: skip
+        return "function", made, (i,)
+
+    def _sum(self, rng: random.Random, signals: list[Tensor]):
+        i = pick(rng, signals)
+        j = rng.choice([j for j, s in enumerate(signals) if s.shape == signals[i].shape])
+
+        def in_place(x, y):
+            x += y
+            return x
+
+        return "sum", rng.choice([lambda x, y: x + y, torch.add, in_place, lambda x, y: x.add_(y)]), (i, j)
+
+    def _joint(self, rng: random.Random, signals: list[Tensor]):
+        i = pick(rng, signals)
+        alike = [j for j, s in enumerate(signals) if s.shape[2:] == signals[i].shape[2:]]
+        return "cat", lambda *xs: torch.cat(xs, 1), (i, *(rng.choice(alike) for _ in range(rng.randint(1, 2))))
+
+    def _odd(self, rng: random.Random, signals: list[Tensor]):
+        """What may have to be refused."""
+        i = pick(rng, signals)
+        channels = signals[i].shape[1]
+        j = rng.choice([j for j, s in enumerate(signals) if s.shape[:2] == signals[i].shape[:2]])
+        layer = self._own(rng.choice([
+            nn.Sigmoid(), nn.Softplus(), nn.GroupNorm(1, channels), nn.InstanceNorm2d(channels), nn.PReLU(channels),
+            nn.ConvTranspose2d(channels, channels, 2), nn.PixelShuffle(2), nn.Upsample(scale_factor=2), nn.Softmax(1),
+            nn.ZeroPad2d(1), nn.ConstantPad2d(1, 1.0), nn.Threshold(0.1, 20), nn.Hardtanh(0.5, 1), nn.LPPool2d(2, 2),
+            nn.MaxPool2d(2, return_indices=True), nn.LocalResponseNorm(2), nn.ChannelShuffle(max(channels // 2, 1)),
+        ]))  # fmt: skip
+        return rng.choice([
+            (type(layer).__name__, layer, (i,)),
+            ("times", lambda x, y: x * y, (i, j)),
+            ("gate", lambda x, y: x * torch.sigmoid(y.mean((2, 3), keepdim=True)), (i, j)),
+            ("wide sum", lambda x, y: x + y.mean((2, 3), keepdim=True), (i, j)),
+            ("function", rng.choice([
+                lambda x: x + 1, lambda x: 1 - x, lambda x: 2 / x, lambda x: x * x, lambda x: x.chunk(2, 1)[0],
+                lambda x: torch.cat(x.chunk(2, 1), 1), lambda x: x[:, :1], lambda x: x.permute(0, 1, 3, 2),
+                lambda x: x.flip(1), lambda x: x.softmax(1), lambda x: F.layer_norm(x, x.shape[1:]), torch.exp,
+                lambda x: F.interpolate(x, scale_factor=2.0), lambda x: F.pad(x, (1, 1, 1, 1), value=1.0),
+                lambda x: torch.relu_(x), lambda x: x.mean((0, 3), keepdim=True), torch.abs, lambda x: x.detach(),
+                lambda x: F.conv2d(x, torch.ones(2, x.shape[1], 1, 1, dtype=x.dtype)), lambda x: F.dropout(x, 0.5),
+                lambda x: x - x.mean(1, keepdim=True), lambda x: F.hardtanh(x, 0.5, 1), lambda x: x.clamp(min=1),
+            ]), (i,)),
+        ])  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        signals = [x.clone()]
+        for _, act, reads in self.steps:
+            signals.append(act(*(signals[i] for i in reads)))
+        ends = [signals[i] if self.flat else F.adaptive_avg_pool2d(signals[i], 1) for i in self.ends]
+        outputs = [head(end.flatten(1)) for head, end in zip(self.heads, ends, strict=True)]
+        return outputs[0] if len(outputs) == 1 else outputs[0] + outputs[1]
