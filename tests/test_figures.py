@@ -51,6 +51,31 @@ for column in ("speedup", "throughput_over_dense", "ms_slower_convolutions", "ms
 TIMES["throughput_over_dense_low"] = TIMES.throughput_over_dense - 0.02
 TIMES["throughput_over_dense_high"] = TIMES.throughput_over_dense + 0.05
 TIMES["ms_if_flops_were_time"] = 1.0
+FOLLOWED = pd.DataFrame(
+    {
+        "name": name,
+        "factor": factor,
+        "seed": seed,
+        "time": epoch,
+        "size": 1 / (1 + epoch * (factor - 1) / 4) * (1 - seed / 20),
+        "size_min": 0.9 / factor if epoch == 4 else 0.5 / (1 + epoch),
+        "size_max": 1 / epoch,
+        "budget": 1.05 / (1 + epoch * (factor - 1) / 4),
+        "note": f"cut {factor}, end 98.1",
+    }
+    for name in ("… and gates that have no momentum", "start", "third")
+    for factor in (16.0, 4.0)
+    for seed in (5, 6)
+    for epoch in (1, 2, 3, 4)
+    if not (name == "third" and factor == 16)
+)
+SECONDS = pd.DataFrame(
+    {"record": record, "training": name, "time": epoch, "phase": phase, "seconds": 1 / epoch + i}
+    for record in ("training-cpu.json: some-network, " + "a processor with a long name, " * 2 + "commit abcdef", "gpu")
+    for i, name in enumerate(figures.TRAININGS)
+    for epoch, phase in enumerate(["train" if name == "unpruned" else "prune"] * 3 + ["finetune", "cooldown"], start=1)
+    if not (name == "unpruned" and phase == "finetune")
+)
 
 FIGURES = {
     "distributions": figures.distributions,
@@ -64,6 +89,8 @@ FIGURES = {
     "speedups": lambda: figures.speedups(TIMES),
     "throughput_over_dense": lambda: figures.throughput_over_dense(TIMES),
     "where_time_went": lambda: figures.where_time_went(TIMES[TIMES.network.isin(["mixed", "dense"])]),
+    "following": lambda: figures.following(FOLLOWED),
+    "seconds_per_epoch": lambda: figures.seconds_per_epoch(SECONDS),
 }
 
 
@@ -385,7 +412,63 @@ def test_where_time_went_adds_up_to_all_of_it():
         np.testing.assert_allclose([bar.get_x() + bar.get_width() for bar in ax.containers[-1]], 100)
 
 
-@pytest.mark.parametrize("draw", [figures.speedups, figures.throughput_over_dense, figures.where_time_went])
+def test_following_draws_every_seed_in_the_panel_of_its_factor():
+    figure = figures.following(FOLLOWED)
+    panels = [ax for ax in figure.axes if ax.axison]
+    titles = [ax.get_title(loc="left").split("\n") for ax in panels]
+    expected = [(name, factor) for name in FOLLOWED.name.unique() for factor in (4, 16)][:-1]
+    assert [factor for _, factor in titles] == [f"{factor}x: cut {factor:.1f}, end 98.1" for _, factor in expected]
+    assert [name for name, _ in titles] == [name if factor == 4 else "" for name, factor in expected]
+    for ax, (name, factor) in zip(panels, expected, strict=True):
+        rows = FOLLOWED[(FOLLOWED.name == name) & (FOLLOWED.factor == factor)]
+        (b,) = (labelled(ax, "$b$"),)
+        np.testing.assert_array_equal(b.get_xydata(), rows[rows.seed == 5][["time", "budget"]])
+        assert set(labelled(ax, "$B$").get_ydata()) == {1 / factor}
+        runs = [line for line in ax.lines if line not in (b, labelled(ax, "$B$"))]
+        assert len(runs) == len(ax.collections) == 2
+        for line, band, seed in zip(runs, ax.collections, (5, 6), strict=True):
+            own = rows[rows.seed == seed]
+            np.testing.assert_array_equal(line.get_xydata(), own[["time", "size"]])
+            bounds = {tuple(point) for point in band.get_paths()[0].vertices}
+            assert bounds >= set(zip(own.time, own.size_min, strict=True)) | set(
+                zip(own.time, own.size_max, strict=True)
+            )
+        low, high = ax.get_ylim()
+        assert low < rows.size_min.min() <= rows.size_max.max() < high
+        assert ax.get_ylim() == panels[factor == 16].get_ylim()
+        assert f"1/{factor}" in [tick.get_text() for tick in ax.get_yticklabels()]
+
+
+def test_following_one_run_without_a_note():
+    run = FOLLOWED[(FOLLOWED.name == "start") & (FOLLOWED.factor == 4) & (FOLLOWED.seed == 5)].drop(columns="note")
+    (ax,) = figures.following(run, unit="step").axes
+    assert (ax.get_title(loc="left"), ax.get_xlabel()) == ("start\n4x", "step of the pruning")
+    assert labelled(ax, "$V$").get_ydata().tolist() == run["size"].tolist()
+
+
+def test_following_nothing():
+    with pytest.raises(bar.BarError, match="no recorded run"):
+        figures.following(FOLLOWED[:0])
+
+
+def test_seconds_per_epoch_are_those_of_the_records():
+    figure = figures.seconds_per_epoch(SECONDS)
+    for ax, (record, rows) in zip(figure.axes, SECONDS.groupby("record", sort=False), strict=True):
+        assert " ".join(ax.get_title(loc="left").split()) == record
+        lines = drawn(ax)
+        assert set(lines) == set(figures.TRAININGS)
+        for name, points in lines.items():
+            np.testing.assert_array_equal(points, rows[rows.training == name][["time", "seconds"]])
+        starts = [line.get_xdata()[0] for line in ax.lines if line.get_label() not in lines]
+        assert starts == [3.5, 4.5]  # three epochs of pruning, one of fine-tuning
+        assert [text.get_text() for text in ax.texts] == ["tune", "cool"]
+        assert ax.get_ylim()[0] == 0
+        assert ax.get_ylim()[1] > rows.seconds.max()
+
+
+@pytest.mark.parametrize(
+    "draw", [figures.speedups, figures.throughput_over_dense, figures.where_time_went, figures.seconds_per_epoch]
+)
 def test_no_times_to_draw(draw):
     with pytest.raises(bar.BarError, match="no measured time"):
         draw(TIMES[:0])

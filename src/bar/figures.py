@@ -727,6 +727,130 @@ def training_run(
 
 
 @_styled
+def following(rows: pd.DataFrame, unit: str = "epoch") -> Figure:
+    """How V follows the moving margin b while a network is pruned (eq. 4 and 7 at work).
+
+    Parameters
+    ----------
+    rows : DataFrame
+        A row for each moment of each run: name (of what was varied), factor (V_F / B), seed, time (in units of `unit`),
+        and as parts of V_F, above 0: size, size_min, size_max (V, and its bounds since the moment before) and budget
+        (b). With a column note, its text in the first row of a panel stands above it.
+    unit : str
+        What time counts: "epoch" or "step".
+
+    Returns
+    -------
+    Figure
+        For each name a row of panels, one for each factor (two in a row), on logarithmic axes that are the same for a
+        factor. A line for each seed, with a band from size_min to size_max.
+
+    Raises
+    ------
+    BarError
+        If there are no rows.
+
+    Examples
+    --------
+    >>> row = {"name": "mine", "factor": 4.0, "seed": 0, "size_min": 0.2, "size_max": 0.6, "budget": 0.7}
+    >>> rows = pd.DataFrame([row | {"time": i, "size": 0.6 / i} for i in (1, 2, 3)])
+    >>> following(rows).axes[0].get_title(loc="left")
+    'mine\\n4x'
+    """
+    if rows.empty:
+        raise BarError("there is no recorded run to draw")
+    columns = min(2, rows.factor.nunique())
+    label = "$V$, a line for each seed" if rows.seed.nunique() > 1 else "$V$"
+    lines: list[list[tuple[str, pd.DataFrame]]] = []  # of panels
+    for name, group in rows.groupby("name", sort=False):
+        panels = [panel for _, panel in group.groupby("factor")]
+        lines += [[(name, panel) for panel in panels[i : i + columns]] for i in range(0, len(panels), columns)]
+    figure, axes = _axes(len(lines), columns, height=1.65, squeeze=False)
+    figure.set_figheight(figure.get_figheight() + 0.7)  # the legend takes nothing from the panels
+    for i, line in enumerate(lines):
+        for ax in axes[i, len(line) :]:
+            ax.set_axis_off()
+        for ax, (name, panel) in zip(axes[i], line, strict=False):
+            factor = panel.factor.iloc[0]
+            for j, (_, run) in enumerate(panel.groupby("seed")):
+                look = {"color": COLOURS[0], "ls": LINES[0]}
+                ax.fill_between(run.time, run.size_min, run.size_max, color=COLOURS[0], alpha=0.15, lw=0)
+                ax.plot(run.time, run["size"], lw=0.9, **look, label=None if j else label)
+                if not j:
+                    ax.plot(run.time, run.budget, color=COLOURS[1], ls=LINES[1], lw=1.4, label="$b$", zorder=3)
+            ax.axhline(1 / factor, color=COLOURS[3], ls=LINES[3], lw=1.2, label="$B$")
+            first = (name + "\n") if panel is line[0][1] else "\n"  # a long name may reach over the next panel
+            ax.set_title(first + f"{factor:g}x" + (f": {panel.note.iloc[0]}" if "note" in panel else ""), fontsize=10)
+            low = min(rows[rows.factor == factor].size_min.min(), 1 / factor)
+            ax.set_yscale("log", base=2)
+            ax.set_ylim(low / 1.3, 1.3)
+            ticks = sorted({1 / factor, *(4.0**-k for k in range(10) if 4.0**-k >= low / 1.3)})
+            ax.set_yticks(ticks, [f"1/{1 / tick:g}" if tick < 1 else "1" for tick in ticks])
+            ax.minorticks_off()
+            if ax is axes[i, 0]:
+                ax.set_ylabel("part of $V_F$")
+            if i == len(lines) - 1 or (ax is not axes[i, 0] and len(lines[i + 1]) < columns):
+                ax.set_xlabel(f"{unit} of the pruning")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1)
+    return figure
+
+
+TRAININGS = {  # what `bench/training.py` calls its trainings, and how they look
+    "unpruned": {"color": COLOURS[3], "ls": LINES[3]},
+    "cut while training": {"color": COLOURS[0], "ls": LINES[0]},
+    "cut at the end": {"color": COLOURS[1], "ls": LINES[1]},
+}
+
+
+@_styled
+def seconds_per_epoch(rows: pd.DataFrame) -> Figure:
+    """What an epoch takes, over three trainings of equal length: BAR, cutting on the way or not, and the full network.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Records of ``bench/training.py``, without those of the cut: record (a text that names where they are from),
+        training (as in `TRAININGS`), time (epochs from the start), phase, seconds.
+
+    Returns
+    -------
+    Figure
+        A panel for each record, from 0 seconds up; vertical lines are the end of the pruning and the start of the
+        cool-down.
+
+    Raises
+    ------
+    BarError
+        If there are no rows.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame([{"record": "mine", "training": "unpruned", "time": 1, "phase": "train", "seconds": 2.0}])
+    >>> seconds_per_epoch(rows).axes[0].get_legend_handles_labels()[1]
+    ['unpruned']
+    """
+    figure, panels = _panels(rows, height=2.3)
+    for ax, group in panels:
+        for name, look in TRAININGS.items():
+            mine = group[group.training == name].sort_values("time")
+            if len(mine):
+                ax.plot(mine.time, mine.seconds, label=name, **look)
+        for phase, label in {"finetune": "tune", "cooldown": "cool"}.items():
+            start = group[group.phase == phase].time.min() - 0.5
+            if not math.isnan(start):
+                ax.axvline(start, color="grey", lw=0.8, ls="-")
+                ax.annotate(
+                    label, (start, 0), (2, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
+                    fontsize=10,
+                )  # fmt: skip
+        ax.set_ylim(0, 1.05 * group.seconds.max())
+        ax.set_ylabel("seconds per epoch")
+        ax.set_xlabel("epoch")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, columnspacing=1)
+    return figure
+
+
+@_styled
 def paper_results(results: pd.DataFrame, unpruned: float | None = None) -> Figure:
     """Accuracy over the factors of volume and FLOPs, a line a method (figures 6 and 8 of the paper).
 
@@ -836,14 +960,14 @@ TIMED = {  # what `bench/latency.py` calls its networks, and how they look
 
 
 def _panels(rows: pd.DataFrame, height: float, **options) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """A panel for each record and batch size, one below the other; the first of a record names it."""
+    """A panel for each record (and batch size), one below the other; the first of a record names it."""
     if rows.empty:
         raise BarError("there is no measured time to draw")
-    groups = list(rows.groupby(["record", "batch"], sort=False))
+    groups = list(rows.groupby([column for column in ("record", "batch") if column in rows], sort=False))
     titles = []
-    for i, ((record, batch), _) in enumerate(groups):
+    for i, ((record, *batch), _) in enumerate(groups):
         first = i == 0 or groups[i - 1][0][0] != record
-        titles.append((textwrap.fill(record, 50) + "\n") * first + f"batch of {batch}")
+        titles.append("\n".join([textwrap.fill(record, 50)] * first + [f"batch of {size}" for size in batch]))
     figure, axes = _axes(len(groups), height=height, squeeze=False, **options)
     lines = sum(title.count("\n") for title in titles)
     figure.set_figheight(figure.get_figheight() + 0.18 * lines + 0.9)  # the legend, too, takes nothing from the panels
