@@ -20,8 +20,8 @@ from bar.training import PRESETS, Settings, Training, steps_per_epoch
 
 QUICK = PRESETS["quick"]
 FIRST = dataclasses.replace(
-    QUICK, lr=1e-3, cooldown_lr=1e-4, gate_lr=None, gate_travel=10.0, gate_betas=(0.9, 0.999), gate_decay=0.0,
-    lam=None, pressure=31.0, reach=1.0, aim=1.0, patience=None,
+    QUICK, lr=1e-3, cooldown_lr=1e-4, gate_travel=10.0, gate_betas=(0.9, 0.999), gate_decay=0.0,
+    pressure=31.0, reach=1.0, aim=1.0, patience=None,
 )  # fmt: skip
 FASTER = dataclasses.replace(FIRST, lr=5e-3, cooldown_lr=5e-4)
 LATER = {"reach": 0.9, "aim": 0.97}

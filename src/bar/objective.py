@@ -65,7 +65,7 @@ class Budget:
     factor : float
         Pruning factor > 1: the final size B is at most that of the full network divided by this.
     steps : int
-        Number of training steps over which b comes down.
+        Number of training steps.
     metric : str
         What B limits: "volume" or "flops" (section 3.3).
     schedule : str

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import update_bn
 from bar.cost import count
 from bar.data import Dataset, Split, batches, num_batches
 from bar.errors import BarError
-from bar.objective import Budget, distillation
+from bar.objective import PRESSURE, Budget, distillation
 from bar.surgery import GatedNetwork, prune
 
 
@@ -36,7 +36,7 @@ class Settings:
     weight_decay: float = 5e-4  # not on the gates
     alpha: float = 0.9  # weight of the teacher, section 3.5
     temperature: float = 4.0
-    gate_lr: float | None = 1e-3
+    gate_lr: float = 1e-3
     gate_travel: float | None = None  # instead of gate_lr, that times the steps: as far in a short run as in a long one
     gate_betas: tuple[float, float] = (0.9, 0.999)  # of Adam
     gate_decay: float = 0.0  # the gates' learning rate falls to 0 over this last part of the pruning
@@ -81,7 +81,7 @@ PRESETS = {
     "quick": Settings(
         prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32, lr=5e-3,
         cooldown_lr=5e-4, gate_travel=20.0, gate_betas=(0.0, 0.9), gate_decay=0.1, gate_start=(-1.0, 5.0),
-        pressure=311.0, b_start=1.0, cap=100.0, reach=0.9, aim=0.97, patience=0.1,
+        pressure=PRESSURE, b_start=1.0, cap=100.0, reach=0.9, aim=0.97, patience=0.1,
     ),
 }  # fmt: skip
 
