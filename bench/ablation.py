@@ -16,6 +16,7 @@ from rich.progress import track
 
 import bar
 from bar import data, models, runs, storage
+from bar.methods.budget_aware import BudgetAware
 from bar.training import PRESETS, Settings, Training, steps_per_epoch
 
 QUICK = PRESETS["quick"]
@@ -44,16 +45,14 @@ VARIANTS: dict[str, Settings] = {
 def train(settings: Settings, factor: float, seed: int, model: str, images: data.Dataset, teacher) -> list[dict]:
     """The records of one training."""
     torch.manual_seed(seed)
-    gated = bar.gate(models.build(model, images.num_classes, images.input_size), images.input_size)
-    spread = torch.Generator().manual_seed(seed)
-    for gate in gated.gates.values():
-        gate.spread_(*settings.gate_start, generator=spread)
-    gated.to(memory_format=torch.channels_last)
-    budget = settings.budget(gated, factor, settings.prune_epochs * steps_per_epoch(images, settings))
+    network = models.build(model, images.num_classes, images.input_size)
+    steps = settings.prune_epochs * steps_per_epoch(images, settings)
+    pruner = BudgetAware(network, images.input_size, settings, factor, steps, seed=seed)
+    gated = pruner.network.to(memory_format=torch.channels_last)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     return list(
-        Training(gated, images, settings.phases_of_pruning, settings, generator, teacher=teacher, budget=budget)
+        Training(gated, images, settings.phases_of_pruning, settings, generator, teacher=teacher, pruner=pruner)
     )
 
 
@@ -88,7 +87,7 @@ def main(dataset, model, limit, factors, seeds, variants, threads, out, teachers
         config = bar.RunConfig(dataset=dataset, model=model, limit=limit, seed=seed, method="unpruned")
         bar.run(config, teachers / config.name, device="cpu")
         unpruned = [json.loads(line) for line in (teachers / config.name / runs.METRICS_FILE).read_text().splitlines()]
-        teacher = bar.fold(storage.load(teachers / config.name))
+        teacher = runs.teacher_in(teachers / config.name, "cpu")
         epochs = train(VARIANTS[name], factor, seed, model, images, teacher)
         result = {
             "variant": name, "settings": dataclasses.asdict(VARIANTS[name]), "dataset_label": images.label,

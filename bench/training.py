@@ -23,25 +23,21 @@ from torch import nn
 
 import bar
 from bar import data, models, runs, storage
+from bar.methods.budget_aware import BudgetAware
 from bar.objective import distillation
-from bar.training import Training, steps_per_epoch
+from bar.training import Settings, Training, steps_per_epoch
 
 PEAK = {"H100": 989e12, "H200": 989e12}  # dense bfloat16 FLOP/s of the SXM boards (NVIDIA's data sheets)
 
 
-def gated_network(config: bar.RunConfig, images: data.Dataset, device: torch.device) -> bar.GatedNetwork:
-    """The start of a run: gates spread as its settings say."""
-    torch.manual_seed(config.seed)
-    gated = bar.gate(models.build(config.model, images.num_classes, images.input_size), images.input_size)
-    for gate in gated.gates.values():
-        gate.spread_(*config.settings.gate_start)
-    return gated.to(device, memory_format=torch.channels_last)
-
-
-def budget_of(config: bar.RunConfig, gated: bar.GatedNetwork, images: data.Dataset) -> bar.Budget:
+def pruner_of(config: bar.RunConfig, images: data.Dataset, settings: Settings) -> BudgetAware:
     """As `bar.run` makes it."""
-    settings = config.settings
-    return settings.budget(gated, config.pruning_factor, settings.prune_epochs * steps_per_epoch(images, settings))
+    torch.manual_seed(config.seed)
+    network = models.build(config.model, images.num_classes, images.input_size)
+    steps = settings.prune_epochs * steps_per_epoch(images, settings)
+    pruner = BudgetAware(network, images.input_size, settings, config.pruning_factor, steps, seed=config.seed)
+    pruner.network.to(images.train.images.device, memory_format=torch.channels_last)
+    return pruner
 
 
 def alternate(steps: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
@@ -65,10 +61,10 @@ def step_times(
 ) -> dict[str, float]:
     """Seconds of one step, forward and backward, and of its parts."""
     settings = config.settings
-    gated = gated_network(config, images, device).train()
+    pruner = pruner_of(config, images, settings)
+    gated = pruner.network.train()
     plain = models.build(config.model, images.num_classes, images.input_size)
     plain = plain.to(device, memory_format=torch.channels_last).train()
-    budget = budget_of(config, gated, images)
     generator = torch.Generator().manual_seed(0)
     batch, labels = next(data.batches(images.train, settings.batch_size, mean=images.mean, std=images.std,
                                       generator=generator))  # fmt: skip
@@ -76,8 +72,8 @@ def step_times(
     bfloat16 = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
     def taught() -> torch.Tensor:
-        with torch.no_grad(), bfloat16:
-            return teacher(batch).float()
+        with torch.no_grad():
+            return teacher(batch.to(next(teacher.parameters()).dtype)).float()
 
     def step(network: nn.Module, term: Callable[[], torch.Tensor] | None) -> None:
         target = taught()
@@ -99,7 +95,7 @@ def step_times(
             "unpruned, no teacher": undistilled,
             "distilled, no gates": lambda: step(plain, None),
             "distilled, gates": lambda: step(gated, None),
-            "distilled, gates and barrier": lambda: step(gated, lambda: budget(0)),
+            "distilled, gates and barrier": lambda: step(gated, lambda: pruner.budget(0)),
             "teacher's forward": taught,
         },
         rounds,
@@ -123,11 +119,10 @@ def whole_runs(
     phases = [("train", epochs, settings.lr), ("cooldown", settings.cooldown_epochs, settings.cooldown_lr)]
     trainings = {"unpruned": Training(unpruned, images, phases, settings, generator())}
     for name, options in (("cut while training", settings), ("cut at the end", uncut)):
-        gated = gated_network(config, images, device)
+        pruner = pruner_of(config, images, options)
         trainings[name] = Training(
-            gated, images, options.phases_of_pruning, options, generator(),
-            teacher=teacher, budget=budget_of(config, gated, images),
-        )  # fmt: skip
+            pruner.network, images, options.phases_of_pruning, options, generator(), teacher=teacher, pruner=pruner
+        )
     records: dict[str, list[dict]] = {name: [] for name in trainings}
     running = {name: iter(training) for name, training in trainings.items()}
     states = {name: torch.manual_seed(config.seed).get_state() for name in trainings}
@@ -174,7 +169,7 @@ def main(dataset, model, factor, limit, epochs, preset, seed, threads, rounds, d
         bar.run(config.unpruned, out / config.unpruned.name, device=device)
     except bar.BarError as error:
         raise click.UsageError(str(error)) from error
-    teacher = bar.fold(storage.load(out / config.unpruned.name)).to(place)
+    teacher = runs.teacher_in(out / config.unpruned.name, place)
     load = round(os.getloadavg()[0], 2)
     steps = step_times(config, images, teacher, place, rounds)
     records = whole_runs(config, images, teacher, place)

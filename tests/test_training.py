@@ -8,6 +8,7 @@ from torch import nn
 
 import bar
 from bar import data, models
+from bar.methods.budget_aware import BudgetAware
 from bar.training import PRESETS, Settings, Training, accuracy, recalibrate, steps_per_epoch
 
 DIGITS = data.load("digits", size=8, limit=160)
@@ -16,13 +17,12 @@ SETTINGS = dataclasses.replace(PRESETS["quick"], prune_epochs=6, finetune_epochs
 
 def pruning(factor=4.0, metric="volume", seed=0, settings=SETTINGS, **options):
     torch.manual_seed(seed)
-    gated = bar.gate(models.build("wrn-10-1", 10, DIGITS.input_size), DIGITS.input_size)
-    for gate in gated.gates.values():
-        gate.spread_(*settings.gate_start)
+    network = models.build("wrn-10-1", 10, DIGITS.input_size)
     steps = settings.prune_epochs * steps_per_epoch(DIGITS, settings)
-    budget = settings.budget(gated, factor, steps, metric)
+    pruner = BudgetAware(network, DIGITS.input_size, settings, factor, steps, metric, seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    return Training(gated, DIGITS, settings.phases_of_pruning, settings, generator, budget=budget, **options)
+    phases = settings.phases_of_pruning
+    return Training(pruner.network, DIGITS, phases, settings, generator, pruner=pruner, **options)
 
 
 def trained(network, data, phases, settings, generator, **options):
@@ -43,7 +43,7 @@ def test_the_presets_hold_the_papers_settings():
 @pytest.mark.parametrize(("factor", "metric"), [(2, "volume"), (3.7, "volume"), (4, "flops"), (16, "volume")])
 def test_all_phases_end_within_the_budget(factor, metric):
     training = pruning(factor, metric)
-    records, budget = list(training), training.budget
+    records, budget = list(training), training.pruner.budget
     size = getattr(bar.count(training.network, DIGITS.input_size), metric)
     assert 0.95 * budget.limit <= size <= budget.limit
     assert [r["phase"] for r in records] == ["prune"] * 6 + ["cut"] + ["finetune"] * 2 + ["cooldown"]
@@ -57,7 +57,7 @@ def test_how_the_size_followed_its_budget():
     """Against V and b noted at every step."""
     seen = []
     training = pruning(8)
-    training.tick = lambda: seen.append((int(training.budget.V), training.budget.b))
+    training.tick = lambda: seen.append((int(training.pruner.budget.V), training.pruner.budget.b))
     records = list(training)[:6]
     steps = steps_per_epoch(DIGITS, SETTINGS)
     for i, record in enumerate(records):
@@ -131,10 +131,10 @@ def test_recalibration_measures_the_statistics_of_the_training_images():
 def test_weight_decay_spares_the_gates():
     settings = dataclasses.replace(SETTINGS, weight_decay=10.0, gate_travel=1e-9, prune_epochs=1)
     torch.manual_seed(0)
-    gated = bar.gate(models.build("wrn-10-1", 10, DIGITS.input_size), DIGITS.input_size)
-    before = gated.log_alpha.detach().clone()
-    budget = bar.Budget(gated, 4, 10)
-    next(iter(Training(gated, DIGITS, [("prune", 1, 1e-3)], settings, torch.Generator().manual_seed(0), budget=budget)))
+    training = pruning(settings=settings)
+    before = training.network.log_alpha.detach().clone()
+    gated = training.network
+    next(iter(training))
     torch.testing.assert_close(gated.log_alpha.detach(), before, atol=1e-6, rtol=0)
 
 
@@ -142,7 +142,7 @@ def test_a_loss_that_is_no_number_stops_training_at_once():
     """The step and the term are named, and no further step is made."""
     steps = []
     for poisoned, message in (
-        ("data", r"step 7 \(train, epoch 2\): its data term is nan, its budget term 0\. Lower"),
+        ("data", r"step 7 \(train, epoch 2\): its data term is nan, its pruning term 0\. Lower"),
         ("weights", r"weights are not numbers any more \(train, epoch 1\)"),
     ):
         net = models.build("wrn-10-1", 10, DIGITS.input_size)
@@ -158,8 +158,8 @@ def test_a_loss_that_is_no_number_stops_training_at_once():
         steps.clear()
 
     training = pruning(2)
-    training.gated.gates["conv1"].log_alpha.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(bar.BarError, match=r"not a number any more at step [12] \(prune, epoch 1\).* budget term nan"):
+    training.pruner.network.gates["conv1"].log_alpha.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(bar.BarError, match=r"not a number any more at step [12] \(prune, epoch 1\).* pruning term nan"):
         list(training)
 
 
@@ -196,7 +196,7 @@ def test_the_state_of_another_training_is_refused():
 def test_features_that_stay_dead_are_cut_and_not_before():
     settings = dataclasses.replace(SETTINGS, patience=0.5)  # three of six epochs
     training = pruning(2, settings=dataclasses.replace(settings, gate_travel=1e-9))
-    gates = training.gated.gates
+    gates = training.pruner.network.gates
     gates["group1.0.conv1"].log_alpha.data[2:4] = -6.0
     cut = [(r["epoch"], int((gates["group1.0.conv1"].log_alpha == -torch.inf).sum())) for r in training][:6]
     assert cut == [(1, 0), (2, 0), (3, 2), (4, 2), (5, 2), (6, 2)]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
+from lightning_fabric.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -42,6 +43,7 @@ def _examples(*lines: str) -> str:
         "bar run --pruning-factor 16 --seed 1",
         "bar run --dataset cifar10 --model wrn-28-12 --preset paper --pruning-factor 16",
         "bar run --dataset ~/photos --size 64 --model resnet18 --metric flops --out runs/photos",
+        "bar run --dataset cifar10 --model wrn-28-12 --preset paper --processes 4   # four GPUs",
         "bar run --json | jq .accuracy",
         "bar run --pruning-factor 8                   # Ctrl-C, then the same again: it goes on where it was",
     )
@@ -86,6 +88,9 @@ def _examples(*lines: str) -> str:
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
 @click.option(
+    "--processes", type=int, default=1, show_default=True, help="Share each batch among so many GPUs, or CPU processes."
+)
+@click.option(
     "--resume/--no-resume",
     default=True,
     show_default=True,
@@ -94,7 +99,14 @@ def _examples(*lines: str) -> str:
 @click.option("--tensorboard", is_flag=True, help="Write what is watched to FOLDER/tensorboard, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def run(
-    out: Path | None, root: Path | None, device: str, resume: bool, tensorboard: bool, as_json: bool, **options
+    out: Path | None,
+    root: Path | None,
+    device: str,
+    processes: int,
+    resume: bool,
+    tensorboard: bool,
+    as_json: bool,
+    **options,
 ) -> None:
     """Train and prune one network, and record it.
 
@@ -105,11 +117,13 @@ def run(
     folder = out or Path("runs") / config.name
     watch = _tensorboard(folder) if tensorboard else lambda config, record: None
     try:
-        record = run_with_progress(config, folder, watch, root=root, device=device, resume=resume)
+        record = run_with_progress(config, folder, watch, root=root, device=device, processes=processes, resume=resume)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; all whole epochs are kept in {folder} and beside it: the same command goes on from there"
         ) from None
+    if rank_zero_only.rank:  # of several processes, the first one speaks
+        return
     if as_json:
         click.echo(json.dumps(record, indent=1))
         return

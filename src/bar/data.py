@@ -296,15 +296,16 @@ def _batches(split, batch_size, mean, std, generator, padding, flip, drop_last, 
     home, device = split.images.device, torch.device(device or split.images.device)
     mean, std = (torch.tensor(value, device=device).view(-1, 1, 1) for value in (mean, std))
     if generator is not None:
-        order = torch.randperm(count, generator=generator)
-        corner = torch.randint(2 * padding + 1, (count, 2), generator=generator)
-        mirror = torch.rand(count, generator=generator) < (0.5 if flip else 0.0)
+        # drawn for the whole epoch, so that no batch waits for a copy to the device
+        order = torch.randperm(count, generator=generator).to(home)
+        corner = torch.randint(2 * padding + 1, (count, 2), generator=generator).to(device)
+        mirror = (torch.rand(count, generator=generator) < (0.5 if flip else 0.0)).to(device)
     for i in range(num_batches(count, batch_size, drop_last)):
         window = slice(i * batch_size, (i + 1) * batch_size)
-        chosen = split[window if generator is None else order[window].to(home)].to(device)
+        chosen = split[window if generator is None else order[window]].to(device)
         images = chosen.images
         if padding or flip:
-            images = _crop(images, padding, corner[window].to(device), mirror[window].to(device))
+            images = _crop(images, padding, corner[window], mirror[window])
         yield (images.float() / 255 - mean) / std, chosen.labels
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -19,15 +20,17 @@ import filelock
 import pandas as pd
 import torch
 import torchvision
+from lightning_fabric import Fabric
+from torch import nn
 
 from bar import data, models, storage
 from bar.cost import METRICS, Cost, count
 from bar.errors import BarError, nearest
 from bar.inference import fold
+from bar.methods.budget_aware import BudgetAware
 from bar.network import trace
 from bar.schedule import SCHEDULES
-from bar.surgery import gate
-from bar.training import PRESETS, Settings, Training, accuracy, steps_per_epoch
+from bar.training import PRESETS, Settings, Training, accuracy, check_shares, fabric_on, steps_per_epoch
 
 METHODS = ("bar", "unpruned")
 CONFIG, METRICS_FILE, RESULT, LOCK = "config.json", "metrics.jsonl", "result.json", ".lock"
@@ -152,6 +155,7 @@ def run(
     *,
     root: Path | str | None = None,
     device: str = "auto",
+    processes: int = 1,
     resume: bool = True,
     report: Callable[[RunConfig, dict], None] = lambda config, record: None,
     tick: Callable[[RunConfig], None] = lambda config: None,
@@ -174,6 +178,9 @@ def run(
         Where data sets live; default: the environment variable BAR_DATA, or ~/.cache/bar.
     device : str
         "auto", "cpu", "cuda", …
+    processes : int
+        Share each batch among so many processes, each on a GPU of its own, or all on the CPU. The program is started
+        again for each of them, so this is for scripts and the command line.
     resume : bool
         Whether to go on from the checkpoint of an interrupted run; False starts over.
     report, tick : callable
@@ -198,62 +205,79 @@ def run(
     >>> record["volume"] <= record["budget"] == record["volume_full"] / 2
     True
     """
+    if not (isinstance(processes, int) and processes >= 1):
+        raise BarError(f"processes must be a whole number >= 1, not {processes!r}")
+    check_shares(config.settings, processes)
+    launch = functools.cache(functools.partial(_launched, device, processes))  # once, and not before it is needed
     folder = Path(folder) if folder is not None else Path("runs") / config.name
+    return _run(config, folder, root, launch, resume, report, tick)
+
+
+def _launched(device: str, processes: int) -> Fabric:
+    place = _device(device)
+    if place.type == "cuda" and processes > torch.cuda.device_count():
+        raise BarError(f"there are {torch.cuda.device_count()} GPUs here, too few for {processes} processes")
+    fabric = fabric_on(place, processes)
+    fabric.launch()
+    return fabric
+
+
+def _run(config: RunConfig, folder: Path, root, launch: Callable[[], Fabric], resume: bool, report, tick) -> dict:
+    """`run`, on devices that are there already or about to be."""
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
     done = read(folder, wanted)
     if done is not None:
         return done
 
-    place = _device(device)
     images = data.load(config.dataset, size=config.size, root=root, limit=config.limit)
     torch.manual_seed(config.seed)
     network = models.build(config.model, images.num_classes, images.input_size)
     full = count(network, images.input_size)
     traced = trace(network, images.input_size).module
     settings = config.settings
-    budget, taught = None, None
+    pruner, taught = None, None
     if config.method == "bar":
-        gated = gate(network, images.input_size)
-        spread = torch.Generator().manual_seed(config.seed)
-        for g in gated.gates.values():
-            g.spread_(*settings.gate_start, generator=spread)
-        gated.to(place)
         steps = settings.prune_epochs * steps_per_epoch(images, settings)
-        budget = settings.budget(gated, config.pruning_factor, steps, config.metric, config.schedule)
-        taught = run(
-            config.unpruned, folder.parent / config.unpruned.name, root=root, device=device, resume=resume,
-            report=report, tick=tick,
+        pruner = BudgetAware(
+            network, images.input_size, settings, config.pruning_factor, steps, config.metric, config.schedule,
+            config.seed,
         )  # fmt: skip
+        unpruned = folder.parent / config.unpruned.name
+        taught = _run(config.unpruned, unpruned, root, launch, resume, report, tick)
+    fabric = launch()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        storage.write_text(folder / CONFIG, json.dumps(wanted, indent=1))
+        if fabric.is_global_zero:
+            storage.write_text(folder / CONFIG, json.dumps(wanted, indent=1))
     except OSError as error:
         raise BarError(f"cannot write into {folder}: {error.strerror}") from error
-    with _alone(folder):
-        done = read(folder, wanted)
+    with _alone(folder) if fabric.is_global_zero else contextlib.nullcontext():
+        done = fabric.broadcast(read(folder, wanted) if fabric.is_global_zero else None)
         if done is not None:
             return done
-        if not resume:
+        if not resume and fabric.is_global_zero:
             storage.remove_checkpoints(folder)
-        revision = commit()
+        fabric.barrier()
+        revision, place = commit(), fabric.device
         images, network = images.to(place), network.to(place, memory_format=torch.channels_last)
         torch.manual_seed(config.seed)
-        generator = torch.Generator().manual_seed(config.seed)
-        options = {"settings": settings, "generator": generator, "tick": lambda: tick(config)}
-        if config.method == "bar":
-            teacher = None
-            if config.distill:
-                teacher = fold(storage.load(folder.parent / config.unpruned.name)).to(place)
-            training = Training(gated, images, settings.phases_of_pruning, budget=budget, teacher=teacher, **options)
-        else:
-            training = Training(network, images, settings.phases_of_unpruned, **options)
+        phases, teacher = settings.phases_of_unpruned, None
+        if pruner is not None:
+            network, phases = pruner.network.to(place), settings.phases_of_pruning
+            teacher = teacher_in(unpruned, place) if config.distill else None
+        training = Training(
+            network, images, phases, settings, torch.Generator().manual_seed(config.seed), teacher=teacher,
+            pruner=pruner, fabric=fabric, tick=lambda: tick(config),
+        )  # fmt: skip
         epochs, seconds = _train(training, folder, wanted, lambda record: report(config, record))
         network = training.network
         cut = next((record for record in epochs if record["phase"] == "cut"), {})
 
         cost = count(network, images.input_size)
         network = traced if config.method == "unpruned" else network
-        storage.save(network, folder)
+        if fabric.is_global_zero:
+            storage.save(network, folder)
+        fabric.barrier()
         test = accuracy(network, images.test, images)
         result = wanted | {
             "dataset_label": images.label,
@@ -278,13 +302,14 @@ def run(
             "flops_factor": full.flops / cost.flops,
             "parameters": cost.parameters,
             "parameters_full": full.parameters,
-            "budget": budget.limit if budget else full.volume,
+            "budget": pruner.budget.limit if pruner else full.volume,
             "features": {name: _features(cost, name) for name in full.layers},
             "features_full": {name: layer["features"] for name, layer in full.layers.items()},
             "areas": {name: layer["area"] for name, layer in full.layers.items()},
             "weights_sha256": hashlib.sha256((folder / storage.WEIGHTS).read_bytes()).hexdigest(),
             "seconds": seconds,
             "hardware": hardware(place),
+            "processes": fabric.world_size,
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
@@ -292,14 +317,25 @@ def run(
             },
             "commit": revision,
         }
-        storage.write_text(folder / RESULT, json.dumps(result, indent=1))
-        storage.remove_checkpoints(folder)
-        (folder / LOCK).unlink(missing_ok=True)
+        if fabric.is_global_zero:
+            storage.write_text(folder / RESULT, json.dumps(result, indent=1))
+            storage.remove_checkpoints(folder)
+            (folder / LOCK).unlink(missing_ok=True)
+        fabric.barrier()
     return read(folder)
+
+
+def teacher_in(folder: Path, device: torch.device | str) -> nn.Module:
+    """A run's unpruned network, for inference only: batch norms folded, in bfloat16 where that is twice as fast."""
+    device = torch.device(device)
+    native = device.type == "cuda" or getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)
+    teacher = fold(storage.load(folder)).to(device, memory_format=torch.channels_last)
+    return teacher.to(torch.bfloat16) if native else teacher
 
 
 def _train(training: Training, folder: Path, config: dict, report: Callable[[dict], None]) -> tuple[list[dict], float]:
     """Train to the end, keeping a checkpoint after each epoch; the records, and the seconds that it took."""
+    first = training.fabric.is_global_zero  # of several processes, this one writes
     records: list[dict] = []
     seconds = 0.0
     for state in storage.load_checkpoints(folder, config):
@@ -307,10 +343,12 @@ def _train(training: Training, folder: Path, config: dict, report: Callable[[dic
         records, seconds = state["records"], state["seconds"]
         log.warning("%s: going on after %d epochs", folder, sum(r["phase"] != "cut" for r in records))
         break
+    start = time.perf_counter()
+    if not first:
+        return records + list(training), seconds + time.perf_counter() - start
     storage.write_text(folder / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in records))
     for record in records:
         report(record)
-    start = time.perf_counter()
     with (folder / METRICS_FILE).open("a") as file:
         for record in training:
             file.write(json.dumps(record) + "\n")

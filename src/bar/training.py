@@ -10,16 +10,17 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from bar.cost import count
 from bar.data import Dataset, Split, batches, num_batches
 from bar.errors import BarError
 from bar.objective import PRESSURE, Budget, distillation
-from bar.surgery import GatedNetwork, prune
+from bar.surgery import GatedNetwork
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Settings:
             lam = self.pressure / gated.full(metric)
         return Budget(gated, factor, steps, metric, schedule, lam, self.cap, self.b_start, self.reach, self.aim)
 
+    def rate_of_gates(self, step: int, steps: int) -> float:
+        """The gates' learning rate at a step of so many."""
+        left = (steps - step) / (self.gate_decay * steps) if self.gate_decay else 1.0
+        return (self.gate_travel / steps if self.gate_travel else self.gate_lr) * min(left, 1.0)
+
     @property
     def phases_of_pruning(self) -> list[tuple[str, int, float]]:
         """Name, epochs and learning rate: prune, fine-tune, cool down (supp. 3)."""
@@ -86,32 +92,81 @@ PRESETS = {
 }  # fmt: skip
 
 
+CARRIED = ("volume", "flops", "size", "budget", "barrier")  # fields of the cut's record that later records repeat
+
+
+class Pruner(Protocol):
+    """What a method adds to a training until the cut: a term of the loss, parameters of its own, and decisions.
+
+    Attributes
+    ----------
+    network : nn.Module
+        What is trained until the cut.
+    """
+
+    network: nn.Module
+
+    def groups(self) -> list[dict]:
+        """Groups of parameters for Adam, beside the ordinary weights."""
+
+    def rate(self, step: int) -> float:
+        """The learning rate of those groups at a step."""
+
+    def __call__(self, step: int) -> Tensor:
+        """The term that is added to the data loss: a scalar, on the device."""
+
+    def end_step(self) -> None:
+        """What happens after the optimizer's step."""
+
+    def end_epoch(self) -> dict:
+        """What is decided between epochs; fields of the epoch's record, "size" among them."""
+
+    def watched(self) -> nn.Module:
+        """The network that a cut now would leave, sharing nothing; its accuracy is what the record shows."""
+
+    def cut(self) -> nn.Module:
+        """The network that goes on after the first phase; the same again after `load_state_dict`."""
+
+    def cut_record(self) -> dict:
+        """Fields of the cut's record, "size" among them."""
+
+    def end_finetune_step(self) -> None:
+        """What happens after the optimizer's steps of the later phases."""
+
+    def state_dict(self) -> dict:
+        """What the network's state dict does not hold; tensors, numbers and strings only."""
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from there."""
+
+
 class Training:
     """The training of a network, epoch by epoch; it can stop after any of them and go on later as if it had not.
 
     Iterating trains. Each item is a dict, the record of an epoch: phase, epoch (from 1 in each phase), loss and
-    data_loss (means), accuracy (on validation images), seconds. With a budget, the network is pruned at the end of the
-    first phase, which adds a record of the phase "cut"; all have volume, flops, size (V of eq. 4 in the budget's
-    metric), budget (b) and barrier (f) as well. Before the cut, accuracy is that of the network that a cut now would
-    leave, flops_trained what is still computed, size_min and size_max the bounds of V over the epoch's steps, above the
-    part of them with V >= b, and rise the most that V was above its lowest value until then.
+    data_loss (means), accuracy (on validation images), seconds. With a pruner, the network is pruned at the end of the
+    first phase, which adds a record of the phase "cut"; before it, accuracy is that of the network that a cut now would
+    leave, and the pruner adds fields of its own (see `bar.methods.budget_aware.BudgetAware`).
 
     Parameters
     ----------
     network : nn.Module
-        On the device of the data; trained in place. With a budget, the gated network that it watches.
+        On the device of the data; trained in place. With a pruner, the network that it prunes.
     data : Dataset
         Its training images are learnt from, its validation images are watched.
     phases : sequence of (name, epochs, learning rate)
-        In order; with a budget, the first one prunes.
+        In order; with a pruner, the first one prunes.
     settings : Settings
-        Batch size, weight decay, distillation, gates.
+        Batch size, weight decay, distillation.
     generator : torch.Generator
         On the CPU; draws the order and the augmentation of the images.
     teacher : nn.Module, optional
-        The unpruned network; without it the loss is plain cross-entropy.
-    budget : Budget, optional
-        Its term is added to the loss of the first phase.
+        The unpruned network, in any precision; without it the loss is plain cross-entropy.
+    pruner : Pruner, optional
+        The method.
+    fabric : Fabric, optional
+        Precision, and the processes that share each batch; default: one process (see `fabric_on`). Several processes
+        compute what one would, but for batch norm, which sees a process's share of a batch, and for rounding.
     tick : callable
         Called after every step.
 
@@ -123,7 +178,8 @@ class Training:
     Raises
     ------
     BarError
-        By iterating, at the step at which the loss is no longer a number (on a GPU, at most 50 steps later).
+        If the processes cannot share a batch equally. By iterating, at the step at which the loss is no longer a number
+        (on a GPU, at most 50 steps later).
 
     Examples
     --------
@@ -144,18 +200,19 @@ class Training:
         generator: torch.Generator,
         *,
         teacher: nn.Module | None = None,
-        budget: Budget | None = None,
+        pruner: Pruner | None = None,
+        fabric: Fabric | None = None,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
         self.network, self.data, self.settings, self.generator = network, data, settings, generator
-        self.teacher, self.budget, self.tick = teacher, budget, tick
-        self.gated = network if budget else None
+        self.teacher, self.pruner, self.tick = teacher, pruner, tick
+        self.fabric = fabric or fabric_on(data.train.images.device)
+        check_shares(settings, self.fabric.world_size)
         self._epochs = [(name, epoch, lr) for name, epochs, lr in phases for epoch in range(1, epochs + 1)]
-        if budget:
+        if pruner:
             self._epochs.insert(phases[0][1], ("cut", phases[0][1], 0.0))
-            self._pruning_epochs = phases[0][1]
-            self._dead_for = torch.zeros(len(network.log_alpha), dtype=torch.long)  # epochs in a row
-            self._lowest = torch.tensor([torch.inf], dtype=torch.float64)  # V so far
+        self._pruning = pruner is not None
+        self._cut_fields: dict = {}
         self._done, self._step = 0, 0
         self._optimizer = self._new_optimizer()
 
@@ -168,20 +225,15 @@ class Training:
             self._done += 1
             yield record | {"seconds": time.perf_counter() - start}
 
-    @property
-    def _pruning(self) -> bool:
-        return self.network is self.gated
-
     def state_dict(self) -> dict:
         """Everything that decides how the training goes on; tensors, numbers and strings only."""
         return {
             "done": self._done,
             "step": self._step,
             "network": self.network.state_dict(),
-            "gates": {n: g.log_alpha.detach() for n, g in self.gated.gates.items()} if self.gated else {},
-            "pruned": bool(self.gated) and not self._pruning,
-            "dead_for": self._dead_for if self.gated else None,
-            "lowest": self._lowest if self.gated else None,
+            "pruner": self.pruner.state_dict() if self.pruner else None,
+            "pruning": self._pruning,
+            "cut_fields": self._cut_fields,
             "optimizer": self._optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "random": torch.get_rng_state(),
@@ -197,18 +249,16 @@ class Training:
             If the state is that of another training.
         """
         try:
-            with torch.no_grad():
-                for name, log_alpha in state["gates"].items():
-                    self.gated.gates[name].log_alpha.copy_(log_alpha)
-            if self.gated:
-                pruned = state["pruned"]
-                self.network = prune(self.gated).to(memory_format=torch.channels_last) if pruned else self.gated
+            if self.pruner:
+                self.network = self.pruner.network
+                self.pruner.load_state_dict(state["pruner"])
+                self._pruning, self._cut_fields = state["pruning"], state["cut_fields"]
+                if not self._pruning:
+                    self.network = self.pruner.cut().to(memory_format=torch.channels_last)
                 self._optimizer = self._new_optimizer()
             self.network.load_state_dict(state["network"])
             self._optimizer.load_state_dict(state["optimizer"])
             self._done, self._step = state["done"], state["step"]
-            if self.gated:
-                self._dead_for, self._lowest = state["dead_for"], state["lowest"]
             self.generator.set_state(state["generator"])
             torch.set_rng_state(state["random"])
             if state["random_cuda"]:
@@ -217,47 +267,49 @@ class Training:
             raise BarError(f"this is the state of another training: {error}") from error
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        gates = [gate.log_alpha for gate in self.gated.gates.values()] if self._pruning else []
-        of_gates = {id(log_alpha) for log_alpha in gates}
-        weights = [p for p in self.network.parameters() if id(p) not in of_gates]
+        own = self.pruner.groups() if self._pruning else []
+        grouped = {id(p) for group in own for p in group["params"]}
+        weights = [p for p in self.network.parameters() if id(p) not in grouped]
         groups = [{"params": weights, "weight_decay": self.settings.weight_decay}]
-        if gates:
-            groups.append({"params": gates, "weight_decay": 0.0, "betas": self.settings.gate_betas})
-        return torch.optim.Adam(groups, foreach=True)
+        return torch.optim.Adam(groups + [{"weight_decay": 0.0} | group for group in own], foreach=True)
 
     def _train(self, phase: str, epoch: int, lr: float) -> dict:
         """One epoch."""
-        network, data, settings = self.network, self.data, self.settings
-        budget = self.budget if self._pruning else None
-        self._optimizer.param_groups[0]["lr"] = lr
+        network, data, settings, fabric = self.network, self.data, self.settings, self.fabric
+        pruner = self.pruner if self._pruning else None
+        weights, *own = self._optimizer.param_groups
+        weights["lr"] = lr
         device = next(network.parameters()).device
-        bfloat16 = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
         look_every = 50 if device.type == "cuda" else 1  # looking waits for the device
-        losses = torch.zeros(2, device=device)  # sums of the terms: data, budget
+        losses = torch.zeros(2, device=device)  # sums of the terms: data, pruner
         bad = torch.full((3,), -1.0, device=device)  # the first step whose loss is no number, and its terms
-        sizes, margins = torch.zeros(steps_per_epoch(data, settings), device=device), []
         network.train()
         for i, (images, labels) in enumerate(_training_batches(data, settings, self.generator)):
+            if fabric.world_size > 1:
+                images, labels = (part[fabric.global_rank :: fabric.world_size] for part in (images, labels))
             images, taught = images.contiguous(memory_format=torch.channels_last), None
-            with bfloat16:
-                if self.teacher is not None:
-                    with torch.no_grad():
-                        taught = self.teacher(images).float()
+            if self.teacher is not None:
+                with torch.no_grad():
+                    taught = self.teacher(images.to(next(self.teacher.parameters()).dtype)).float()
+            with fabric.autocast():
                 output = network(images).float()
             data_loss = distillation(output, labels, taught, settings.alpha, settings.temperature)
-            terms = torch.stack([data_loss, budget(self._step) if budget else torch.zeros_like(data_loss)])
-            if budget:
-                self._optimizer.param_groups[1]["lr"] = self._gate_lr()
+            terms = torch.stack([data_loss, pruner(self._step) if pruner else torch.zeros_like(data_loss)])
+            for group in own:
+                group["lr"] = pruner.rate(self._step)
             self._optimizer.zero_grad()
-            terms.sum().backward()
+            fabric.backward(terms.sum())
+            if fabric.world_size > 1:
+                self._average([p.grad for p in network.parameters() if p.grad is not None])
             self._optimizer.step()
             with torch.no_grad():
                 losses += terms
                 here = torch.cat([torch.full_like(terms[:1], self._step), terms])
                 bad = torch.where((bad[0] < 0) & ~terms.isfinite().all(), here, bad)
-                if budget:
-                    sizes[i] = budget.V
-                    margins.append(budget.b)
+            if pruner:
+                pruner.end_step()
+            elif self.pruner:
+                self.pruner.end_finetune_step()
             if i % look_every == 0:
                 self._check(phase, epoch, bad)
             self._step += 1
@@ -265,82 +317,71 @@ class Training:
         self._check(phase, epoch, bad)
         if torch.stack([p.isnan().any() for p in network.parameters()]).any():
             raise BarError(f"weights are not numbers any more ({phase}, epoch {epoch}): lower the learning rate")
+        if fabric.world_size > 1:
+            self._average([losses, *(b for b in network.buffers() if b.is_floating_point())])
         total, data_total = losses.sum().item(), losses[0].item()
         steps = steps_per_epoch(data, settings)
         record = {"loss": total / steps, "data_loss": data_total / steps}
-        if not self.gated:
-            return record | {"accuracy": accuracy(network, data.validation, data)}
-        if budget:
-            network.floor_()  # the last step of the epoch may have shut what the next one would reopen
-            self._cut_what_stays_dead()
-        record |= {"volume": self.gated.size("volume"), "flops": self.gated.size("flops")}
-        if budget:
-            record |= {"size": float(budget.V), "budget": budget.b, "barrier": float(budget.f)}
-            record |= self._followed(sizes.double().cpu(), torch.tensor(margins, dtype=torch.float64))
-            record |= {"flops_trained": network.uncut("flops")}
-            network = recalibrate(prune(network), data, settings, images=512)
-        else:
-            record |= {"size": self.gated.size(self.budget.metric), "budget": self.budget.limit, "barrier": 0.0}
-        return record | {"accuracy": accuracy(network, data.validation, data)}
+        if pruner:
+            record |= pruner.end_epoch()
+            network = recalibrate(pruner.watched(), data, settings, images=512)
+        return record | self._cut_fields | {"accuracy": accuracy(network, data.validation, data)}
 
-    def _gate_lr(self) -> float:
-        steps, decay = self.budget.steps, self.settings.gate_decay
-        left = (steps - self._step) / (decay * steps) if decay else 1.0
-        travel = self.settings.gate_travel
-        return (travel / steps if travel else self.settings.gate_lr) * min(left, 1.0)
-
-    def _followed(self, sizes: Tensor, margins: Tensor) -> dict:
-        """How V followed b, step by step."""
-        lowest = torch.cat([self._lowest, sizes]).cummin(0).values
-        self._lowest = lowest[-1:]
-        return {
-            "size_min": float(sizes.min()), "size_max": float(sizes.max()),
-            "above": float((sizes >= margins).double().mean()), "rise": float((sizes - lowest[1:]).max()),
-        }  # fmt: skip
+    @torch.no_grad()
+    def _average(self, tensors: list[Tensor]) -> None:
+        """Replace tensors by their means over the processes, in one message."""
+        flat = self.fabric.all_reduce(torch.cat([t.flatten() for t in tensors]), reduce_op="mean")
+        means = flat.split([t.numel() for t in tensors])
+        torch._foreach_copy_(tensors, [mean.view(t.shape) for mean, t in zip(means, tensors, strict=True)])
 
     def _check(self, phase: str, epoch: int, bad: Tensor) -> None:
         step, data_loss, term = bad.tolist()
         if step >= 0:
             raise BarError(
                 f"the loss is not a number any more at step {step:.0f} ({phase}, epoch {epoch}): its data term is "
-                f"{data_loss:.4g}, its budget term {term:.4g}. Lower the learning rate"
+                f"{data_loss:.4g}, its pruning term {term:.4g}. Lower the learning rate"
             )
 
-    @torch.no_grad()
-    def _cut_what_stays_dead(self) -> None:
-        """Cut features that have not mattered for some epochs in a row."""
-        if self.settings.patience is None:
-            return
-        gated, live = self.gated, self.gated.live()
-        matters = torch.cat([live[gated.network.convs[name]] for name in gated.gates])
-        self._dead_for = torch.where(matters, 0, self._dead_for + 1)
-        due = self._dead_for >= max(2, round(self.settings.patience * self._pruning_epochs))
-        there = gated.log_alpha.cpu() > -torch.inf
-        sizes = [len(gate.log_alpha) for gate in gated.gates.values()]
-        left = dict(zip(gated.gates, (there & ~due).split(sizes), strict=True))
-        # Should V have fallen too far, the last step needs something to reopen.
-        if (due & there).any() and gated._size(left, self.budget.metric) >= self.budget.limit:
-            gated.cut_(dict(zip(gated.gates, due.split(sizes), strict=True)))
-
     def _cut(self) -> dict:
-        """From the gated network to the pruned one.
+        """From the network that is pruned to the pruned one.
 
         The record has accuracy_cut, right after surgery, and accuracy, after the batch norms' statistics have been
-        measured anew; and what regular connectivity would cost with the same gates (table 2).
+        measured anew.
         """
-        gated, budget, data = self.gated, self.budget, self.data
-        before = gated.size(budget.metric)
-        self.network = prune(budget.settle()).to(memory_format=torch.channels_last)
+        data = self.data
+        self.network = self.pruner.cut().to(memory_format=torch.channels_last)
+        self._pruning = False
         self._optimizer = self._new_optimizer()
+        record = self.pruner.cut_record()
+        self._cut_fields = {name: record[name] for name in CARRIED if name in record}
         at_once = accuracy(self.network, data.validation, data)
         recalibrate(self.network, data, self.settings)
-        regular = count(prune(gated, "regular"), gated.network.input_size)
-        return {
-            "volume": gated.size("volume"), "flops": gated.size("flops"), "size": gated.size(budget.metric),
-            "size_before_settling": before, "budget": budget.limit, "barrier": 0.0, "accuracy_cut": at_once,
-            "volume_regular": regular.volume, "flops_regular": regular.flops,
-            "accuracy": accuracy(self.network, data.validation, data),
-        }  # fmt: skip
+        return record | {"accuracy_cut": at_once, "accuracy": accuracy(self.network, data.validation, data)}
+
+
+def check_shares(settings: Settings, processes: int) -> None:
+    """Raise a BarError if so many processes cannot share a batch equally."""
+    if settings.batch_size % processes:
+        raise BarError(f"{processes} processes cannot share batches of {settings.batch_size} images equally")
+
+
+def fabric_on(device: torch.device | str, processes: int = 1) -> Fabric:
+    """What computes: a device, its precision (bfloat16 on a GPU), and how many processes share each batch.
+
+    Parameters
+    ----------
+    device : device or str
+        "cpu", "cuda" or "cuda:1", say.
+    processes : int
+        Each with a GPU of its own, or on one CPU.
+    """
+    device = torch.device(device)
+    return Fabric(
+        accelerator=device.type,
+        devices=processes if processes > 1 or device.index is None else [device.index],
+        strategy="ddp" if processes > 1 else "auto",
+        precision="bf16-mixed" if device.type == "cuda" else "32-true",
+    )
 
 
 def steps_per_epoch(data: Dataset, settings: Settings) -> int:

@@ -1,0 +1,165 @@
+"""BAR: gates that a barrier drives below a budget, while the weights train (sections 3 and 4)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bar.cost import count
+from bar.surgery import gate, prune
+from bar.training import Settings
+
+
+class BudgetAware:
+    """What BAR adds to a `bar.training.Training`.
+
+    Records of the pruning epochs have volume, flops, size (V of eq. 4 in the budget's metric), budget (b) and barrier
+    (f); flops_trained, what is still computed; size_min and size_max, the bounds of V over the epoch's steps; above,
+    the part of them with V >= b; and rise, the most that V was above its lowest value until then. The record of the cut
+    has size_before_settling, and what regular connectivity would cost with the same gates (table 2).
+
+    Parameters
+    ----------
+    network : nn.Module
+        A plain CNN; gated, and trained in place.
+    input_size : (int, int, int)
+        Of one image.
+    settings : Settings
+        Of gates and budget.
+    factor : float
+        Pruning factor > 1.
+    steps : int
+        Of the phase that prunes.
+    metric, schedule : str
+        As in `bar.Budget`.
+    seed : int
+        Of the start of the gates.
+
+    Attributes
+    ----------
+    network : GatedNetwork
+    budget : Budget
+
+    Raises
+    ------
+    BarError
+        If the network cannot be gated, or the budget cannot be served.
+
+    Examples
+    --------
+    >>> import bar
+    >>> from bar.training import PRESETS, Training, steps_per_epoch
+    >>> digits, settings = bar.data.load("digits", size=8, limit=64), PRESETS["quick"]
+    >>> network, steps = bar.models.build("wrn-10-1", 10, digits.input_size), 3 * steps_per_epoch(digits, settings)
+    >>> pruner = BudgetAware(network, digits.input_size, settings, factor=4, steps=steps)
+    >>> phases = [("prune", 3, 1e-3)]
+    >>> *_, cut = Training(pruner.network, digits, phases, settings, torch.Generator(), pruner=pruner)
+    >>> cut["volume"] <= cut["budget"]
+    True
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        input_size: Sequence[int],
+        settings: Settings,
+        factor: float,
+        steps: int,
+        metric: str = "volume",
+        schedule: str = "sigmoid",
+        seed: int = 0,
+    ) -> None:
+        gated = gate(network, input_size)
+        spread = torch.Generator().manual_seed(seed)
+        for each in gated.gates.values():
+            each.spread_(*settings.gate_start, generator=spread)
+        self.network, self.settings = gated, settings
+        self.budget = settings.budget(gated, factor, steps, metric, schedule)
+        self._dead_for = torch.zeros(len(gated.log_alpha), dtype=torch.long)  # epochs in a row
+        self._lowest = torch.tensor([torch.inf], dtype=torch.float64)  # V so far
+        self._sizes: list[Tensor] = []  # V and b at the steps of this epoch
+        self._margins: list[float] = []
+
+    def groups(self) -> list[dict]:
+        """The gates, without weight decay."""
+        gates = [gate.log_alpha for gate in self.network.gates.values()]
+        return [{"params": gates, "betas": self.settings.gate_betas}]
+
+    def rate(self, step: int) -> float:
+        """The gates' learning rate."""
+        return self.settings.rate_of_gates(step, self.budget.steps)
+
+    def __call__(self, step: int) -> Tensor:
+        """lambda L_S f of eq. 6."""
+        term = self.budget(step)
+        self._sizes.append(self.budget.V)
+        self._margins.append(self.budget.b)
+        return term
+
+    def end_step(self) -> None:
+        """Nothing: the budget keeps a path open whenever it is called."""
+
+    def end_epoch(self) -> dict:
+        """Cut what stays dead; the epoch's record."""
+        gated, budget = self.network, self.budget
+        gated.floor_()  # the last step of the epoch may have shut what the next one would reopen
+        self._cut_what_stays_dead()
+        sizes = torch.stack(self._sizes).double().cpu()
+        margins = torch.tensor(self._margins, dtype=torch.float64)
+        lowest = torch.cat([self._lowest, sizes]).cummin(0).values
+        self._lowest, self._sizes, self._margins = lowest[-1:], [], []
+        return {
+            "volume": gated.size("volume"), "flops": gated.size("flops"), "size": float(budget.V), "budget": budget.b,
+            "barrier": float(budget.f), "size_min": float(sizes.min()), "size_max": float(sizes.max()),
+            "above": float((sizes >= margins).double().mean()), "rise": float((sizes - lowest[1:]).max()),
+            "flops_trained": gated.uncut("flops"),
+        }  # fmt: skip
+
+    def _cut_what_stays_dead(self) -> None:
+        """Cut features that have not mattered for some epochs in a row."""
+        if self.settings.patience is None:
+            return
+        gated, live = self.network, self.network.live()
+        matters = torch.cat([live[gated.network.convs[name]] for name in gated.gates])
+        self._dead_for = torch.where(matters, 0, self._dead_for + 1)
+        due = self._dead_for >= max(2, round(self.settings.patience * self.settings.prune_epochs))
+        there = gated.log_alpha.detach().cpu() > -torch.inf
+        sizes = [len(gate.log_alpha) for gate in gated.gates.values()]
+        left = dict(zip(gated.gates, (there & ~due).split(sizes), strict=True))
+        # Should V have fallen too far, the last step needs something to reopen.
+        if (due & there).any() and gated._size(left, self.budget.metric) >= self.budget.limit:
+            gated.cut_(dict(zip(gated.gates, due.split(sizes), strict=True)))
+
+    def watched(self) -> nn.Module:
+        """The network that a cut now would leave."""
+        return prune(self.network)
+
+    def cut(self) -> nn.Module:
+        """Make the budget certain, and take the dead features out."""
+        self._before = self.network.size(self.budget.metric)
+        return prune(self.budget.settle())
+
+    def cut_record(self) -> dict:
+        """What is left, and what regular connectivity would leave."""
+        gated, budget = self.network, self.budget
+        regular = count(prune(gated, "regular"), gated.network.input_size)
+        return {
+            "volume": gated.size("volume"), "flops": gated.size("flops"), "size": gated.size(budget.metric),
+            "budget": budget.limit, "barrier": 0.0, "size_before_settling": self._before,
+            "volume_regular": regular.volume, "flops_regular": regular.flops,
+        }  # fmt: skip
+
+    def end_finetune_step(self) -> None:
+        """Nothing: what was cut is not there any more."""
+
+    def state_dict(self) -> dict:
+        """The gates, which the pruned network does not have, and what is remembered of the epochs before."""
+        gates = {name: gate.log_alpha.detach() for name, gate in self.network.gates.items()}
+        return {"gates": gates, "dead_for": self._dead_for, "lowest": self._lowest}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from there."""
+        for name, log_alpha in state["gates"].items():
+            self.network.gates[name].log_alpha.copy_(log_alpha)
+        self._dead_for, self._lowest = state["dead_for"], state["lowest"]
