@@ -127,48 +127,18 @@ class Awkward(nn.Module):
         return (left + torch.sigmoid(right)) * self.temperature
 
 
-def narrow(net: nn.Module, divide: int) -> nn.Module:
-    """The same network with all widths divided, but for images (3) and outputs; its weights are new.
-
-    It may come from the meta device, where a wide network costs nothing.
-    """
-    last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
-    for parent in list(net.modules()):
-        for name, old in list(parent.named_children()):
-            if isinstance(old, nn.Conv2d):
-                inputs = old.in_channels if old.in_channels == 3 else old.in_channels // divide
-                new = nn.Conv2d(
-                    inputs, old.out_channels // divide, old.kernel_size, old.stride, old.padding, old.dilation,
-                    1 if old.groups == 1 else inputs, old.bias is not None, old.padding_mode,
-                )  # fmt: skip
-            elif isinstance(old, nn.BatchNorm2d):
-                new = nn.BatchNorm2d(old.num_features // divide, old.eps)
-            elif isinstance(old, nn.Linear):
-                new = nn.Linear(old.in_features // divide, old.out_features // (1 if old is last else divide))
-            else:
-                continue
-            setattr(parent, name, new)
-    return net
-
-
 def narrow_resnet(block: type, layers: list[int]) -> nn.Module:
     """A torchvision ResNet with an eighth of its width."""
     from torchvision.models.resnet import ResNet
 
-    return narrow(ResNet(block, layers, num_classes=4), 8)
+    return models.narrow(ResNet(block, layers, num_classes=4), 8)
 
 
 def family(name: str) -> nn.Module:
     """A narrow network of one of the families of `models.build`, for images of 32 x 32, as `build` makes them."""
-    import torchvision
-
-    if name in ("conv4", "wrn-16-1", "wrn-10-2"):
-        net = models.build(name, 4)
-    else:
-        options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
-        with torch.device("meta"):
-            wide = torchvision.models.get_model(name, num_classes=4, **options)
-        net = narrow(wide, 16 if name.startswith("wide") else 8)
+    plain = name in ("conv4", "wrn-16-1", "wrn-10-2")
+    divisor = 16 if name.startswith("wide") else 8
+    net = models.build(name if plain else f"{name}-by-{divisor}", 4)
     for module in awaken(net).modules():
         if isinstance(module, nn.Conv2d):  # that the images reach the end of deep networks without batch norm
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

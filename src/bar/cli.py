@@ -58,7 +58,7 @@ def _examples(*lines: str) -> str:
     "--model",
     default=DEFAULT.model,
     show_default=True,
-    help="wrn-DEPTH-WIDTH, conv4, or a torchvision network such as resnet18 or vgg11_bn.",
+    help="wrn-DEPTH-WIDTH, conv4, or one of torchvision such as resnet18 (resnet18-by-8: an eighth of the widths).",
 )
 @click.option("--method", default=DEFAULT.method, show_default=True, help=f"One of: {', '.join(runs.METHODS)}.")
 @click.option(

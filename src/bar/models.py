@@ -167,6 +167,8 @@ def _initialise(network: nn.Module) -> None:
 def names() -> list[str]:
     """Names that `build` understands; ``wrn-28-12`` stands for any depth 6n + 4 and width factor.
 
+    Those of torchvision may be followed by ``-by-8``, say, for a network with an eighth of the widths.
+
     Returns
     -------
     list of str
@@ -187,7 +189,8 @@ def build(name: str, num_classes: int = 10, input_size: tuple[int, int, int] = (
     ----------
     name : str
         ``wrn-D-K`` (`WideResNet` of depth D = 6n + 4 and width K), ``conv4``, or a CNN of torchvision by its
-        lower-case name: ``resnet18``, ``resnet50``, ``vgg11_bn``, … . Case does not matter.
+        lower-case name: ``resnet18``, ``resnet50``, ``vgg11_bn``, …, or ``resnet18-by-8`` with all widths divided by 8.
+        Case does not matter.
     num_classes : int
         Outputs, at least 1.
     input_size : (int, int, int)
@@ -234,9 +237,72 @@ def _construct(name: str, num_classes: int, input_size: tuple[int, int, int]) ->
         if height != width:
             raise BarError(f"conv4 takes square images, not {height} x {width}")
         return Conv4(num_classes, channels, height)
+    name, _, divisor = name.partition("-by-")
     if name not in names():
         raise BarError(f"there is no network {name!r}: {nearest(name, names())}")
     if channels != 3:
         raise BarError(f"torchvision's {name} takes images of 3 channels, not {channels}: repeat or drop some")
     options = _INCEPTION if name in ("googlenet", "inception_v3") else {}
-    return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    if not divisor:
+        return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    if not divisor.isdecimal() or int(divisor) < 1:
+        raise BarError(f"{name}-by-{divisor}: widths are divided by a whole number >= 1, such as {name}-by-8")
+    with torch.device("meta"):  # where a wide network costs nothing
+        wide = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    return narrow(wide, int(divisor))
+
+
+def narrow(network: nn.Module, divisor: int) -> nn.Module:
+    """Replace all layers by narrower, newly initialised ones, in place; images (3 channels) and outputs keep theirs.
+
+    Parameters
+    ----------
+    network : nn.Module
+        With plain or depthwise convolutions, batch norm and linear layers, the last of which makes the output.
+    divisor : int
+        Of all widths; a width that it does not divide is rounded down.
+
+    Returns
+    -------
+    nn.Module
+        The network.
+
+    Raises
+    ------
+    BarError
+        If a layer would have no feature, or is of another kind.
+
+    Examples
+    --------
+    >>> narrow(torchvision.models.resnet18(), 8).layer4[0].conv1
+    Conv2d(32, 64, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), bias=False)
+    """
+    last = ([module for module in network.modules() if isinstance(module, nn.Linear)] or [None])[-1]
+
+    def fewer(width: int) -> int:
+        if width < divisor:
+            raise BarError(f"a width of {width} cannot be divided by {divisor}")
+        return width // divisor
+
+    for parent in list(network.modules()):
+        for name, old in list(parent.named_children()):
+            plain = isinstance(old, nn.Conv2d) and old.groups in (1, old.in_channels)
+            if last is None or (
+                not (plain or isinstance(old, nn.BatchNorm2d | nn.Linear)) and vars(old)["_parameters"]
+            ):
+                raise BarError(f"{type(network).__name__} cannot be narrowed, because of its layer {name!r}: {old}")
+            if isinstance(old, nn.Conv2d):
+                inputs = old.in_channels if old.in_channels == 3 else fewer(old.in_channels)
+                new = nn.Conv2d(
+                    inputs, fewer(old.out_channels), old.kernel_size, old.stride, old.padding, old.dilation,
+                    1 if old.groups == 1 else inputs, old.bias is not None, old.padding_mode,
+                )  # fmt: skip
+            elif isinstance(old, nn.BatchNorm2d):
+                new = nn.BatchNorm2d(fewer(old.num_features), old.eps)
+            elif isinstance(old, nn.Linear):
+                new = nn.Linear(fewer(old.in_features), old.out_features if old is last else fewer(old.out_features))
+            else:
+                continue
+            setattr(parent, name, new)
+    _initialise(network)
+    return network
