@@ -16,6 +16,7 @@ from rich.progress import track
 
 import bar
 from bar import data, models, runs, storage
+from bar.barrier import log_barrier
 from bar.methods.budget_aware import BudgetAware
 from bar.training import PRESETS, Settings, Training, steps_per_epoch
 
@@ -27,6 +28,7 @@ FIRST = dataclasses.replace(
 FASTER = dataclasses.replace(FIRST, lr=5e-3, cooldown_lr=5e-4)
 LATER = {"reach": 0.9, "aim": 0.97}
 NIMBLE = {"gate_betas": (0.0, 0.9)}
+LOG_BARRIER = "quick, log barrier"
 VARIANTS: dict[str, Settings] = {
     "start": FIRST,
     "faster weights": FASTER,
@@ -39,16 +41,26 @@ VARIANTS: dict[str, Settings] = {
     "the paper's settings": dataclasses.replace(
         Settings(), prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32
     ),
+    LOG_BARRIER: QUICK,
 }
 
 
-def train(settings: Settings, factor: float, seed: int, model: str, images: data.Dataset, teacher) -> list[dict]:
+class LogBudget(bar.Budget):
+    """With the log barrier that eq. 5 replaces (section 3.3), in units of V_F; t grows from 1 to 100."""
+
+    def _barrier(self, time: float) -> torch.Tensor:
+        return log_barrier(self.V / self.full, self.b / self.full, t=100**time)
+
+
+def train(name: str, settings: Settings, factor: float, seed: int, model: str, images, teacher) -> list[dict]:
     """The records of one training."""
     torch.manual_seed(seed)
     network = models.build(model, images.num_classes, images.input_size)
     steps = settings.prune_epochs * steps_per_epoch(images, settings)
     pruner = BudgetAware(network, images.input_size, settings, factor, steps, seed=seed)
     gated = pruner.network.to(memory_format=torch.channels_last)
+    if name == LOG_BARRIER:
+        pruner.budget.__class__ = LogBudget
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     return list(
@@ -59,42 +71,50 @@ def train(settings: Settings, factor: float, seed: int, model: str, images: data
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--dataset", default="digits", show_default=True)
 @click.option("--model", default="wrn-10-1", show_default=True)
+@click.option("--size", type=int, help="Side of the images in pixels.")
 @click.option("--limit", type=int, help="Use only so many training images.")
+@click.option("--epochs", type=int, nargs=3, metavar="PRUNE TUNE COOL", help="Instead of the variant's.")
 @click.option("--factors", type=float, multiple=True, default=(4.0, 16.0), show_default=True)
 @click.option("--seeds", type=int, multiple=True, default=(5, 6, 7), show_default=True)
 @click.option("--variants", multiple=True, default=tuple(VARIANTS), help="Some of them only.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/ablation"), show_default=True)
 @click.option("--teachers", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
-def main(dataset, model, limit, factors, seeds, variants, threads, out, teachers) -> None:
+def main(dataset, model, size, limit, epochs, factors, seeds, variants, threads, out, teachers) -> None:
     """Train with each variant of the settings, and record it.
 
     \b
     Examples:
       python bench/ablation.py
       python bench/ablation.py --factors 16 --seeds 5 --variants quick --variants start
+      python bench/ablation.py --model resnet18-by-8 --size 32 --epochs 96 48 16 --variants quick --out results/lengths
     """
     torch.set_num_threads(threads)
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
         raise click.UsageError(f"no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
-    images = data.load(dataset, limit=limit)
+    images = data.load(dataset, size=size, limit=limit)
+    length = f"-{sum(epochs)}epochs" if epochs else ""
     jobs = [(name, factor, seed) for seed in seeds for name in variants for factor in factors]
     for name, factor, seed in track(jobs, "trainings", console=Console(stderr=True)):
-        path = out / f"{dataset}-{model}-x{factor:g}-seed{seed}-{list(VARIANTS).index(name)}.json"
+        path = out / f"{dataset}-{model}-x{factor:g}-seed{seed}-{list(VARIANTS).index(name)}{length}.json"
         if path.exists():
             continue
-        config = bar.RunConfig(dataset=dataset, model=model, limit=limit, seed=seed, method="unpruned")
+        settings = VARIANTS[name]
+        if epochs:
+            phases = dict(zip(("prune_epochs", "finetune_epochs", "cooldown_epochs"), epochs, strict=True))
+            settings = dataclasses.replace(settings, **phases)
+        config = bar.RunConfig(dataset=dataset, model=model, size=size, limit=limit, seed=seed, method="unpruned")
         bar.run(config, teachers / config.name, device="cpu")
         unpruned = [json.loads(line) for line in (teachers / config.name / runs.METRICS_FILE).read_text().splitlines()]
         teacher = runs.teacher_in(teachers / config.name, "cpu")
-        epochs = train(VARIANTS[name], factor, seed, model, images, teacher)
+        records = train(name, settings, factor, seed, model, images, teacher)
         result = {
-            "variant": name, "settings": dataclasses.asdict(VARIANTS[name]), "dataset_label": images.label,
+            "variant": name, "settings": dataclasses.asdict(settings), "dataset_label": images.label,
             "training_images": len(images.train), "validation_images": len(images.validation), "model": model,
             "pruning_factor": factor, "seed": seed, "volume_full": bar.count(
                 models.build(model, images.num_classes, images.input_size), images.input_size).volume,
-            "validation_accuracy_unpruned": unpruned[-1]["accuracy"], "epochs": epochs,
+            "validation_accuracy_unpruned": unpruned[-1]["accuracy"], "epochs": records,
             "hardware": runs.hardware(), "torch": torch.__version__, "commit": runs.commit(),
         }  # fmt: skip
         out.mkdir(parents=True, exist_ok=True)

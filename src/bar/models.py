@@ -286,10 +286,9 @@ def narrow(network: nn.Module, divisor: int) -> nn.Module:
 
     for parent in list(network.modules()):
         for name, old in list(parent.named_children()):
-            plain = isinstance(old, nn.Conv2d) and old.groups in (1, old.in_channels)
-            if last is None or (
-                not (plain or isinstance(old, nn.BatchNorm2d | nn.Linear)) and vars(old)["_parameters"]
-            ):
+            known = isinstance(old, nn.BatchNorm2d | nn.Linear)
+            known |= isinstance(old, nn.Conv2d) and old.groups in (1, old.in_channels)
+            if last is None or (not known and vars(old)["_parameters"]):
                 raise BarError(f"{type(network).__name__} cannot be narrowed, because of its layer {name!r}: {old}")
             if isinstance(old, nn.Conv2d):
                 inputs = old.in_channels if old.in_channels == 3 else fewer(old.in_channels)

@@ -159,8 +159,12 @@ class Budget:
         size = cost.METRICS[self.metric]
         with torch.no_grad():
             self.V = size(self.gated.network, self.gated.indicators())
-            self.f = barrier(self.V, self.a, self.b).clamp(max=self.cap)
+            self.f = self._barrier(time).clamp(max=self.cap)
         return self.lam * size(self.gated.network, self.gated.expected()) * self.f
+
+    def _barrier(self, time: float) -> Tensor:
+        """f of eq. 5 at a part of the run; what an ablation may replace."""
+        return barrier(self.V, self.a, self.b)
 
     def settle(self) -> GatedNetwork:
         """The last step, which makes V <= B certain and B used; returns the gated network, ready to prune."""
