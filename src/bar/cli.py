@@ -1,4 +1,4 @@
-"""The command line: ``bar run``, ``bar count``, ``bar export``, ``bar book``."""
+"""The command line: ``bar run``, ``bar sweep``, ``bar count``, ``bar export``, ``bar book``."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import nn
 
 import bar
-from bar import models, runs, storage
+from bar import methods, models, runs, storage, sweeps
 from bar.cost import METRICS
 from bar.errors import BarError
 from bar.schedule import SCHEDULES
@@ -37,10 +37,60 @@ def _examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
+_COMMON = (
+    click.option(
+        "--dataset",
+        default=DEFAULT.dataset,
+        show_default=True,
+        help="digits, cifar10, cifar100, cifar10-jpeg, or a folder of images (class folders).",
+    ),
+    click.option(
+        "--model",
+        default=DEFAULT.model,
+        show_default=True,
+        help="wrn-DEPTH-WIDTH, conv4, or one of torchvision such as resnet18 (resnet18-by-8: an eighth of the widths).",
+    ),
+    click.option(
+        "--metric", help=f"Budget in: {', '.join(METRICS)}, or weights. [default: volume; weights if single ones go]"
+    ),
+    click.option("--preset", default=DEFAULT.preset, show_default=True, help=f"One of: {', '.join(PRESETS)}."),
+    click.option("--size", type=int, help="Side of the images in pixels. [default: the data set's own]"),
+    click.option("--limit", type=int, help="Use only so many training images."),
+    click.option("--epochs", type=int, nargs=3, metavar="PRUNE TUNE COOL", help="Instead of the preset's epochs."),
+    click.option(
+        "--schedule",
+        default=DEFAULT.schedule,
+        show_default=True,
+        help=f"How the budget of bar comes down: {', '.join(SCHEDULES)}.",
+    ),
+    click.option("--distill/--no-distill", default=None, help="Let the unpruned network teach. [default: with bar]"),
+    click.option(
+        "--start",
+        default=DEFAULT.start,
+        show_default=True,
+        help="scratch, or unpruned: begin with the unpruned network's weights.",
+    ),
+    click.option(
+        "--data",
+        "root",
+        type=click.Path(path_type=Path),
+        help="Where data sets live. [default: $BAR_DATA or ~/.cache/bar]",
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …"),
+)
+
+
+def _common(command: Callable) -> Callable:
+    """What `run` and `sweep` both ask for."""
+    for option in reversed(_COMMON):
+        command = option(command)
+    return command
+
+
 @app.command(
     epilog=_examples(
         "bar run                                     # digits, a quarter of the volume, about a minute",
-        "bar run --pruning-factor 16 --seed 1",
+        "bar run --pruning-factor 16 --method magnitude --seed 1",
         "bar run --dataset cifar10 --model wrn-28-12 --preset paper --pruning-factor 16",
         "bar run --dataset ~/photos --size 64 --model resnet18 --metric flops --out runs/photos",
         "bar run --dataset cifar10 --model wrn-28-12 --preset paper --processes 4   # four GPUs",
@@ -48,19 +98,7 @@ def _examples(*lines: str) -> str:
         "bar run --pruning-factor 8                   # Ctrl-C, then the same again: it goes on where it was",
     )
 )
-@click.option(
-    "--dataset",
-    default=DEFAULT.dataset,
-    show_default=True,
-    help="digits, cifar10, cifar100, cifar10-jpeg, or a folder of images (class folders).",
-)
-@click.option(
-    "--model",
-    default=DEFAULT.model,
-    show_default=True,
-    help="wrn-DEPTH-WIDTH, conv4, or one of torchvision such as resnet18 (resnet18-by-8: an eighth of the widths).",
-)
-@click.option("--method", default=DEFAULT.method, show_default=True, help=f"One of: {', '.join(runs.METHODS)}.")
+@click.option("--method", default=DEFAULT.method, show_default=True, help=f"One of: {', '.join(methods.NAMES)}.")
 @click.option(
     "--pruning-factor",
     "-x",
@@ -69,24 +107,9 @@ def _examples(*lines: str) -> str:
     show_default=True,
     help="Leave at most the full network's size divided by this; above 1.",
 )
-@click.option("--metric", default=DEFAULT.metric, show_default=True, help=f"Budget in: {', '.join(METRICS)}.")
-@click.option("--preset", default=DEFAULT.preset, show_default=True, help=f"One of: {', '.join(PRESETS)}.")
 @click.option("--seed", type=int, default=DEFAULT.seed, show_default=True)
-@click.option("--size", type=int, help="Side of the images in pixels. [default: the data set's own]")
-@click.option("--limit", type=int, help="Use only so many training images.")
-@click.option("--epochs", type=int, nargs=3, metavar="PRUNE TUNE COOL", help="Instead of the preset's epochs.")
-@click.option(
-    "--schedule",
-    default=DEFAULT.schedule,
-    show_default=True,
-    help=f"How the budget comes down: {', '.join(SCHEDULES)}.",
-)
-@click.option("--distill/--no-distill", default=True, show_default=True, help="Let the unpruned network teach.")
+@_common
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the records. [default: runs/NAME]")
-@click.option(
-    "--data", "root", type=click.Path(path_type=Path), help="Where data sets live. [default: $BAR_DATA or ~/.cache/bar]"
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
 @click.option(
     "--processes", type=int, default=1, show_default=True, help="Share each batch among so many GPUs, or CPU processes."
 )
@@ -131,7 +154,7 @@ def run(
     for column in ("", "unpruned", "pruned", "factor"):
         table.add_column(column, justify="left" if not column else "right")
     table.add_row("test accuracy", f"{record['accuracy_unpruned']:.2%}", f"{record['accuracy']:.2%}", "")
-    for what in ("volume", "flops", "parameters"):
+    for what in ("volume", "flops", "parameters", *(["weights"] if "weights" in record else [])):
         before, after = record[f"{what}_full"], record[what]
         table.add_row(what, f"{before:,}", f"{after:,}", f"{before / after:.2f}")
     console = Console()
@@ -140,6 +163,77 @@ def run(
         used = record[config.metric] / record["budget"]
         console.print(f"budget: {config.metric} of at most {record['budget']:,.0f}, of which {used:.1%} is used")
     console.print(f"records and network: {folder}", soft_wrap=True, highlight=False)
+
+
+@app.command(
+    epilog=_examples(
+        "bar sweep                                    # structured methods, digits, factors 2 to 16, three seeds",
+        "bar sweep -m bar -m magnitude -x 4 -x 16 -s 0 --jobs 2",
+        "bar sweep --dataset cifar10 --model wrn-28-12 --preset paper --out runs/cifar10",
+        "bar sweep                                    # Ctrl-C, then the same again: it goes on where it was",
+    )
+)
+@click.option("--method", "-m", "names", multiple=True, help="Again for each. [default: all that prune structures]")
+@click.option(
+    "--pruning-factor",
+    "-x",
+    "factors",
+    type=float,
+    multiple=True,
+    default=(2.0, 4.0, 8.0, 16.0),
+    show_default=True,
+    help="Again for each.",
+)
+@click.option(
+    "--seed", "-s", "seeds", type=int, multiple=True, default=(0, 1, 2), show_default=True, help="Again for each."
+)
+@click.option("--jobs", type=int, default=1, show_default=True, help="So many runs at a time, on a part of the cores.")
+@_common
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Runs go to OUT/NAME."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
+def sweep(
+    names, factors, seeds, jobs: int, root: Path | None, device: str, out: Path, as_json: bool, **options
+) -> None:
+    """Run every method at every budget with every seed, and record it.
+
+    What is recorded already is not run again, and what was interrupted goes on. A run that fails does not stop the
+    others; the exit code is then 2.
+    """
+    configs = [
+        runs.RunConfig(method=name, pruning_factor=factor, seed=seed, **options)
+        for seed in seeds
+        for factor in factors
+        for name in names or methods.STRUCTURED
+    ]
+    console, records, failed = Console(stderr=True), [], []
+    progress = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), console=console, disable=not console.is_terminal,
+    )  # fmt: skip
+    with progress:
+        task = progress.add_task("runs", total=len(configs))
+        for config, record in sweeps.sweep(configs, out, root=root, device=device, jobs=jobs):
+            progress.advance(task)
+            if isinstance(record, BarError):
+                failed.append(config.name)
+                console.print(f"{config.name}: {record}", style="red", highlight=False, soft_wrap=True)
+                continue
+            records.append(record)
+            used = record[config.metric] / record["budget"]
+            console.print(
+                f"{config.name}: {record['accuracy']:.2%} (unpruned {record['accuracy_unpruned']:.2%}), "
+                f"{used:.1%} of the budget, {record['seconds']:.0f} s",
+                highlight=False,
+                soft_wrap=True,
+            )
+    if as_json:
+        click.echo(json.dumps(records, indent=1))
+    else:
+        console.print(f"{len(records)} runs are recorded in {out}", highlight=False)
+    if failed:
+        raise BarError(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}")
 
 
 class Interrupted(Exception):
@@ -184,21 +278,25 @@ def run_with_progress(
     )  # fmt: skip
     tasks: dict[str, int] = {}
 
-    def task(config: runs.RunConfig) -> int:
-        if config.method not in tasks:
-            total = runs.total_epochs(config)
-            tasks[config.method] = progress.add_task(config.method, total=total, state="")
-        return tasks[config.method]
+    def task(config: runs.RunConfig, name: str) -> int:
+        if name not in tasks:
+            tasks[name] = progress.add_task(
+                name, total=runs.total_epochs(config, trial=name != config.method), state=""
+            )
+        return tasks[name]
 
     def report(config: runs.RunConfig, record: dict) -> None:
         watch(config, record)
         state = f"{record['phase']:<8} accuracy {record['accuracy']:.3f}"
-        if "size" in record:
-            state += f"  V/b {record['size'] / record['budget']:.3f}  f {record['barrier']:.2g}"
-        done = task(config)
+        if "size" in record and "budget" in record:
+            state += f"  V/b {record['size'] / record['budget']:.3f}"
+        if "barrier" in record:
+            state += f"  f {record['barrier']:.2g}"
+        name = f"{config.method}, lambda {record['lambda']:.3g}" if "lambda" in record else config.method
+        done = task(config, name)
         progress.update(done, state=state, advance=record["phase"] != "cut")
         if not console.is_terminal:
-            console.print(f"{config.method} {record['epoch']:>3}  {state}  {record['seconds']:.1f} s", highlight=False)
+            console.print(f"{name} {record['epoch']:>3}  {state}  {record['seconds']:.1f} s", highlight=False)
 
     with progress:
         progress.disable = not console.is_terminal

@@ -7,6 +7,7 @@ parameter is log alpha. Afterwards z is a constant, and the features whose const
 
 import functools
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from bar.errors import BarError, nearest
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # "for all our experiments" (supp. 7.1, after Louizos et al. 2018)
 
 RULES = ("median", "l0")
+
+FLOOR = 0.0  # the lower end of the paper's start U(0, 0.01): a gate that must stay never falls below where it began
 
 
 class HardConcrete(Distribution):
@@ -257,6 +260,9 @@ class HardConcrete(Distribution):
 class Gate(nn.Module):
     """One hard concrete variable per feature of a convolution.
 
+    A law of one's own for the values of gates is a class with `value`, `alive`, `score`, `sample`, `either` and the
+    methods that open and shut: nothing else is asked of a gate by `bar.surgery`.
+
     Parameters
     ----------
     features : int
@@ -323,6 +329,45 @@ class Gate(nn.Module):
     def alive(self) -> Tensor:
         """Which features stay: those whose test-time value is positive; bool, shape (features,)."""
         return self.log_alpha.detach() > threshold(self.rule)
+
+    @property
+    def score(self) -> Tensor:
+        """What features are ranked by: log alpha, shape (features,); minus infinity for what has been cut."""
+        return self.log_alpha.detach()
+
+    @staticmethod
+    def sample(gates: Iterable["Gate"]) -> Tensor:
+        """Draw the values of several gates at once, as one vector; differentiable (supp. eq. 4)."""
+        return HardConcrete(torch.cat([gate.log_alpha for gate in gates]), validate_args=False).rsample()
+
+    @staticmethod
+    def either(p: Tensor, q: Tensor) -> Tensor:
+        """How present the sum of two features is, given their gates' values: see `bar.network.Network.presence`."""
+        return p + q - p * q
+
+    @torch.no_grad()
+    def keep_(self, alive: Tensor) -> None:
+        """Let features through whole (z = 1), and nothing of the others; what has been cut stays out."""
+        cut = self.log_alpha == -torch.inf
+        self.log_alpha.copy_(torch.where(alive.to(cut.device), 10.0, -10.0).masked_fill(cut, -torch.inf))
+
+    @torch.no_grad()
+    def settle_(self, alive: Tensor) -> None:
+        """Make just these features alive, and leave the gates alone that have the right state already."""
+        opened = torch.where(self.alive, self.log_alpha, FLOOR)
+        shut = self.log_alpha.clamp(max=threshold(self.rule) - 1)
+        self.log_alpha.copy_(torch.where(alive.to(opened.device), opened, shut))
+
+    @torch.no_grad()
+    def cut_(self, features: Tensor) -> None:
+        """Shut features for good: z = 0 always, whatever an optimizer does."""
+        self.log_alpha[features.to(self.log_alpha.device)] = -torch.inf
+
+    @torch.no_grad()
+    def floor_(self) -> None:
+        """Keep the feature of the highest score alive; does not wait for the device."""
+        top = self.log_alpha.argmax(keepdim=True)
+        self.log_alpha.scatter_(0, top, self.log_alpha.gather(0, top).clamp(min=FLOOR))
 
     def extra_repr(self) -> str:
         return f"{self.log_alpha.numel()}, alive={int(self.alive.sum())}, rule={self.rule!r}"

@@ -123,7 +123,7 @@ class Budget:
         cap: float = 100.0,
         start: float = 1.0,
         reach: float = 0.9,
-        aim: float = 0.97,
+        aim: float = 0.99,
     ) -> None:
         if not (isinstance(factor, numbers.Real) and math.isfinite(factor) and factor > 1):
             raise BarError(f"the pruning factor must be a number above 1, not {factor!r}")

@@ -1,6 +1,7 @@
 """A run: a configuration and a seed, turned into a folder of records and a pruned network; and reading them back."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -23,17 +24,18 @@ import torchvision
 from lightning_fabric import Fabric
 from torch import nn
 
-from bar import data, models, storage
+from bar import data, methods, models, storage
 from bar.cost import METRICS, Cost, count
 from bar.errors import BarError, nearest
 from bar.inference import fold
-from bar.methods.budget_aware import BudgetAware
+from bar.methods.search import chosen, next_weight
+from bar.methods.weight_magnitude import weights_of
 from bar.network import trace
 from bar.schedule import SCHEDULES
-from bar.training import PRESETS, Settings, Training, accuracy, check_shares, fabric_on, steps_per_epoch
+from bar.training import PRESETS, Pruner, Settings, Training, accuracy, check_shares, fabric_on, steps_per_epoch
 
-METHODS = ("bar", "unpruned")
 CONFIG, METRICS_FILE, RESULT, LOCK = "config.json", "metrics.jsonl", "result.json", ".lock"
+TRIAL = "trial.json"  # what one weight of sparsity leads to
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +51,12 @@ class RunConfig:
     model : str
         A name that `bar.models.build` knows, such as "wrn-10-1" or "resnet18".
     method : str
-        "bar", or "unpruned" for the full network that it is compared with.
+        "bar", one of its rivals (`bar.methods.NAMES`), or "unpruned" for the full network that all are
+        compared with.
     pruning_factor : float
         The budget is the full network's size divided by this; above 1.
-    metric : str
-        What is budgeted: "volume" or "flops".
+    metric : str, optional
+        What is budgeted: "volume" or "flops"; "weights" with methods that zero single weights, and only with those.
     preset : str
         "quick" (minutes on a laptop) or "paper" (its settings, word for word).
     seed : int
@@ -63,11 +66,15 @@ class RunConfig:
     limit : int, optional
         Use only so many training images.
     epochs : (int, int, int), optional
-        Of pruning, fine-tuning and cooling down; default: those of the preset.
+        Of pruning, fine-tuning and cooling down; default: those of the preset. With methods that halve, the last two
+        after each halving.
     schedule : str
-        How the budget comes down: "sigmoid", "linear" or "exponential".
-    distill : bool
-        Whether the unpruned network teaches the pruned one.
+        How the budget of "bar" comes down: "sigmoid", "linear" or "exponential".
+    distill : bool, optional
+        Whether the unpruned network teaches the pruned one; default: with "bar" only, as in the paper.
+    start : str
+        "scratch", or "unpruned" to start from the weights of the unpruned network (as the paper does on Mio-TCD). The
+        methods that choose from trained weights always do the latter.
 
     Examples
     --------
@@ -79,29 +86,44 @@ class RunConfig:
     model: str = "wrn-10-1"
     method: str = "bar"
     pruning_factor: float = 4.0
-    metric: str = "volume"
+    metric: str | None = None
     preset: str = "quick"
     seed: int = 0
     size: int | None = None
     limit: int | None = None
     epochs: tuple[int, int, int] | None = None
     schedule: str = "sigmoid"
-    distill: bool = True
+    distill: bool | None = None
+    start: str = "scratch"
 
     def __post_init__(self) -> None:
+        if self.method not in methods.NAMES:
+            raise BarError(f"unknown method {self.method!r}: {nearest(str(self.method), methods.NAMES)}")
+        if self.method == "unpruned":  # what concerns pruning does not matter; equal runs have equal configs
+            usual = {"pruning_factor": 1.0, "metric": None, "schedule": "sigmoid", "distill": True, "start": "scratch"}
+            for field, value in usual.items():
+                object.__setattr__(self, field, value)
+        served = ("weights",) if self.method in methods.UNSTRUCTURED else tuple(METRICS)
+        if self.metric is None:
+            object.__setattr__(self, "metric", served[0])
+        if self.distill is None:
+            object.__setattr__(self, "distill", self.method == "bar")
+        if self.method in methods.FROM_TRAINED:
+            object.__setattr__(self, "start", "unpruned")
+        if self.metric in (*METRICS, "weights") and self.metric not in served:
+            raise BarError(f"{self.method} cannot serve a budget in {self.metric}, only in {' or '.join(served)}")
         for field, known in (
-            ("method", METHODS), ("metric", METRICS), ("preset", PRESETS), ("schedule", SCHEDULES),
+            ("metric", served), ("preset", PRESETS), ("schedule", SCHEDULES), ("start", ("scratch", "unpruned")),
         ):  # fmt: skip
             value = getattr(self, field)
             if value not in known:
                 raise BarError(f"unknown {field} {value!r}: {nearest(str(value), known)}")
+        if self.schedule != "sigmoid" and self.method != "bar":
+            raise BarError(f"{self.method} has no schedule: that is of bar alone")
         if not (isinstance(self.pruning_factor, int | float) and math.isfinite(self.pruning_factor)):
             raise BarError(f"the pruning factor must be a number above 1, not {self.pruning_factor!r}")
         if self.method != "unpruned" and self.pruning_factor <= 1:
             raise BarError(f"the pruning factor must be above 1, not {self.pruning_factor:g}: 4 leaves a quarter")
-        if self.method == "unpruned":  # what concerns pruning does not matter; equal runs have equal configs
-            for field in ("pruning_factor", "metric", "schedule", "distill"):
-                object.__setattr__(self, field, 1.0 if field == "pruning_factor" else type(self).__dict__[field])
         if self.epochs is not None:
             epochs = tuple(self.epochs) if isinstance(self.epochs, list | tuple) else (self.epochs,)
             if len(epochs) != 3 or any(not isinstance(e, int) or e < 0 for e in epochs) or epochs[0] < 1:
@@ -122,6 +144,7 @@ class RunConfig:
         return dataclasses.replace(
             settings, prune_epochs=prune, finetune_epochs=finetune, cooldown_epochs=cooldown,
             unpruned_epochs=prune if self.preset == "paper" else prune + finetune,
+            halving_epochs=(finetune, cooldown), morphnet_epochs=self.epochs,
         )  # fmt: skip
 
     @property
@@ -133,15 +156,21 @@ class RunConfig:
         )  # fmt: skip
 
     @property
+    def trials(self) -> str:
+        """The folder of the trials of a search, which runs with other budgets share."""
+        return self.name.replace(f"-x{self.pruning_factor:g}", "-trials", 1)
+
+    @property
     def name(self) -> str:
         """A folder name: what one looks for in it, and a short hash of what else is not as usual."""
         dataset = Path(self.dataset).name or "images"
         factor = "" if self.method == "unpruned" else f"-x{self.pruning_factor:g}"
         shown = ("model", "method", "pruning_factor", "preset", "seed")
+        usual = RunConfig(method=self.method)
         rest = {
             field.name: value
             for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) != field.default and field.name not in shown
+            if (value := getattr(self, field.name)) != getattr(usual, field.name) and field.name not in shown
         }
         if rest.get("dataset") == dataset:
             del rest["dataset"]
@@ -233,17 +262,20 @@ def _run(config: RunConfig, folder: Path, root, launch: Callable[[], Fabric], re
     torch.manual_seed(config.seed)
     network = models.build(config.model, images.num_classes, images.input_size)
     full = count(network, images.input_size)
-    traced = trace(network, images.input_size).module
-    settings = config.settings
-    pruner, taught = None, None
-    if config.method == "bar":
-        steps = settings.prune_epochs * steps_per_epoch(images, settings)
-        pruner = BudgetAware(
-            network, images.input_size, settings, config.pruning_factor, steps, config.metric, config.schedule,
-            config.seed,
+    settings, unpruned = config.settings, folder.parent / config.unpruned.name
+    taught, pruner = None, None
+    if config.method == "unpruned":
+        traced = trace(network, images.input_size).module
+    else:
+        make = functools.partial(
+            methods.build, config.method, input_size=images.input_size, settings=settings,
+            factor=config.pruning_factor, steps_per_epoch=steps_per_epoch(images, settings), metric=config.metric,
+            schedule=config.schedule, seed=config.seed,
         )  # fmt: skip
-        unpruned = folder.parent / config.unpruned.name
+        make(copy.deepcopy(network))  # what cannot be is refused before anything is trained
         taught = _run(config.unpruned, unpruned, root, launch, resume, report, tick)
+        if config.start == "unpruned":
+            network.load_state_dict(storage.load(unpruned).state_dict())
     fabric = launch()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -258,23 +290,43 @@ def _run(config: RunConfig, folder: Path, root, launch: Callable[[], Fabric], re
         if not resume and fabric.is_global_zero:
             storage.remove_checkpoints(folder)
         fabric.barrier()
-        revision, place = commit(), fabric.device
-        images, network = images.to(place), network.to(place, memory_format=torch.channels_last)
-        torch.manual_seed(config.seed)
-        phases, teacher = settings.phases_of_unpruned, None
-        if pruner is not None:
-            network, phases = pruner.network.to(place), settings.phases_of_pruning
-            teacher = teacher_in(unpruned, place) if config.distill else None
-        training = Training(
-            network, images, phases, settings, torch.Generator().manual_seed(config.seed), teacher=teacher,
-            pruner=pruner, fabric=fabric, tick=lambda: tick(config),
-        )  # fmt: skip
-        epochs, seconds = _train(training, folder, wanted, lambda record: report(config, record))
+        revision, place, search = commit(), fabric.device, None
+        images = images.to(place)
+        teacher = teacher_in(unpruned, place) if taught and config.distill else None
+
+        def train(network: nn.Module, phases: list, pruner: Pruner | None, folder: Path, held: dict, told: dict):
+            torch.manual_seed(config.seed)
+            training = Training(
+                network.to(place, memory_format=torch.channels_last), images, phases, settings,
+                torch.Generator().manual_seed(config.seed), teacher=teacher, pruner=pruner, fabric=fabric,
+                tick=lambda: tick(config),
+            )  # fmt: skip
+            return training, *_train(training, folder, held, lambda record: report(config, record | told))
+
+        if config.method == "unpruned":
+            training, epochs, seconds = train(network, settings.phases_of_unpruned, None, folder, wanted, {})
+        else:
+            weight, phases = {}, methods.phases(config.method, settings, config.pruning_factor)
+            if config.method in methods.SEARCHED:
+
+                def trial(lam: float, folder: Path) -> tuple[dict, float]:
+                    pruner, mine = make(copy.deepcopy(network), lam=lam, settle=False), {"lambda": lam}
+                    pruning = [phase for phase in phases if phase[0] == "prune"]
+                    _, epochs, seconds = train(pruner.network, pruning, pruner, folder, mine, mine)
+                    return epochs[-1], seconds
+
+                search = _search(config, folder.parent / config.trials, trial, full, fabric)
+                weight = {"lam": search["lambda"]}
+            pruner = make(network, **weight)
+            training, epochs, seconds = train(pruner.network, phases, pruner, folder, wanted, {})
         network = training.network
         cut = next((record for record in epochs if record["phase"] == "cut"), {})
 
         cost = count(network, images.input_size)
-        network = traced if config.method == "unpruned" else network
+        if config.method == "unpruned":
+            network = traced
+        elif config.metric == "weights":
+            network = trace(network, images.input_size).module
         if fabric.is_global_zero:
             storage.save(network, folder)
         fabric.barrier()
@@ -300,9 +352,11 @@ def _run(config: RunConfig, folder: Path, root, launch: Callable[[], Fabric], re
             "flops": cost.flops,
             "flops_full": full.flops,
             "flops_factor": full.flops / cost.flops,
+            **_weights(network, pruner),
             "parameters": cost.parameters,
             "parameters_full": full.parameters,
-            "budget": pruner.budget.limit if pruner else full.volume,
+            "budget": cut.get("budget", full.volume),
+            "search": search,
             "features": {name: _features(cost, name) for name in full.layers},
             "features_full": {name: layer["features"] for name, layer in full.layers.items()},
             "areas": {name: layer["area"] for name, layer in full.layers.items()},
@@ -323,6 +377,39 @@ def _run(config: RunConfig, folder: Path, root, launch: Callable[[], Fabric], re
             (folder / LOCK).unlink(missing_ok=True)
         fabric.barrier()
     return read(folder)
+
+
+def _search(config: RunConfig, root: Path, train: Callable, full: Cost, fabric: Fabric) -> dict:
+    """The weight of sparsity that meets the budget, by trials that all budgets share; each is kept in its folder."""
+    limit = getattr(full, config.metric) / config.pruning_factor
+    first = config.settings.first_weights[config.method]
+
+    def known() -> list[dict]:
+        return [json.loads(path.read_text()) for path in sorted(root.glob(f"*/{TRIAL}"))]
+
+    made = 0
+    while True:
+        fabric.barrier()
+        sizes = [(trial["lambda"], trial[config.metric]) for trial in known()]
+        lam = next_weight(sizes, limit, first, made=made)
+        if lam is None:
+            choice = chosen(sizes, limit)
+            return {
+                "lambda": choice.lam, "how": choice.how, "trials_made": made, "trials": known(),
+                "seconds": sum(trial["seconds"] for trial in known()),
+            }  # fmt: skip
+        folder = root / f"{lam:.6g}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder) if fabric.is_global_zero else contextlib.nullcontext():
+            fabric.barrier()
+            if not (folder / TRIAL).exists():  # another process may just have made it
+                record, seconds = train(lam, folder)
+                if fabric.is_global_zero:
+                    trial = {"lambda": lam, "volume": record["volume"], "flops": record["flops"], "seconds": seconds}
+                    storage.write_text(folder / TRIAL, json.dumps(trial, indent=1))
+                    storage.remove_checkpoints(folder)
+            fabric.barrier()
+        made += 1
 
 
 def teacher_in(folder: Path, device: torch.device | str) -> nn.Module:
@@ -377,18 +464,26 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def _weights(network: nn.Module, pruner: Pruner | None) -> dict:
+    """How many weights are not 0, and how many there were, where single weights are pruned."""
+    if not hasattr(pruner, "full"):
+        return {}
+    return {"weights": sum(int(w.count_nonzero()) for w in weights_of(network).values()), "weights_full": pruner.full}
+
+
 def _features(cost: Cost, name: str) -> int:
     """What is left of a convolution; a grouped one may have become several, named ``name.0``, ``name.1``, …"""
     mine = re.compile(re.escape(name) + r"(\.\d+)?")
     return sum(layer["features"] for n, layer in cost.layers.items() if mine.fullmatch(n))
 
 
-def total_epochs(config: RunConfig) -> int:
-    """How many epochs a run takes by itself, without the unpruned network that it may need first."""
-    settings = config.settings
+def total_epochs(config: RunConfig, trial: bool = False) -> int:
+    """How many epochs a run takes by itself, without what it may need first; or, of a search, one trial."""
     if config.method == "unpruned":
-        return settings.unpruned_epochs + settings.cooldown_epochs
-    return settings.prune_epochs + settings.finetune_epochs + settings.cooldown_epochs
+        phases = config.settings.phases_of_unpruned
+    else:
+        phases = methods.phases(config.method, config.settings, config.pruning_factor)
+    return sum(epochs for name, epochs, _ in phases if name == "prune" or not trial)
 
 
 def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
@@ -410,6 +505,8 @@ def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
     try:
         if wanted is not None and (folder / CONFIG).exists():
             held = json.loads((folder / CONFIG).read_text())
+            usual = RunConfig(method=held.get("method", "bar"))  # for fields that are younger than the folder
+            held = dataclasses.asdict(usual) | held
             differs = [k for k in {**held, **wanted} if held.get(k) != wanted.get(k)]
             if differs:
                 what = ", ".join(f"{k} {held.get(k)!r} instead of {wanted.get(k)!r}" for k in differs)

@@ -7,25 +7,26 @@ the user's own.
 
 import copy
 import fnmatch
+import functools
 import itertools
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx, nn
 
 from bar import cost
 from bar.errors import BarError, nearest
-from bar.hard_concrete import Gate, HardConcrete, threshold
+from bar.hard_concrete import FLOOR as FLOOR
+from bar.hard_concrete import Gate, HardConcrete
 from bar.network import Network, trace
-
-FLOOR = 0.0  # the lower end of the paper's start U(0, 0.01): a gate that must stay never falls below where it began
 
 
 class GatedNetwork(nn.Module):
     """A network with a gate on every prunable convolution; made by `gate`, called like the network.
 
-    In training mode a vector of gate values z is drawn anew for each batch from the hard concrete distribution (eq. 2).
+    In training mode a vector of gate values z is drawn anew for each batch, from the hard concrete distribution (eq. 2)
+    unless the gates have another law.
     In eval mode z is constant (section 3.1), and 0 for features that cannot matter (`live`).
 
     Attributes
@@ -39,23 +40,24 @@ class GatedNetwork(nn.Module):
         Name of a convolution -> its gate.
     """
 
-    def __init__(self, network: Network, prunable: Sequence[str], rule: str = "median") -> None:
+    def __init__(self, network: Network, prunable: Sequence[str], make: Callable[[int], nn.Module] = Gate) -> None:
         super().__init__()
         self.network = network
         self.body = network.module
         self._names = tuple(prunable)
         weights = {name: network.submodule(network.convs[name]).weight for name in network.convs}
         self._gates = nn.ModuleList(
-            Gate(len(weights[name]), rule).to(
+            make(len(weights[name])).to(
                 weights[name].device,
                 torch.promote_types(weights[name].dtype, torch.float32),  # the steps of a gate drown in half precision
             )
             for name in prunable
         )
+        self._sizes = [len(weights[name]) for name in prunable]
         self._spine = [name for name in network.spine() if name in self._names]
         self._with_gates: tuple[fx.GraphModule, ...] = ()  # in a tuple: its weights are those of the body
-        self.register_load_state_dict_post_hook(lambda gated, _: gated._connect())
-        self._connect()
+        self.register_load_state_dict_post_hook(lambda gated, _: gated.connect_())
+        self.connect_()
 
     @property
     def gates(self) -> dict[str, Gate]:
@@ -64,15 +66,27 @@ class GatedNetwork(nn.Module):
 
     @property
     def log_alpha(self) -> Tensor:
-        """All log alpha in one vector, shape (total features,), in the order of `gates`; differentiable."""
+        """All log alpha in one vector, shape (total features,), in the order of `gates`; differentiable.
+
+        Raises
+        ------
+        BarError
+            If the gates are not hard concrete.
+        """
+        if not isinstance(self._gates[0], Gate):
+            raise BarError(f"{type(self._gates[0]).__name__} has no log alpha: this needs hard concrete gates")
         return torch.cat([gate.log_alpha for gate in self._gates])
+
+    @property
+    def score(self) -> Tensor:
+        """What all features are ranked by, shape (total features,), in the order of `gates`; -inf for what was cut."""
+        return torch.cat([gate.score for gate in self._gates])
 
     def forward(self, images: Tensor) -> Tensor:
         """The network's output for a batch of images, shape (N, channels, height, width)."""
         if self.training:
-            sizes = [gate.log_alpha.numel() for gate in self._gates]
-            z = HardConcrete(self.log_alpha, validate_args=False).rsample()
-            values = dict(zip(self._names, z.to(images.dtype).split(sizes), strict=True))
+            z = self._gates[0].sample(self._gates)
+            values = dict(zip(self._names, z.to(images.dtype).split(self._sizes), strict=True))
             for name, node in self.network.convs.items():
                 values.setdefault(name, images.new_ones(self.network.features(node)))
         else:
@@ -84,13 +98,13 @@ class GatedNetwork(nn.Module):
         return self.network.live({name: gate.alive for name, gate in self.gates.items()})
 
     def values(self) -> dict[str, Tensor]:
-        """The test-time gate values: convolution -> shape (features,), in [0, 1], 0 for what does not matter."""
+        """The test-time gate values: convolution -> shape (features,), 0 for what does not matter."""
         keep, gates, values = self.live(), self.gates, {}
         for name, node in self.network.convs.items():
             weight = self.network.submodule(node).weight
             values[name] = keep[node].to(weight.device, weight.dtype)
             if name in gates:
-                values[name] = values[name] * gates[name].value.to(weight.dtype)
+                values[name] = values[name] * gates[name].value.to(weight.device, weight.dtype)
         return values
 
     def expected(self) -> dict[str, Tensor]:
@@ -99,26 +113,24 @@ class GatedNetwork(nn.Module):
 
     def indicators(self) -> dict[str, Tensor]:
         """Ind(E[z] > 0) of eq. 4 as zeros and ones: convolution -> shape (features,); no wait for the device."""
-        return self._per_conv(torch.cat([gate.alive for gate in self._gates]).to(self.log_alpha.dtype))
+        return self._per_conv(torch.cat([gate.alive for gate in self._gates]).to(self.score.dtype))
 
     def _per_conv(self, flat: Tensor) -> dict[str, Tensor]:
-        parts = dict(zip(self._names, flat.split([g.log_alpha.numel() for g in self._gates]), strict=True))
+        parts = dict(zip(self._names, flat.split(self._sizes), strict=True))
         for name, node in self.network.convs.items():
             parts.setdefault(name, flat.new_ones(self.network.features(node)))
         return {name: parts[name] for name in self.network.convs}
 
     @torch.no_grad()
     def floor_(self) -> "GatedNetwork":
-        """Keep a path open from input to output: clamp the highest log alpha of the spine (section 4.1).
+        """Keep a path open from input to output: hold up the highest log alpha of the spine (section 4.1).
 
         The spine is the stem and the 1x1 convolution of every pooling block, in a chain every convolution; see
         `bar.network.Network.spine`. Called at every step, it makes fatal pruning impossible.
         """
         gates = self.gates
         for name in self._spine:
-            log_alpha = gates[name].log_alpha
-            top = log_alpha.argmax(keepdim=True)
-            log_alpha.scatter_(0, top, log_alpha.gather(0, top).clamp(min=FLOOR))
+            gates[name].floor_()
         return self
 
     @torch.no_grad()
@@ -131,8 +143,7 @@ class GatedNetwork(nn.Module):
             For each gated convolution, which features to keep.
         """
         for name, gate in self.gates.items():
-            cut = gate.log_alpha == -torch.inf
-            gate.log_alpha.copy_(torch.where(alive[name].to(cut.device), 10.0, -10.0).masked_fill(cut, -torch.inf))
+            gate.keep_(alive[name])
         return self
 
     @torch.no_grad()
@@ -159,14 +170,15 @@ class GatedNetwork(nn.Module):
             chosen = ~matters if features is None else features[name].cpu()
             if (chosen & matters).any():
                 raise BarError(f"feature {int((chosen & matters).nonzero()[0])} of {name!r} is alive: it cannot be cut")
-            gate.log_alpha[chosen.to(gate.log_alpha.device)] = -torch.inf
-        self._connect()
+            gate.cut_(chosen)
+        self.connect_()
         return self
 
-    def _connect(self) -> None:
+    def connect_(self) -> None:
         """Make what `forward` calls: the body with gates, without what has been cut."""
-        there = self.network.live({name: gate.log_alpha.detach() > -torch.inf for name, gate in self.gates.items()})
-        self._with_gates = (_rebuild(self.network, there, None).to(self.log_alpha.device),)
+        there = self.network.live({name: gate.score > -torch.inf for name, gate in self.gates.items()})
+        body = _rebuild(self.network, there, None, self._gates[0].either)
+        self._with_gates = (body.to(self.score.device),)
 
     def train(self, mode: bool = True) -> "GatedNetwork":
         """As `torch.nn.Module.train`."""
@@ -175,7 +187,7 @@ class GatedNetwork(nn.Module):
 
     def _apply(self, *args, **kwargs) -> "GatedNetwork":  # what .to(), .double() and their like call
         super()._apply(*args, **kwargs)
-        self._connect()
+        self.connect_()
         return self
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
@@ -203,8 +215,8 @@ class GatedNetwork(nn.Module):
         return super().load_state_dict(state_dict, strict, assign)
 
     def _check(self) -> None:
-        if self.log_alpha.isnan().any():
-            raise BarError("log alpha has entries that are not a number: did the training diverge?")
+        if any(parameter.isnan().any() for parameter in self._gates.parameters()):
+            raise BarError("the gates have entries that are not a number: did the training diverge?")
 
     def size(self, metric: str = "volume") -> int:
         """Volume or FLOPs that `prune` would leave, exactly: only live features count.
@@ -234,7 +246,7 @@ class GatedNetwork(nn.Module):
         metric : str
             "volume" (numbers per image) or "flops" (per image).
         """
-        return self._size({name: gate.log_alpha > -torch.inf for name, gate in self.gates.items()}, metric)
+        return self._size({name: gate.score > -torch.inf for name, gate in self.gates.items()}, metric)
 
     def _size(self, alive: dict[str, Tensor], metric: str) -> int:
         keep = self.network.live(alive)
@@ -248,13 +260,24 @@ class GatedNetwork(nn.Module):
             alive[name][0] = True
         return self._size(alive, metric)
 
+    def costs(self) -> dict[str, int]:
+        """What `prune` would leave: volume and flops, and volume_regular and flops_regular without mixed connectivity.
+
+        Table 2 compares the two.
+        """
+        regular = cost.count(prune(self, "regular"), self.network.input_size)
+        return {
+            "volume": self.size("volume"), "flops": self.size("flops"),
+            "volume_regular": regular.volume, "flops_regular": regular.flops,
+        }  # fmt: skip
+
     @torch.no_grad()
     def settle_(self, budget: float, metric: str = "volume", use: float = 0.95) -> "GatedNetwork":
         """Make the budget certain: shut or reopen gates in the order of log alpha until use * B <= size <= B.
 
         A schedule alone does not end exactly below its budget. If what is alive exceeds it, the gates with the lowest
         log alpha are shut; if it leaves more than 1 - `use` of it idle, those with the highest are reopened. A feature
-        that would overshoot is passed over for the next one.
+        that would overshoot is passed over for the next one. Gates of another law have a score of their own for this.
 
         Parameters
         ----------
@@ -278,8 +301,7 @@ class GatedNetwork(nn.Module):
         self.floor_()
         if use * budget <= self.size(metric) <= budget:
             return self
-        flat = self.log_alpha.cpu().clone()
-        sizes = [g.log_alpha.numel() for g in self._gates]
+        flat, sizes = self.score.cpu().clone(), self._sizes
         for part, name in zip(flat.split(sizes), self._names, strict=True):
             if name in self._spine:
                 part[part.argmax()] = torch.inf
@@ -304,14 +326,16 @@ class GatedNetwork(nn.Module):
                 alive[index] = False
 
         for part, gate in zip(alive.split(sizes), self._gates, strict=True):
-            part, limit = part.to(gate.log_alpha.device), threshold(gate.rule)
-            opened = torch.where(gate.alive, gate.log_alpha, FLOOR)
-            gate.log_alpha.copy_(torch.where(part, opened, gate.log_alpha.clamp(max=limit - 1)))
+            gate.settle_(part)
         return self
 
 
 def gate(
-    model: nn.Module, input_size: Iterable[int], protect: Sequence[str] = (), rule: str = "median"
+    model: nn.Module,
+    input_size: Iterable[int],
+    protect: Sequence[str] = (),
+    rule: str = "median",
+    make: Callable[[int], nn.Module] | None = None,
 ) -> GatedNetwork:
     """Put a gate on every convolution of a plain network.
 
@@ -330,6 +354,9 @@ def gate(
         Names of convolutions that must keep all their features, or patterns such as ``"layer1.*"``.
     rule : str
         Test-time value of a gate, see `bar.hard_concrete.Gate`.
+    make : callable, optional
+        Makes the gate for a number of features, such as `bar.methods.information_bottleneck.GaussianGate`; by default
+        a `bar.Gate` with this rule.
 
     Returns
     -------
@@ -377,7 +404,7 @@ def gate(
     ]
     if not prunable:
         raise BarError(f"{type(model).__name__} has no convolution that can be pruned")
-    gated = GatedNetwork(network, prunable, rule)
+    gated = GatedNetwork(network, prunable, make or functools.partial(Gate, rule=rule))
     gated.training = model.training  # not .train(), which would also switch the user's own submodules
     return gated
 
@@ -428,16 +455,19 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
         raise BarError("fatal pruning: every path from input to output crosses a convolution without a live feature")
     if connectivity == "regular":
         keep = _same_width(network, keep, _spaces(network))
-    pruned = _rebuild(network, keep, values)
+    pruned = _rebuild(network, keep, values, gated._gates[0].either)
     return pruned.to(next(gated.body.parameters()).device).train(gated.training)
 
 
-def _rebuild(network: Network, keep: dict[fx.Node, Tensor], values: dict[str, Tensor] | None) -> fx.GraphModule:
+def _rebuild(
+    network: Network, keep: dict[fx.Node, Tensor], values: dict[str, Tensor] | None, either: Callable
+) -> fx.GraphModule:
     """The network without the channels that are not kept, and with the gates in its weights.
 
     A gate scales what comes before it: the batch norm's weight and bias, or those of a convolution without one. With
     gate values, layers are smaller copies with the values folded in. Without, gates are inputs, ``(images, *z)`` with
     one z of shape (features,) for each convolution, and layers compute with what is kept of the network's weights.
+    `either` says how present a sum is (`bar.Gate.either`).
     """
     order = _order(network, keep, _spaces(network))
     graph = fx.Graph()
@@ -468,6 +498,9 @@ def _rebuild(network: Network, keep: dict[fx.Node, Tensor], values: dict[str, Te
             presence[node] = z.get(node.target) if kind == "conv" and not network.normed(node) else None
         elif kind == "norm" and network.kinds[sources[0]] == "conv" and network.normed(sources[0]):
             presence[node] = z[sources[0].target]
+        elif kind == "add":
+            p, q = (presence[n] for n in sources)
+            presence[node] = None if p is None or q is None else either(p, q)
         else:
             presence[node] = network.presence(node, [presence[n] for n in sources])
         scale = presence[node]

@@ -8,8 +8,9 @@ after each; whoever iterates decides what to show and what to keep.
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -49,6 +50,17 @@ class Settings:
     reach: float = 1.0  # b arrives at the budget after this part of the pruning
     aim: float = 1.0  # b arrives at this part of the budget
     patience: float | None = None  # features dead for so long are cut while training, as a part of the pruning epochs
+    # The rivals; supp. 3.1 and 3.2. What the paper does not tell was found on validation images, as all of quick was.
+    halving_epochs: tuple[int, int] = (40, 10)  # after each halving: at the one and at the other learning rate
+    morphnet_epochs: tuple[int, int, int] = (60, 50, 20)
+    morphnet_pressure: float = 2.0  # lambda times the full size
+    morphnet_threshold: float = 0.01  # of |gamma|
+    l0_travel: float | None = None  # as gate_travel
+    ib_travel: float | None = None
+    first_weights: dict[str, float] = field(default_factory=lambda: {"l0": 0.03, "information-bottleneck": 0.003})
+    lc_mu: float = 9e-5  # in the authors' example of LeNet300
+    lc_growth: float = 1.1
+    reparametrization_lam: float = 10.0
 
     def budget(
         self, gated: GatedNetwork, factor: float, steps: int, metric: str = "volume", schedule: str = "sigmoid"
@@ -86,8 +98,10 @@ PRESETS = {
     # For a laptop: a short run needs gates that move faster and do not all start at the same place.
     "quick": Settings(
         prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32, lr=5e-3,
-        cooldown_lr=5e-4, gate_travel=20.0, gate_betas=(0.0, 0.9), gate_decay=0.1, gate_start=(-1.0, 5.0),
-        pressure=PRESSURE, b_start=1.0, cap=100.0, reach=0.9, aim=0.97, patience=0.1,
+        cooldown_lr=5e-4, gate_travel=30.0, gate_betas=(0.0, 0.9), gate_decay=0.1, gate_start=(-1.0, 5.0),
+        pressure=PRESSURE, b_start=1.0, cap=100.0, reach=0.9, aim=0.99, patience=0.1,
+        halving_epochs=(8, 2), morphnet_epochs=(18, 16, 6), morphnet_threshold=0.05, l0_travel=20.0, ib_travel=5.0,
+        lc_mu=0.01, lc_growth=1.2,
     ),
 }  # fmt: skip
 
@@ -125,7 +139,7 @@ class Pruner(Protocol):
         """The network that a cut now would leave, sharing nothing; its accuracy is what the record shows."""
 
     def cut(self) -> nn.Module:
-        """The network that goes on after the first phase; the same again after `load_state_dict`."""
+        """The network that goes on after the phases that prune; the same again after `load_state_dict`."""
 
     def cut_record(self) -> dict:
         """Fields of the cut's record, "size" among them."""
@@ -144,9 +158,9 @@ class Training:
     """The training of a network, epoch by epoch; it can stop after any of them and go on later as if it had not.
 
     Iterating trains. Each item is a dict, the record of an epoch: phase, epoch (from 1 in each phase), loss and
-    data_loss (means), accuracy (on validation images), seconds. With a pruner, the network is pruned at the end of the
-    first phase, which adds a record of the phase "cut"; before it, accuracy is that of the network that a cut now would
-    leave, and the pruner adds fields of its own (see `bar.methods.budget_aware.BudgetAware`).
+    data_loss (means), accuracy (on validation images), seconds. With a pruner, the network is pruned after the phases
+    called "prune", which come first; that adds a record of the phase "cut". Before it, accuracy is that of the network
+    that a cut now would leave, and the pruner adds fields of its own (see `bar.methods.budget_aware.BudgetAware`).
 
     Parameters
     ----------
@@ -155,7 +169,7 @@ class Training:
     data : Dataset
         Its training images are learnt from, its validation images are watched.
     phases : sequence of (name, epochs, learning rate)
-        In order; with a pruner, the first one prunes.
+        In order; there may be several of one name. Without any called "prune", a pruner cuts at the beginning.
     settings : Settings
         Batch size, weight decay, distillation.
     generator : torch.Generator
@@ -208,9 +222,12 @@ class Training:
         self.teacher, self.pruner, self.tick = teacher, pruner, tick
         self.fabric = fabric or fabric_on(data.train.images.device)
         check_shares(settings, self.fabric.world_size)
-        self._epochs = [(name, epoch, lr) for name, epochs, lr in phases for epoch in range(1, epochs + 1)]
+        self._epochs, seen = [], Counter()
+        for name, epochs, lr in phases:
+            self._epochs += [(name, seen[name] + epoch, lr) for epoch in range(1, epochs + 1)]
+            seen[name] += epochs
         if pruner:
-            self._epochs.insert(phases[0][1], ("cut", phases[0][1], 0.0))
+            self._epochs.insert(seen["prune"], ("cut", seen["prune"], 0.0))
         self._pruning = pruner is not None
         self._cut_fields: dict = {}
         self._done, self._step = 0, 0

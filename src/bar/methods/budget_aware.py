@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bar.cost import count
 from bar.surgery import gate, prune
 from bar.training import Settings
 
@@ -142,11 +141,9 @@ class BudgetAware:
     def cut_record(self) -> dict:
         """What is left, and what regular connectivity would leave."""
         gated, budget = self.network, self.budget
-        regular = count(prune(gated, "regular"), gated.network.input_size)
-        return {
-            "volume": gated.size("volume"), "flops": gated.size("flops"), "size": gated.size(budget.metric),
-            "budget": budget.limit, "barrier": 0.0, "size_before_settling": self._before,
-            "volume_regular": regular.volume, "flops_regular": regular.flops,
+        return gated.costs() | {
+            "size": gated.size(budget.metric), "budget": budget.limit, "barrier": 0.0,
+            "size_before_settling": self._before,
         }  # fmt: skip
 
     def end_finetune_step(self) -> None:

@@ -1,0 +1,172 @@
+"""The variational information bottleneck, "IB" (VIBNet: Dai, Zhu, Guo & Wipf 2018; Lemaire et al. 2019, section 5).
+
+Each feature is multiplied by a Gaussian z = mu + sigma epsilon. The loss adds lambda times an upper bound of the
+information that the features carry on, 1/2 log(1 + mu^2 / sigma^2) for each. A feature whose noise is as large as its
+signal carries less than 1/2 log 2, and is taken out. There is no budget in the loss; lambda is searched for
+(`bar.methods.search`).
+
+Lemaire et al. print the loss as log(1 - mu^2 / sigma^2), which is not defined for most of their start, and start
+log sigma, where VIBNet's code has log sigma^2, at -9. Here both are VIBNet's.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from bar.errors import BarError
+from bar.methods.l0 import Sparsity
+
+MARGIN = 1.0  # how far beyond the point of life or death a gate is put that has to live, or to die
+
+
+class GaussianGate(nn.Module):
+    """One Gaussian variable per feature of a convolution: z = mu + sigma epsilon while training, mu afterwards.
+
+    One vector is drawn for each batch, as with hard concrete gates; VIBNet's code draws one for each image.
+
+    Parameters
+    ----------
+    features : int
+        How many, >= 1.
+
+    Attributes
+    ----------
+    mu, log_variance : nn.Parameter
+        mu and log sigma^2, shape (features,), drawn from N(1, 0.01^2) and N(-9, 0.01^2) (supp. 4, after VIBNet).
+
+    Raises
+    ------
+    BarError
+        If there are no features.
+
+    Examples
+    --------
+    >>> gate = GaussianGate(3)
+    >>> gate
+    GaussianGate(3, alive=3)
+    >>> gate.mu.data = torch.tensor([1.0, 0.1, -0.1])
+    >>> gate.log_variance.data = torch.tensor([-9.0, -1.0, -9.0])
+    >>> gate.value.detach()
+    tensor([ 1.0000,  0.0000, -0.1000])
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        if isinstance(features, bool) or not isinstance(features, int) or features < 1:
+            raise BarError(f"a gate needs at least one feature, a whole number, got {features!r}")
+        self.mu, self.log_variance = nn.Parameter(torch.empty(features)), nn.Parameter(torch.empty(features))
+        self.start_()
+
+    @torch.no_grad()
+    def start_(self, generator: torch.Generator | None = None) -> "GaussianGate":
+        """Draw mu and log sigma^2 anew, in place; returns the gate."""
+        self.mu.normal_(1, 0.01, generator=generator)
+        self.log_variance.normal_(-9, 0.01, generator=generator)
+        return self
+
+    @property
+    def _log_square(self) -> Tensor:
+        mu = self.mu.detach()
+        return mu.square().clamp(min=torch.finfo(mu.dtype).tiny).log()
+
+    @property
+    def score(self) -> Tensor:
+        """What features are ranked by: log mu^2 - log sigma^2, shape (features,); -inf for what has been cut."""
+        # A cut gate has neither signal nor noise: sigma = 0.
+        return (self._log_square - self.log_variance.detach()).masked_fill(self.log_variance == -torch.inf, -torch.inf)
+
+    @property
+    def alive(self) -> Tensor:
+        """Which features stay, those with mu^2 > sigma^2; bool, shape (features,)."""
+        return self.score > 0
+
+    @property
+    def value(self) -> Tensor:
+        """The test-time value of each feature's gate, shape (features,): mu, or 0 for what is not alive."""
+        return torch.where(self.alive, self.mu, 0)
+
+    def information(self) -> Tensor:
+        """The bound on what each feature carries, in nats: 1/2 log(1 + mu^2 / sigma^2), shape (features,)."""
+        return _information(self.mu, self.log_variance)
+
+    @staticmethod
+    def sample(gates: Iterable["GaussianGate"]) -> Tensor:
+        """Draw the values of several gates at once, as one vector; differentiable."""
+        mu, log_variance = (torch.cat(parts) for parts in zip(*((g.mu, g.log_variance) for g in gates), strict=True))
+        z = mu + (log_variance / 2).exp() * torch.randn_like(mu)
+        return z.masked_fill(log_variance == -torch.inf, 0)
+
+    @staticmethod
+    def either(p: Tensor, q: Tensor) -> Tensor:
+        """How present the sum of two features is, given their gates' values: the one of the larger modulus.
+
+        p + q - p q of hard concrete gates would leave [0, 1] and may vanish where neither does. Clamping the values to
+        [0, 1] first would bound the noise behind a batch norm that reads a sum, and a feature could live on there with
+        an infinite sigma, at no cost.
+        """
+        return torch.where(p.abs() >= q.abs(), p, q)
+
+    @torch.no_grad()
+    def keep_(self, alive: Tensor) -> None:
+        """Let features through whole (mu = 1, hardly any noise), and nothing of the others; what was cut stays out."""
+        alive = alive.to(self.mu.device)
+        cut = self.log_variance == -torch.inf
+        self.mu.copy_(alive & ~cut)
+        self.log_variance.copy_(torch.where(alive, -9.0, -20.0).masked_fill(cut, -torch.inf))
+
+    @torch.no_grad()
+    def settle_(self, alive: Tensor) -> None:
+        """Make just these features alive by their sigma, and leave those gates alone that are right already."""
+        edge = self._log_square
+        opened = torch.where(self.alive, self.log_variance, edge - MARGIN)
+        shut = torch.where(self.alive, edge + MARGIN, self.log_variance)
+        self.log_variance.copy_(torch.where(alive.to(edge.device), opened, shut))
+
+    @torch.no_grad()
+    def cut_(self, features: Tensor) -> None:
+        """Shut features for good: z = 0 always, whatever an optimizer does."""
+        features = features.to(self.mu.device)
+        self.mu[features], self.log_variance[features] = 0, -torch.inf
+
+    @torch.no_grad()
+    def floor_(self) -> None:
+        """Keep the feature of the highest score alive, by its sigma; does not wait for the device."""
+        top = self.score.argmax(keepdim=True)
+        highest = self._log_square.gather(0, top) - MARGIN
+        self.log_variance.scatter_(0, top, self.log_variance.gather(0, top).minimum(highest))
+
+    def extra_repr(self) -> str:
+        return f"{self.mu.numel()}, alive={int(self.alive.sum())}"
+
+
+class InformationBottleneck(Sparsity):
+    """The pruner of the information bottleneck; `bar.methods.l0.Sparsity` has the parameters.
+
+    The gated network must be made with Gaussian gates. Every feature counts the same; VIBNet's code can weight layers.
+
+    Examples
+    --------
+    >>> import bar
+    >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2))
+    >>> gated = bar.gate(net, (1, 6, 6), make=GaussianGate)
+    >>> pruner = InformationBottleneck(gated, limit=64, lam=0.1)
+    >>> print(f"{pruner(step=0):.1f}")  # 0.1 times 8 features of about 1/2 log(1 + e^9)
+    3.6
+    """
+
+    def __init__(self, gated, limit: float, lam: float, metric: str = "volume", **options) -> None:
+        if not all(isinstance(gate, GaussianGate) for gate in gated.gates.values()):
+            raise BarError("the information bottleneck needs Gaussian gates: bar.gate(…, make=GaussianGate)")
+        super().__init__(gated, limit, lam, metric, **options)
+
+    def loss(self) -> Tensor:
+        """The sum over all features of 1/2 log(1 + mu^2 / sigma^2) (Dai et al. 2018, section 3)."""
+        gates = self.network.gates.values()
+        return _information(torch.cat([g.mu for g in gates]), torch.cat([g.log_variance for g in gates])).sum()
+
+
+def _information(mu: Tensor, log_variance: Tensor) -> Tensor:
+    there = log_variance > -torch.inf  # masked before the quotient, so that gradients are not 0 times infinity
+    mu, log_variance = torch.where(there, mu, 0), torch.where(there, log_variance, 0)
+    return torch.log1p(mu.square() * (-log_variance).exp()) / 2

@@ -1,0 +1,278 @@
+"""MorphNet (Gordon et al. 2018; Lemaire et al. 2019, section 5).
+
+Step 1 trains the plain network with an L1 penalty on |gamma|, the scales of its batch norms, each weighted by what its
+feature costs at present. Features whose |gamma| has stayed above a threshold give the layers' learnt widths. Step 2
+multiplies all widths by one number, so that the network just fits its budget, and keeps the largest |gamma| of each
+layer.
+"""
+
+import bisect
+import math
+
+import torch
+from torch import Tensor, nn
+
+from bar.errors import BarError
+from bar.methods.l0 import check_limit, load_gates, record_of_cut, sizes
+from bar.network import Network
+from bar.surgery import GatedNetwork, prune
+
+
+class MorphNet:
+    """The pruner of MorphNet.
+
+    Parameters
+    ----------
+    gated : GatedNetwork
+        Its gates are not learnt: they hold what has been decided. Trained is the network without them.
+    limit : float
+        B, in units of `metric`.
+    lam : float
+        lambda > 0, the weight of the penalty, per unit of `metric`.
+    metric : str
+        What the penalty weights and the budget counts: "volume" or "flops".
+    threshold : float
+        The |gamma| > 0 above which a feature has learnt to live. A |gamma| that the penalty holds at 0 swings by a few
+        learning rates around it: the threshold must be larger than that.
+
+    Attributes
+    ----------
+    network : nn.Module
+        The plain network, which is trained.
+    multiplier : float
+        What the learnt widths were last multiplied by.
+
+    Raises
+    ------
+    BarError
+        If a convolution that may be pruned is read without a batch norm of learnt scale, a number is not above 0, the
+        metric is unknown, or not even one feature a layer fits.
+
+    Notes
+    -----
+    A convolution's |gamma| are those of the first batch norm on the way to what reads it. Where several read it, as in
+    a pre-activation residual network, whose batch norms come after the sums, its feature is scaled by the largest of
+    them: it is dead once none of them lets it through. MorphNet ties features that are summed by the same rule.
+
+    A layer never grows beyond its original width, one that has learnt to have no features stays away with its block,
+    and one that has learnt to have some keeps at least one, if that fits the budget. On the spine
+    (`bar.network.Network.spine`) each keeps one in any case.
+
+    Examples
+    --------
+    >>> import bar
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    >>> net[1].weight.data = torch.tensor([0.9, 0.001, -0.8, 0.7])
+    >>> pruner = MorphNet(bar.gate(net, (1, 6, 6)), limit=40, lam=0.01)  # a map has 16 numbers: two fit
+    >>> print(f"{pruner(step=0):.3f}")  # 0.01 times 16 times the sum of |gamma|
+    0.384
+    >>> pruner.cut().get_submodule("1").weight
+    Parameter containing:
+    tensor([ 0.9000, -0.8000], requires_grad=True)
+    """
+
+    def __init__(
+        self, gated: GatedNetwork, limit: float, lam: float, metric: str = "volume", *, threshold: float = 0.01
+    ) -> None:
+        if not (0 < lam < math.inf and 0 < threshold < math.inf):
+            raise BarError(f"lambda and the threshold must be numbers above 0, not {lam} and {threshold}")
+        check_limit(gated, limit, metric)
+        self.gated, self.network = gated, gated.body
+        self.limit, self.lam, self.metric, self.threshold = limit, lam, metric, threshold
+        self.multiplier = math.nan
+        self._done, self._before = False, 0
+        for name, gamma in scales(gated.network).items():
+            if name in gated.gates and not gamma.isfinite().all():
+                raise BarError(
+                    f"MorphNet needs a batch norm with a learnt scale between {name!r} and all that reads it: protect "
+                    "this convolution from pruning, or choose another method"
+                )
+
+    def groups(self) -> list[dict]:
+        """None: only ordinary weights are learnt."""
+        return []
+
+    def rate(self, step: int) -> float:
+        """Of no use, since there is nothing to learn with it."""
+        return 0.0
+
+    def __call__(self, step: int) -> Tensor:
+        """The term of the loss: lambda times what the features cost, each times its |gamma|."""
+        return self.lam * penalty(self.gated.network, self._scales(), self.metric, self.threshold)
+
+    def end_step(self) -> None:
+        """Nothing."""
+
+    def end_epoch(self) -> dict:
+        """``volume``, ``flops`` and ``size`` of the learnt widths, and the ``multiplier`` that would make them fit."""
+        return sizes(self.gated.keep_(self._decide()[0]), self.metric) | {"multiplier": self.multiplier}
+
+    def watched(self) -> nn.Module:
+        """The network that a cut now would leave."""
+        return prune(self.gated.keep_(self._decide()[1]))
+
+    def cut(self) -> nn.Module:
+        """The network of the learnt widths times the multiplier; its size is at most the budget."""
+        if not self._done:
+            learnt, chosen = self._decide()
+            self._before = self.gated.keep_(learnt).size(self.metric)
+            self.gated.keep_(chosen)
+            self._done = True
+        return prune(self.gated)
+
+    def cut_record(self) -> dict:
+        """What the cut has left, the ``multiplier``, and ``size_before_settling``, that of the learnt widths."""
+        return record_of_cut(self.gated, self.limit, self.metric, self._before) | {"multiplier": self.multiplier}
+
+    def end_finetune_step(self) -> None:
+        """Nothing: after the cut, the network is an ordinary one."""
+
+    def state_dict(self) -> dict:
+        """What has been decided, if it has."""
+        gates = {name: gate.state_dict() for name, gate in self.gated.gates.items()}
+        return {"gates": gates, "done": self._done, "multiplier": self.multiplier}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from a `state_dict`."""
+        load_gates(self.gated, state["gates"])
+        self._done, self.multiplier = state["done"], state["multiplier"]
+
+    def _scales(self) -> dict[str, Tensor]:
+        found = scales(self.gated.network)
+        return {name: found[name] for name in self.gated.gates}
+
+    @torch.no_grad()
+    def _decide(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Which features have learnt to live, and which do after step 2."""
+        network, spine = self.gated.network, set(self.gated.network.spine())
+        gamma = {name: values.cpu() for name, values in self._scales().items()}
+        if any(values.isnan().any() for values in gamma.values()):
+            raise BarError("the batch norms have scales that are not a number: did the training diverge?")
+        order = {name: values.argsort(descending=True, stable=True) for name, values in gamma.items()}
+        learnt = {name: values > self.threshold for name, values in gamma.items()}
+        for name in spine & learnt.keys():
+            learnt[name][order[name][0]] = True
+        live = network.live(learnt)
+        widths = {name: int(live[network.convs[name]].sum()) for name in learnt}
+
+        def widened(multiplier: float, least: int) -> dict[str, Tensor]:
+            """Learnt widths times a multiplier, rounded down; the features of the largest |gamma|."""
+            kept = {}
+            for name, width in widths.items():
+                floor = max(least if width else 0, 1 if name in spine else 0)
+                keep = max(math.floor(multiplier * width + 1e-9), floor)  # k / w * w may fall short of k
+                kept[name] = torch.zeros(len(order[name]), dtype=torch.bool)
+                kept[name][order[name][:keep]] = True
+            return kept
+
+        # Only where a layer gains a feature does the size change; it grows with the multiplier.
+        steps = sorted({k / w for name, w in widths.items() if w for k in range(1, len(order[name]) + 1)})
+        least = 1 if self.gated._size(widened(0.0, 1), self.metric) <= self.limit else 0
+        fits = bisect.bisect(steps, self.limit, key=lambda s: self.gated._size(widened(s, least), self.metric))
+        self.multiplier = steps[fits - 1] if fits else 0.0
+        return learnt, widened(self.multiplier, least)
+
+
+def scales(network: Network) -> dict[str, Tensor]:
+    """How much of each feature its batch norms let through at most.
+
+    Parameters
+    ----------
+    network : Network
+        From `bar.network.trace`.
+
+    Returns
+    -------
+    dict of str to Tensor of shape (features,)
+        Convolution -> the largest |gamma| among the first batch norms that read each of its features; infinite where
+        something reads it without one. Differentiable.
+    """
+    read: dict = {}
+    for node, kind in reversed(network.kinds.items()):
+        for position, source in enumerate(network.sources(node)):
+            features = network.features(source)
+            gamma = network.submodule(node).weight if kind == "norm" else None
+            if gamma is not None:
+                wanted = gamma.abs()
+            elif kind in ("norm", "conv", "linear", "opaque", "output"):
+                wanted = torch.full((features,), torch.inf, device=_device(network))
+            elif kind == "cat":
+                wanted = read[node].split([network.features(n) for n in network.sources(node)])[position]
+            elif kind in ("flatten", "depthwise"):
+                wanted = read[node].view(features, -1).amax(1)
+            else:
+                wanted = read[node]
+            read[source] = wanted if source not in read else torch.maximum(read[source], wanted)
+    return {name: read[node] for name, node in network.convs.items()}
+
+
+def penalty(network: Network, gamma: dict[str, Tensor], metric: str, threshold: float) -> Tensor:
+    """MorphNet's regulariser (Gordon et al. 2018, section 4): |gamma|, weighted by what its feature costs.
+
+    For the volume, a feature costs the area of its map. For FLOPs it costs what a convolution computes for it, from all
+    inputs that are alive, and, again, what the convolutions that read it compute from it, for all outputs that are.
+
+    Parameters
+    ----------
+    network : Network
+        From `bar.network.trace`.
+    gamma : dict of str to Tensor of shape (features,)
+        The convolutions that may be pruned -> the |gamma| of their features, as by `scales`.
+    metric : str
+        "volume" or "flops".
+    threshold : float
+        The |gamma| above which a feature is alive.
+
+    Returns
+    -------
+    Tensor
+        A scalar in units of the metric, differentiable in gamma.
+    """
+    flow = _flow(network, gamma)
+    total = torch.zeros((), device=_device(network))
+    for node, kind in network.kinds.items():
+        if kind not in ("conv", "depthwise"):
+            continue
+        area, out = network.area(node), flow[node]
+        if metric == "volume":
+            total = total if out is None else total + area * out.sum()
+            continue
+        taps, groups = network.submodule(node).weight[0, 0].numel(), network.groups(node)
+        if kind == "depthwise":
+            total = total if out is None else total + 2 * taps * area * out.sum()
+            continue
+        gamma_in, alive_in = _sums(network, network.sources(node)[0], flow, groups, threshold)
+        gamma_out, alive_out = _sums(network, node, flow, groups, threshold)
+        total = total + 2 * taps * area * (gamma_out * alive_in + gamma_in * alive_out).sum()
+    return total
+
+
+def _sums(network: Network, node, flow: dict, groups: int, threshold: float) -> tuple[Tensor, Tensor]:
+    """For each group of a node's channels, the sum of |gamma| and the number of those alive, shape (groups,)."""
+    here = flow[node]
+    if here is None:  # always there, and nothing to learn
+        each = torch.full((groups,), network.features(node) / groups, device=_device(network))
+        return torch.zeros_like(each), each
+    return here.view(groups, -1).sum(1), (here.detach() > threshold).view(groups, -1).sum(1).to(here.dtype)
+
+
+def _flow(network: Network, gamma: dict[str, Tensor]) -> dict:
+    """The |gamma| of the channels of every node; None where they are always there."""
+    flow: dict = {}
+    for node, kind in network.kinds.items():
+        parts = [flow[n] for n in network.sources(node)]
+        if kind == "conv":
+            flow[node] = gamma.get(node.target)
+        elif kind in ("input", "linear", "opaque", "output"):
+            flow[node] = None
+        elif kind == "add":
+            flow[node] = None if any(part is None for part in parts) else torch.maximum(*parts)
+        elif kind == "norm" and parts[0] is not None and network.submodule(node).affine:
+            flow[node] = network.submodule(node).weight.abs()
+        else:
+            flow[node] = network.presence(node, parts)
+    return flow
+
+
+def _device(network: Network) -> torch.device:
+    return next(network.module.parameters()).device

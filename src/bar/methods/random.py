@@ -1,0 +1,43 @@
+"""Random: features stay by lot (section 5).
+
+It shows what the widths alone are worth, and fine-tuning.
+"""
+
+import torch
+from torch import Tensor
+
+from bar.methods import uniform
+from bar.surgery import GatedNetwork
+
+
+def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generator) -> dict[str, Tensor]:
+    """Draw the features that stay, all with the same chance.
+
+    Parameters
+    ----------
+    gated : GatedNetwork
+        Features that have been cut are not drawn; it is not changed.
+    widths : dict of str to int
+        How many stay of each gated convolution; see `bar.methods.uniform.widths`.
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    dict of str to bool Tensor of shape (features,)
+        For each gated convolution, which features stay.
+
+    Notes
+    -----
+    Source: Lemaire et al. 2019, section 5, "Random".
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from bar import gate
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+    >>> choose(gate(net, (3, 6, 6)), {"0": 2}, torch.Generator().manual_seed(0))["0"].sum()
+    tensor(2)
+    """
+    lots = {name: torch.rand(len(gate.log_alpha), generator=generator) for name, gate in gated.gates.items()}
+    return uniform.highest(gated, widths, lots)

@@ -1,0 +1,291 @@
+"""Magnitude pruning of single weights (Han et al. 2015): the smallest of a trained network become 0, all at once.
+
+Cut and not trained any more, this is what comparisons call MP; fine-tuned, MP+FT. Feature maps keep their sizes.
+"""
+
+import copy
+import math
+import numbers
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bar.errors import BarError
+
+
+def weights_of(network: nn.Module) -> dict[str, nn.Parameter]:
+    """What the unstructured methods prune: the weights of convolutions and linear layers, each once.
+
+    Biases and batch norms, which hold few numbers, are not pruned and not counted.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Not gated.
+
+    Returns
+    -------
+    dict of str to nn.Parameter
+        Name, as in the network's state dict, -> weights. What several layers share is listed under its first name.
+
+    Raises
+    ------
+    BarError
+        If there are none, or if they are computed from other parameters (weight norm, say).
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+    >>> {name: len(weight.flatten()) for name, weight in weights_of(net).items()}
+    {'0.weight': 36, '3.weight': 32}
+    """
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+            if not isinstance(module.weight, nn.Parameter):
+                raise BarError(f"{name}.weight is computed from something else: remove the parametrization first")
+            found.setdefault(id(module.weight), (f"{name}.weight".removeprefix("."), module.weight))
+    if not found:
+        raise BarError("the network has no convolution and no linear layer, so there are no weights to prune")
+    return dict(found.values())
+
+
+def largest(values: Tensor, count: int) -> Tensor:
+    """Where the largest magnitudes of a vector are; of equal ones, those that come first.
+
+    Parameters
+    ----------
+    values : Tensor, shape (n,)
+        Finite numbers.
+    count : int
+        How many, >= 0; all n if there are not more.
+
+    Returns
+    -------
+    Tensor, bool, shape (n,)
+        True min(count, n) times.
+
+    Raises
+    ------
+    BarError
+        If the count is negative or not whole, or if a value is not finite.
+
+    Examples
+    --------
+    >>> largest(torch.tensor([1.0, -3.0, 2.0, -1.0]), 3).tolist()
+    [True, True, True, False]
+    """
+    if not (isinstance(count, numbers.Integral) and count >= 0):
+        raise BarError(f"the number of weights to keep must be a whole number, at least 0, not {count!r}")
+    if not values.isfinite().all():
+        raise BarError("weights that are not finite cannot be ordered: lower the learning rate")
+    kept = torch.zeros_like(values, dtype=torch.bool)
+    kept[values.abs().sort(descending=True, stable=True).indices[:count]] = True
+    return kept
+
+
+def budget_of(sizes: Sequence[int], factor: float) -> int:
+    """How many weights may stay: as many as there are, divided by the factor and rounded down.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Number of weights of each layer.
+    factor : float
+        Pruning factor, >= 1.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    Raises
+    ------
+    BarError
+        If the factor is below 1 or not a number, or if it would leave nothing.
+
+    Examples
+    --------
+    >>> budget_of([36, 32], 10)
+    6
+    """
+    full = sum(sizes)
+    if not (isinstance(factor, numbers.Real) and math.isfinite(factor) and factor >= 1):
+        raise BarError(f"the pruning factor must be a number, at least 1, not {factor!r}")
+    if full < factor:
+        raise BarError(f"a pruning factor of {factor:g} leaves none of {full:,} weights: ask for at most {full}")
+    return math.floor(full / factor)
+
+
+def shares(sizes: Sequence[int], limit: int) -> list[int]:
+    """Divide a budget among layers in proportion to their sizes, by largest remainders, so that no weight is lost.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Number of weights of each layer.
+    limit : int
+        The budget of all together, at most their sum.
+
+    Returns
+    -------
+    list of int
+        Sums to the limit; of equal remainders the earlier layer's is rounded up.
+
+    Raises
+    ------
+    BarError
+        If a layer would get nothing, which would cut the network in two.
+
+    Examples
+    --------
+    >>> shares([36, 32], 6)
+    [3, 3]
+    """
+    full = sum(sizes)
+    shared = [size * limit // full for size in sizes]
+    order = sorted(range(len(sizes)), key=lambda i: -(sizes[i] * limit % full))
+    for i in order[: limit - sum(shared)]:
+        shared[i] += 1
+    if 0 in shared:
+        i = shared.index(0)
+        raise BarError(
+            f"a budget of {limit:,} of {full:,} weights, divided in proportion, leaves none to layer number {i + 1} "
+            f"with its {sizes[i]:,}: ask for a smaller pruning factor, or for one budget for all layers"
+        )
+    return shared
+
+
+def masks(values: Sequence[Tensor], limit: int, per_layer: bool = False) -> list[Tensor]:
+    """Which weights magnitude pruning keeps.
+
+    Parameters
+    ----------
+    values : sequence of Tensor
+        The weights of each layer, any shapes.
+    limit : int
+        How many to keep in all.
+    per_layer : bool
+        Whether each layer has a budget of its own (`shares`). By default there is one for all layers together, and
+        some may keep a larger part than others, or nothing at all.
+
+    Returns
+    -------
+    list of Tensor, bool
+        Of the same shapes, with exactly min(limit, all) True.
+
+    Raises
+    ------
+    BarError
+        As `largest` and `shares`.
+
+    Examples
+    --------
+    >>> [kept.tolist() for kept in masks([torch.tensor([3.0, 4.0]), torch.tensor([1.0, -2.0])], 2)]
+    [[True, True], [False, False]]
+    >>> [kept.tolist() for kept in masks([torch.tensor([3.0, 4.0]), torch.tensor([1.0, -2.0])], 2, per_layer=True)]
+    [[False, True], [False, True]]
+    """
+    sizes = [value.numel() for value in values]
+    flat = [value.flatten() for value in values]
+    if per_layer:
+        kept = [largest(value, count) for value, count in zip(flat, shares(sizes, limit), strict=True)]
+    else:
+        kept = largest(torch.cat(flat), limit).split(sizes)
+    return [mask.view(value.shape) for mask, value in zip(kept, values, strict=True)]
+
+
+class MagnitudePruning:
+    """Keep the largest weights of a trained network, when `cut` is called, and keep the others at 0 from then on.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Trained, or to be trained, in place.
+    factor : float
+        Pruning factor, >= 1: this part of the weights of all convolutions and linear layers stays (`weights_of`).
+    per_layer : bool
+        Whether each layer has a budget of its own, in proportion to its size.
+
+    Attributes
+    ----------
+    metric : str
+        "weights".
+    full, limit : int
+        How many weights there are, and how many of them stay: exactly so many, since the limit is a whole number.
+
+    Raises
+    ------
+    BarError
+        If the factor is below 1, or would leave nothing (in a layer).
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+    >>> pruner = MagnitudePruning(net, factor=10)
+    >>> sum(int(weight.count_nonzero()) for weight in weights_of(pruner.cut()).values()), pruner.limit, pruner.full
+    (6, 6, 68)
+    """
+
+    metric = "weights"
+
+    def __init__(self, network: nn.Module, factor: float, per_layer: bool = False) -> None:
+        self.network, self.per_layer = network, per_layer
+        sizes = [weight.numel() for weight in weights_of(network).values()]
+        self.full, self.limit = sum(sizes), budget_of(sizes, factor)
+        if per_layer:
+            shares(sizes, self.limit)  # complains now, not after the training
+        self._kept: list[Tensor] | None = None
+
+    def groups(self) -> list[dict]:
+        """No parameters beside the network's."""
+        return []
+
+    def rate(self, step: int) -> float:
+        """Of no group."""
+        return 0.0
+
+    def __call__(self, step: int) -> Tensor:
+        """Nothing is added to the loss: 0."""
+        return torch.zeros((), device=next(iter(weights_of(self.network).values())).device)
+
+    def end_step(self) -> None:
+        """Nothing happens before the cut."""
+
+    def end_epoch(self) -> dict:
+        """Nothing is decided before the cut; "size" is that of the whole network."""
+        return {"size": self.full, "budget": self.limit}
+
+    def watched(self) -> nn.Module:
+        """A copy of the network, pruned."""
+        other = copy.copy(self)
+        other.network = copy.deepcopy(self.network)
+        return other.cut()
+
+    def cut(self) -> nn.Module:
+        """Set all weights but the largest to 0; the network itself, changed in place. Once cut, nothing changes."""
+        if self._kept is None:
+            weights = [weight.detach() for weight in weights_of(self.network).values()]
+            self._kept = masks(weights, self.limit, self.per_layer)
+        self.end_finetune_step()
+        return self.network
+
+    def cut_record(self) -> dict:
+        """How many weights are kept ("size"), and how many could be ("budget")."""
+        return {"size": sum(int(kept.sum()) for kept in self._kept), "budget": self.limit}
+
+    @torch.no_grad()
+    def end_finetune_step(self) -> None:
+        """Set back to 0 what an optimizer's step has moved."""
+        for weight, kept in zip(weights_of(self.network).values(), self._kept, strict=True):
+            weight.masked_fill_(~kept, 0.0)
+
+    def state_dict(self) -> dict:
+        """Which weights are kept, once that is decided."""
+        return {} if self._kept is None else dict(zip(weights_of(self.network), self._kept, strict=True))
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from the `state_dict` of a pruner of the same arguments."""
+        weights = weights_of(self.network).items() if state else []
+        self._kept = [state[name].to(weight.device).view_as(weight) for name, weight in weights] or None

@@ -1,0 +1,94 @@
+"""Many runs by one command: every method, budget and seed, resumable, in several processes."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import torch
+
+from bar.errors import BarError
+from bar.runs import RunConfig, run
+
+
+def sweep(
+    configs: Sequence[RunConfig],
+    out: Path | str = "runs",
+    *,
+    root: Path | str | None = None,
+    device: str = "auto",
+    jobs: int = 1,
+) -> Iterator[tuple[RunConfig, dict | BarError]]:
+    """Run all of them, each in a folder of its own; what is recorded already is not run again.
+
+    The unpruned networks that several runs share are trained first. A run that fails does not stop the others.
+
+    Parameters
+    ----------
+    configs : sequence of RunConfig
+        What to run.
+    out : path
+        The runs' folders are made here, ``out/<config.name>``.
+    root, device
+        As in `bar.run`.
+    jobs : int
+        So many runs at a time, each in a process of its own with its share of the cores.
+
+    Yields
+    ------
+    config : RunConfig
+        A run that has ended; in the order in which they end.
+    record : dict or BarError
+        Its record, or what went wrong.
+
+    Raises
+    ------
+    BarError
+        If jobs is below 1.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> tiny = {"limit": 64, "size": 8, "epochs": (1, 1, 0)}
+    >>> configs = [RunConfig(method=method, pruning_factor=2, **tiny) for method in ("magnitude", "random")]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     records = [record for _, record in sweep(configs, folder)]
+    >>> [record["volume"] <= record["budget"] for record in records]
+    [True, True]
+    """
+    if jobs < 1:
+        raise BarError(f"jobs must be at least 1, not {jobs}")
+    out = Path(out)
+    shared = list(dict.fromkeys(config.unpruned for config in configs))
+    options = {"root": root, "device": device}
+    if jobs == 1:
+        for config in configs:
+            yield config, _run(config, out / config.name, options)
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    context = multiprocessing.get_context("spawn")  # a fork would share torch's threads
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(threads,)) as pool:
+        try:
+            list(pool.map(_run, shared, [out / config.name for config in shared], [options] * len(shared)))
+            ending = {pool.submit(_run, config, out / config.name, options): config for config in configs}
+            for future in as_completed(ending):
+                yield ending[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _start(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the others
+    torch.set_num_threads(threads)
+
+
+def _run(config: RunConfig, folder: Path, options: dict) -> dict | BarError:
+    try:
+        return run(config, folder, **options)
+    except BarError as error:
+        return error
