@@ -408,6 +408,7 @@ def _search(config: RunConfig, root: Path, train: Callable, full: Cost, fabric: 
                     trial = {"lambda": lam, "volume": record["volume"], "flops": record["flops"], "seconds": seconds}
                     storage.write_text(folder / TRIAL, json.dumps(trial, indent=1))
                     storage.remove_checkpoints(folder)
+                    (folder / LOCK).unlink(missing_ok=True)
             fabric.barrier()
         made += 1
 
