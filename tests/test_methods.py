@@ -80,6 +80,7 @@ def test_trials_are_shared_by_all_budgets(root):
         ({"method": "mp", "metric": "volume"}, "mp cannot serve a budget in volume, only in weights"),
         ({"method": "l0", "metric": "weights"}, "l0 cannot serve a budget in weights, only in volume or flops"),
         ({"method": "l0", "schedule": "linear"}, "l0 has no schedule: that is of bar alone"),
+        ({"method": "bar", "gates": "normal"}, "for l0 alone, not for bar"),
         ({"method": "magnitud"}, "did you mean 'magnitude'"),
         ({"method": "bar", "start": "here"}, "unknown start 'here'"),
     ],
@@ -117,6 +118,20 @@ def test_the_phases_are_those_of_the_supplement():
     assert epochs("random", 16) == [40, 10] * 4
     assert halvings(16) == [2, 4, 8, 16]
     assert halvings(5) == [2, 4, 5]
+
+
+def test_the_two_starts_of_l0s_gates():
+    """Supplement 4: U(0, 0.01), or N(0, 0.01^2) in the original work."""
+    drawn = []
+    for gates in ("uniform", "normal"):
+        network = models.build("wrn-16-2", 10, (3, 8, 8))
+        pruner = methods.build("l0", network, (3, 8, 8), PRESETS["paper"], 4, 10, gates=gates)
+        drawn.append(pruner.network.log_alpha.detach())
+    uniform, normal = drawn
+    assert uniform.min() >= 0
+    assert uniform.max() <= 0.01
+    assert abs(normal.mean()) < 0.002
+    assert normal.std() == pytest.approx(0.01, rel=0.15)
 
 
 def test_starting_from_the_unpruned_network(root):

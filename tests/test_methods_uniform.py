@@ -317,15 +317,19 @@ def test_interpolation_is_the_best_of_its_kept_features():
 
 
 @pytest.mark.parametrize("method", ["vq", "id"])
-@pytest.mark.parametrize("name", ["depthwise", "grouped", "branches"])
+@pytest.mark.parametrize("name", ["depthwise", "grouped", "grouped-affine", "branches"])
 def test_weights_stay_where_a_merge_would_be_wrong(method, name):
     """Sums, depthwise and grouped convolutions, and batch norms of their readers: features are chosen only."""
     stay = {
         "depthwise": ("stem", "blocks"),
         "grouped": ("stem", "up", "grouped", "norm", "down"),
+        "grouped-affine": ("stem", "up", "grouped", "norm", "down"),
         "branches": ("left.bias", "norm", "other.bias", "joint"),  # the stem's three readers do change
     }[name]
-    gated = bar.gate(build(name), SIZE)
+    net = build(name.removesuffix("-affine"))
+    if name == "grouped-affine":
+        net.norm = awaken(nn.BatchNorm2d(6))
+    gated = bar.gate(net, SIZE)
     before = copy.deepcopy(gated.body.state_dict())
     METHODS[method].choose(gated, uniform.widths(gated, 1.5), draw(0))
     after = gated.body.state_dict()

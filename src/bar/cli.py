@@ -71,6 +71,12 @@ _COMMON = (
         help="scratch, or unpruned: begin with the unpruned network's weights.",
     ),
     click.option(
+        "--gates",
+        default=DEFAULT.gates,
+        show_default=True,
+        help="l0's gates start uniform, or normal: N(0, 0.01^2).",
+    ),
+    click.option(
         "--data",
         "root",
         type=click.Path(path_type=Path),

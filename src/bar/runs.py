@@ -75,6 +75,9 @@ class RunConfig:
     start : str
         "scratch", or "unpruned" to start from the weights of the unpruned network (as the paper does on Mio-TCD). The
         methods that choose from trained weights always do the latter.
+    gates : str
+        How the gates of "l0" start: "uniform" (the preset's interval; the paper's is U(0, 0.01)), or "normal" for
+        N(0, 0.01^2), as in the work that introduced it (supp. 4).
 
     Examples
     --------
@@ -95,12 +98,14 @@ class RunConfig:
     schedule: str = "sigmoid"
     distill: bool | None = None
     start: str = "scratch"
+    gates: str = "uniform"
 
     def __post_init__(self) -> None:
         if self.method not in methods.NAMES:
             raise BarError(f"unknown method {self.method!r}: {nearest(str(self.method), methods.NAMES)}")
         if self.method == "unpruned":  # what concerns pruning does not matter; equal runs have equal configs
             usual = {"pruning_factor": 1.0, "metric": None, "schedule": "sigmoid", "distill": True, "start": "scratch"}
+            usual |= {"gates": "uniform"}
             for field, value in usual.items():
                 object.__setattr__(self, field, value)
         served = ("weights",) if self.method in methods.UNSTRUCTURED else tuple(METRICS)
@@ -114,12 +119,15 @@ class RunConfig:
             raise BarError(f"{self.method} cannot serve a budget in {self.metric}, only in {' or '.join(served)}")
         for field, known in (
             ("metric", served), ("preset", PRESETS), ("schedule", SCHEDULES), ("start", ("scratch", "unpruned")),
+            ("gates", ("uniform", "normal")),
         ):  # fmt: skip
             value = getattr(self, field)
             if value not in known:
                 raise BarError(f"unknown {field} {value!r}: {nearest(str(value), known)}")
         if self.schedule != "sigmoid" and self.method != "bar":
             raise BarError(f"{self.method} has no schedule: that is of bar alone")
+        if self.gates != "uniform" and self.method != "l0":
+            raise BarError(f"another start of the gates is for l0 alone, not for {self.method}")
         if not (isinstance(self.pruning_factor, int | float) and math.isfinite(self.pruning_factor)):
             raise BarError(f"the pruning factor must be a number above 1, not {self.pruning_factor!r}")
         if self.method != "unpruned" and self.pruning_factor <= 1:
@@ -270,7 +278,7 @@ def _run(config: RunConfig, folder: Path, root, launch: Callable[[], Fabric], re
         make = functools.partial(
             methods.build, config.method, input_size=images.input_size, settings=settings,
             factor=config.pruning_factor, steps_per_epoch=steps_per_epoch(images, settings), metric=config.metric,
-            schedule=config.schedule, seed=config.seed,
+            schedule=config.schedule, seed=config.seed, gates=config.gates,
         )  # fmt: skip
         make(copy.deepcopy(network))  # what cannot be is refused before anything is trained
         taught = _run(config.unpruned, unpruned, root, launch, resume, report, tick)

@@ -10,7 +10,7 @@ from bar.methods import interpolative, magnitude, random, vector_quantization
 from bar.methods.budget_aware import BudgetAware
 from bar.methods.halving import Halving, halvings
 from bar.methods.information_bottleneck import GaussianGate, InformationBottleneck
-from bar.methods.l0 import L0
+from bar.methods.l0 import L0, normal_
 from bar.methods.learning_compression import LearningCompression
 from bar.methods.morphnet import MorphNet
 from bar.methods.reparametrization import Reparametrization
@@ -42,6 +42,7 @@ def build(
     metric: str = "volume",
     schedule: str = "sigmoid",
     seed: int = 0,
+    gates: str = "uniform",
     lam: float | None = None,
     settle: bool = True,
 ) -> Pruner:
@@ -65,6 +66,8 @@ def build(
         As in `bar.RunConfig`.
     seed : int
         Of what the method draws.
+    gates : str
+        The start of the gates of "l0", as in `bar.RunConfig`.
     lam : float, optional
         The weight of sparsity, with the methods in `SEARCHED`; default: the first that a search tries.
     settle : bool
@@ -96,8 +99,10 @@ def build(
         return BudgetAware(network, input_size, settings, factor, steps, metric, schedule, seed)
     if name == "l0":
         gated = gate(network, input_size)
-        for each in gated.gates.values():
+        for each in gated.gates.values() if gates == "uniform" else ():
             each.spread_(*settings.gate_start, generator=draws)
+        if gates == "normal":
+            normal_(gated, generator=draws)
         kind, travel, betas = L0, settings.l0_travel, settings.gate_betas
     elif name == "information-bottleneck":
         gated = gate(network, input_size, make=GaussianGate)

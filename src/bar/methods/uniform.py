@@ -310,8 +310,7 @@ def merge_(gated: GatedNetwork, widths: dict[str, int], decompose: Decompose) ->
     network, joined = gated.network, signals(gated)
     alive = {name: _uncut(gate.log_alpha).cpu() for name, gate in gated.gates.items()}
     readers = {names[0]: _readers(network, network.convs[names[0]]) for names in joined}
-    # First those that are only chosen, so that all others are compared by the inputs that they will have.
-    for names in sorted(joined, key=lambda names: bool(readers[names[0]])):
+    for names in joined:  # a signal's first writer comes before all that read it, so they are compared by what stays
         first, here = names[0], torch.stack([alive[name] for name in names]).all(0).nonzero().flatten()
         rows = torch.cat([_preactivations(gated, name, alive)[here] for name in names], 1)
         kept, mixing, averaging = decompose(rows.numpy(), widths[first])
