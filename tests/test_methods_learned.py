@@ -108,6 +108,22 @@ def test_open_gaussian_gates_change_nothing(name, seed):
     torch.testing.assert_close(gated(images), net(images), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("make", [None, GaussianGate])
+def test_a_channel_that_another_convolution_writes_stays(make):
+    """Shutting some of the stem, whose channels a block writes as well, is the same as filters and shifts of zeros."""
+    torch.manual_seed(0)
+    net, images = build("wrn-10-1"), torch.randn(4, *SIZE, dtype=torch.float64)
+    gated = bar.gate(copy.deepcopy(net), SIZE, make=make)
+    keep = {n: torch.ones_like(g.alive) for n, g in gated.gates.items()}
+    keep["conv1"][::3] = False
+    net.conv1.weight.data[::3] = 0
+    for tensor in net.group1[0].bn1.parameters():  # it reads the stem alone; its shift must not revive anything
+        tensor.data[::3] = 0
+    gated.keep_(keep)
+    assert relative(net(images), gated(images)) <= 1e-10
+    assert relative(net(images), bar.prune(gated)(images)) <= 1e-10
+
+
 @settings(max_examples=15)
 @given(
     name=st.sampled_from(NAMES), seed=st.integers(0, 10**6), share=st.floats(0, 1), factor=st.floats(1.5, 16),
