@@ -29,13 +29,14 @@ FASTER = dataclasses.replace(FIRST, lr=5e-3, cooldown_lr=5e-4)
 LATER = {"reach": 0.9, "aim": 0.97}
 NIMBLE = {"gate_betas": (0.0, 0.9)}
 LOG_BARRIER = "quick, log barrier"
+UNCUT = "quick, nothing cut on the way"
 VARIANTS: dict[str, Settings] = {
     "start": FIRST,
     "faster weights": FASTER,
     "… and b early at 0.97 B": dataclasses.replace(FASTER, **LATER),
     "… and gates without momentum": dataclasses.replace(FASTER, **NIMBLE),
     "… and both": dataclasses.replace(FASTER, **LATER, **NIMBLE),
-    "quick, nothing cut on the way": dataclasses.replace(QUICK, patience=None),
+    UNCUT: dataclasses.replace(QUICK, patience=None),
     "quick": QUICK,
     "quick, equal starts": dataclasses.replace(QUICK, gate_start=(0.0, 0.01)),
     "the paper's settings": dataclasses.replace(
@@ -52,12 +53,39 @@ class LogBudget(bar.Budget):
         return log_barrier(self.V / self.full, self.b / self.full, t=100**time)
 
 
+class Watching(BudgetAware):
+    """Cuts nothing on the way, but notes what `quick` would have cut, and whether it has come back by the end."""
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self.dead_for = torch.zeros(len(self.network.log_alpha), dtype=torch.long)
+        self.due = torch.zeros(len(self.network.log_alpha), dtype=torch.bool)
+
+    def _live(self) -> torch.Tensor:
+        live = self.network.live()
+        return torch.cat([live[self.network.network.convs[name]] for name in self.network.gates])
+
+    def end_epoch(self) -> dict:
+        record = super().end_epoch()
+        self.dead_for = torch.where(self._live(), 0, self.dead_for + 1)
+        self.due |= self.dead_for >= max(2, round(QUICK.patience * self.settings.prune_epochs))
+        return record
+
+    def cut_record(self) -> dict:
+        return super().cut_record() | {
+            "due": int(self.due.sum()),
+            "due_and_alive": int((self.due & self._live()).sum()),
+        }
+
+
 def train(name: str, settings: Settings, factor: float, seed: int, model: str, images, teacher) -> list[dict]:
     """The records of one training."""
     torch.manual_seed(seed)
     network = models.build(model, images.num_classes, images.input_size)
     steps = settings.prune_epochs * steps_per_epoch(images, settings)
-    pruner = BudgetAware(network, images.input_size, settings, factor, steps, seed=seed)
+    pruner = (Watching if name == UNCUT else BudgetAware)(
+        network, images.input_size, settings, factor, steps, seed=seed
+    )
     gated = pruner.network.to(memory_format=torch.channels_last)
     if name == LOG_BARRIER:
         pruner.budget.__class__ = LogBudget
