@@ -1,11 +1,16 @@
 """The figures of a run and of results: what is drawn is what was given, where it belongs."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
+import bar
 from bar import figures, paper
+from bar.models import build
+from bar.network import trace
 
 RUN = pd.DataFrame(
     {
@@ -89,3 +94,93 @@ def test_axis_of_factors_holds_all_values_and_has_a_tick_per_power(values):
     assert min(values) >= low
     assert max(values) <= high
     assert len(ticks) <= 6
+
+
+POINTS = pd.DataFrame(
+    [["morphnet", 2.0, 3.9, 0.90, 0.01], ["bar", 4.0, 16.0, 0.85, 0.02], ["bar", 2.0, 5.0, 0.95, np.nan]],
+    columns=["method", "v_factor", "f_factor", "accuracy", "spread"],
+)
+
+
+def test_results_by_method_keep_ours_and_the_papers_apart():
+    theirs = POINTS[["method", "v_factor", "f_factor"]].assign(accuracy=[0.5, 0.6, 0.7], v_factor=[1.5, 8, 2])
+    axes = figures.results_by_method({"here": POINTS, "the paper": theirs}, {"here": 0.97}).axes
+    assert [ax.get_title(loc="left") for ax in axes] == ["(a) here", "(b) the paper", "(c) here", "(d) the paper"]
+    ours, paper_, ours_by_flops, _ = axes
+    assert {name: points.tolist() for name, points in lines(ours).items() if name != "unpruned"} == {
+        "BAR": [[2, 95], [4, 85]],
+        "MorphNet": [[2, 90]],
+    }
+    assert lines(ours_by_flops)["BAR"].tolist() == [[5, 95], [16, 85]]
+    assert lines(paper_)["BAR"].tolist() == [[2, 70], [8, 60]]
+    assert set(lines(ours)["unpruned"][:, 1]) == {97}
+    assert "unpruned" not in lines(paper_)
+    bars, morphnet = (container.lines[2][0].get_segments() for container in ours.containers)
+    assert np.allclose([segment[:, 1] for segment in bars if len(segment)], [[83, 87]])  # not where there is no number
+    assert np.allclose(morphnet[0][:, 1], [89, 91])
+    assert not paper_.containers  # no spread is known, so none is drawn
+    assert ours.get_xlim() == paper_.get_xlim() != ours_by_flops.get_xlim()
+
+
+def test_a_method_looks_the_same_whoever_else_is_there_and_like_no_other():
+    def looks(ax):
+        return {
+            line.get_label(): (line.get_color(), line.get_linestyle(), line.get_marker(), line.get_markerfacecolor())
+            for line in ax.lines
+        }
+
+    table = paper.table("pruning_results").query("dataset == 'CIFAR-10'")
+    every = looks(figures.paper_results(table).axes[0])
+    assert len({look[2] for look in every.values()}) == len(every) == len(figures.METHODS)
+    few = looks(figures.results_by_method({"here": POINTS}, {}).axes[0])
+    assert few == {name: every[name] for name in ("BAR", "MorphNet")}
+
+
+def test_results_by_method_refuses_what_it_cannot_draw():
+    with pytest.raises(bar.BarError, match="no result"):
+        figures.results_by_method({"here": POINTS[:0]}, {})
+    with pytest.raises(bar.BarError, match="'mp-ft'"):
+        figures.results_by_method({"here": POINTS.assign(method="mp-ft")}, {})
+
+
+def test_neurons_by_method_has_a_panel_a_method_and_a_pair_of_bars_a_block():
+    rows = pd.DataFrame(
+        [
+            ["morphnet", "stem", 64, 20.0],
+            ["bar", "block", 32, 0.0],
+            ["bar", "stem", 64, 31.5],
+            ["morphnet", "block", 32, 4],
+        ],
+        columns=["method", "block", "full", "left"],
+    )
+    first, second = figures.neurons_by_method(rows, factor=4).axes
+    assert [ax.get_title(loc="left") for ax in (first, second)] == ["BAR", "MorphNet"]
+    assert [text.get_text() for text in first.get_yticklabels()] == ["stem", "block"]
+    for ax, expected in ((first, [31.5, 0]), (second, [20, 4])):
+        same, left = ([bar_.get_width() for bar_ in bars] for bars in ax.containers)
+        assert same == [16, 8]
+        assert left == expected
+    assert [text.get_text() for text in first.texts] == ["gone"]
+    assert not second.texts
+
+
+def test_neurons_by_method_leaves_the_last_place_of_an_odd_number_empty_and_refuses_nothing():
+    rows = pd.DataFrame({"method": ["bar", "l0", "random"], "block": "stem", "full": 8, "left": 2.0})
+    axes = figures.neurons_by_method(rows, factor=4).axes
+    assert [ax.axison for ax in axes] == [True, True, True, False]
+    assert [bool(ax.get_xlabel()) for ax in axes] == [False, True, True, False]
+    with pytest.raises(bar.BarError):
+        figures.neurons_by_method(rows[:0], factor=4)
+
+
+@pytest.mark.parametrize("name", ["wrn-10-1", "resnet18-by-8"])
+def test_blocks_of_convolutions_add_up_to_the_network(name):
+    """What a record holds, features and areas by convolution, is enough to draw figure 7."""
+    net = trace(build(name), (3, 32, 32))
+    cost = bar.count(build(name), (3, 32, 32))
+    homes = figures.block_of_convolutions(net)
+    assert list(homes) == list(cost.layers)
+    assert sum(cost.layers[conv]["features"] * cost.layers[conv]["area"] for conv in homes) == cost.volume
+    assert set(homes.values()) == set(figures.neurons(net, net.live({})))
+    named = {conv: re.match(r"(?:group|layer)\d\.\d", conv) for conv in homes}
+    assert homes == {conv: block[0] if block else conv for conv, block in named.items()}

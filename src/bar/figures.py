@@ -1037,8 +1037,8 @@ def neurons_by_method(rows: pd.DataFrame, factor: float) -> Figure:
     --------
     >>> row = {"method": "bar", "block": "group1.0", "full": 4096, "left": 900.0}
     >>> same, left = neurons_by_method(pd.DataFrame([row]), factor=4).axes[0].containers
-    >>> same[0].get_width(), left[0].get_width()
-    (1024.0, 900.0)
+    >>> int(same[0].get_width()), int(left[0].get_width())
+    (1024, 900)
     """
     if rows.empty:
         raise BarError("there is no recorded run to draw")
@@ -1053,11 +1053,12 @@ def neurons_by_method(rows: pd.DataFrame, factor: float) -> Figure:
         mine = rows[rows.method == method].set_index("block").reindex(blocks)
         places = range(len(blocks))
         ax.barh(places, mine.full / factor, height=0.85, fc="#eeeeee", ec="#777777", hatch="....", lw=0.6,
-                label=f"full / {factor:g}")  # fmt: skip
+                label=f"full network / {factor:g}")  # fmt: skip
         ax.barh(places, mine.left, height=0.5, fc=COLOURS[0], ec=COLOURS[0], lw=0.6, label="left")
         for place, left in zip(places, mine.left, strict=True):
             if left < 0.5:
-                ax.text(0, place, " gone", va="center", fontsize=8)
+                box = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none"}
+                ax.annotate("gone", (0, place), (5, 0), textcoords="offset points", va="center", fontsize=8, bbox=box)
         ax.set(title=METHODS[method], ylim=(len(blocks) - 0.5, -0.5))
         ax.set_yticks(places, blocks, fontsize=8)
         ax.grid(visible=False, axis="y")
