@@ -311,15 +311,24 @@ def test_a_whole_network_is_connected(name):
 
 
 def test_a_path_past_a_batch_norm_and_a_maximum():
-    """Signs do not matter, and a pooled pixel may come from anywhere: here, from the corner that is not the first."""
+    """Signs and shifts do not matter, any pixel may be the largest, and a constant is no path."""
     network = nn.Sequential(
         nn.Conv2d(1, 1, 2, padding=1), nn.BatchNorm2d(1), nn.ReLU6(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1, 1)
     )
-    network[0].weight.data = torch.tensor([[[[-1.0, 0.0], [0.0, 0.0]]]])
+    network[0].weight.data.fill_(-1.0)
     network[1].running_mean.fill_(5.0)
-    assert disconnected(network, (1, 1, 1)) == []
+    assert on_paths(network, (1, 1, 1))["0.weight"].all()
     network[0].weight.data.zero_()
+    network[0].bias.data.fill_(1.0)
     assert disconnected(network, (1, 1, 1)) == ["0", "5"]
+
+
+def test_more_paths_than_a_number_can_count():
+    """About 100 ways through each of 200 layers; zeros, which times infinity would be no number."""
+    network = nn.Sequential(nn.Conv2d(3, 16, 1), *(nn.Conv2d(16, 16, 3, padding=1) for _ in range(200)))
+    for weight in weights_of(network).values():
+        weight.data[0, 0] = 0.0
+    assert all(torch.equal(used, weights_of(network)[name] != 0) for name, used in on_paths(network, (3, 4, 4)).items())
 
 
 def test_weights_that_meet_only_padding_are_on_no_path():

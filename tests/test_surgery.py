@@ -167,6 +167,21 @@ def test_settling_leaves_a_good_fit_alone_and_follows_log_alpha():
     assert gated.gates["a"].alive.tolist() == [True] * 5 + [False]
 
 
+def test_settling_wakes_a_block_that_is_dead_as_a_whole():
+    """One of its features alone changes nothing, and all of one layer with one of the next are too many."""
+    gated = bar.gate(build("wrn-10-1"), SIZE)
+    for name, gate in gated.gates.items():
+        gate.log_alpha.data.fill_(-8.0)
+        if name in ("conv1", "group2.0.shortcut", "group3.0.shortcut"):
+            gate.log_alpha.data[0] = 3.0
+        elif name.startswith("group2.0.conv"):
+            gate.log_alpha.data.fill_(-4.0 if name.endswith("2") else -6.0)
+    gated.cut_({name: gate.log_alpha == -8.0 for name, gate in gated.gates.items()})
+    before, area = gated.size(), gated.network.area(gated.network.convs["group2.0.conv1"])
+    gated.settle_(before + 3.5 * area)
+    assert gated.size() == before + 3 * area
+
+
 def test_training_the_gated_and_the_pruned_network():
     """Gradients reach every weight and every gate; noise is there in training mode and gone in eval mode."""
     gated = bar.gate(build("resnet-basic"), SIZE).train()

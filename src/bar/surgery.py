@@ -309,21 +309,32 @@ class GatedNetwork(nn.Module):
         order = order[flat[order] > -torch.inf]  # what has been cut stays out
         alive = torch.zeros(len(flat), dtype=torch.bool)
 
-        def size() -> int:
-            return self._size(dict(zip(self._names, alive.split(sizes), strict=True)), metric)
+        def parts(alive: Tensor) -> dict[str, Tensor]:
+            return dict(zip(self._names, alive.split(sizes), strict=True))
+
+        def size(alive: Tensor) -> int:
+            return self._size(parts(alive), metric)
+
+        def lean(alive: Tensor, index: Tensor) -> Tensor:
+            """With one more feature, and of those that only this one might bring to life, one a convolution."""
+            live = self.network.live(parts(alive))
+            idle = alive & ~torch.cat([live[self.network.convs[name]] for name in self._names])
+            for part, score in zip(idle.split(sizes), flat.split(sizes), strict=True):
+                if part.any():
+                    part[score.masked_fill(~part, -torch.inf).argmax()] = False
+            return (alive & ~idle).index_fill(0, index, True)
 
         fits, over = len(self._spine), len(order) + 1  # the size grows with every feature, so bisect
         while over - fits > 1:
             middle = (fits + over) // 2
             alive.zero_()[order[:middle]] = True
-            fits, over = (middle, over) if size() <= budget else (fits, middle)
+            fits, over = (middle, over) if size(alive) <= budget else (fits, middle)
         alive.zero_()[order[:fits]] = True
-        for index in order[fits + 1 :]:
-            if size() >= use * budget:
+        for index in torch.cat([order[fits + 1 :], order]):  # twice, since `lean` leaves some out
+            if size(alive) >= use * budget:
                 break
-            alive[index] = True
-            if size() > budget:
-                alive[index] = False
+            wider = alive.index_fill(0, index, True)
+            alive = next((one for one in (wider, lean(alive, index)) if size(one) <= budget), alive)
 
         for part, gate in zip(alive.split(sizes), self._gates, strict=True):
             gate.settle_(part)

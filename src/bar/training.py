@@ -60,7 +60,7 @@ class Settings:
     first_weights: dict[str, float] = field(default_factory=lambda: {"l0": 0.03, "information-bottleneck": 0.003})
     lc_mu: float = 9e-5  # in the authors' example of LeNet300
     lc_growth: float = 1.1
-    reparametrization_lam: float = 10.0
+    reparametrization_lam: float = 1e4  # its paper has no value
 
     def budget(
         self, gated: GatedNetwork, factor: float, steps: int, metric: str = "volume", schedule: str = "sigmoid"

@@ -80,8 +80,13 @@ def largest(values: Tensor, count: int) -> Tensor:
         raise BarError(f"the number of weights to keep must be a whole number, at least 0, not {count!r}")
     if not values.isfinite().all():
         raise BarError("weights that are not finite cannot be ordered: lower the learning rate")
-    kept = torch.zeros_like(values, dtype=torch.bool)
-    kept[values.abs().sort(descending=True, stable=True).indices[:count]] = True
+    size = values.abs()
+    if count == 0 or count >= len(size):
+        return torch.full_like(size, count > 0, dtype=torch.bool)
+    least = size.kthvalue(len(size) - count + 1).values  # faster than sorting
+    kept = size > least
+    equal = (size == least).nonzero().flatten()
+    kept[equal[: count - int(kept.sum())]] = True
     return kept
 
 
