@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -109,8 +108,10 @@ PRESETS = {
 CARRIED = ("volume", "flops", "size", "budget", "barrier")  # fields of the cut's record that later records repeat
 
 
-class Pruner(Protocol):
+class Pruner:
     """What a method adds to a training until the cut: a term of the loss, parameters of its own, and decisions.
+
+    A method overrides what it needs; the rest does nothing.
 
     Attributes
     ----------
@@ -122,36 +123,45 @@ class Pruner(Protocol):
 
     def groups(self) -> list[dict]:
         """Groups of parameters for Adam, beside the ordinary weights."""
+        return []
 
     def rate(self, step: int) -> float:
         """The learning rate of those groups at a step."""
+        return 0.0
 
     def __call__(self, step: int) -> Tensor:
         """The term that is added to the data loss: a scalar, on the device."""
+        return torch.zeros((), device=next(self.network.parameters()).device)
 
     def end_step(self) -> None:
         """What happens after the optimizer's step."""
 
     def end_epoch(self) -> dict:
         """What is decided between epochs; fields of the epoch's record, "size" among them."""
+        raise NotImplementedError
 
     def watched(self) -> nn.Module:
         """The network that a cut now would leave, sharing nothing; its accuracy is what the record shows."""
+        raise NotImplementedError
 
     def cut(self) -> nn.Module:
         """The network that goes on after the phases that prune; the same again after `load_state_dict`."""
+        raise NotImplementedError
 
     def cut_record(self) -> dict:
         """Fields of the cut's record, "size" among them."""
+        raise NotImplementedError
 
     def end_finetune_step(self) -> None:
         """What happens after the optimizer's steps of the later phases."""
 
     def state_dict(self) -> dict:
         """What the network's state dict does not hold; tensors, numbers and strings only."""
+        raise NotImplementedError
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from there."""
+        raise NotImplementedError
 
 
 class Training:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from bar.surgery import gate, prune
-from bar.training import Settings
+from bar.training import Pruner, Settings
 
 
-class BudgetAware:
+class BudgetAware(Pruner):
     """What BAR adds to a `bar.training.Training`.
 
     Records of the pruning epochs have volume, flops, size (V of eq. 4 in the budget's metric), budget (b) and barrier
@@ -95,9 +95,6 @@ class BudgetAware:
         self._margins.append(self.budget.b)
         return term
 
-    def end_step(self) -> None:
-        """Nothing: the budget keeps a path open whenever it is called."""
-
     def end_epoch(self) -> dict:
         """Cut what stays dead; the epoch's record."""
         gated, budget = self.network, self.budget
@@ -145,9 +142,6 @@ class BudgetAware:
             "size": gated.size(budget.metric), "budget": budget.limit, "barrier": 0.0,
             "size_before_settling": self._before,
         }  # fmt: skip
-
-    def end_finetune_step(self) -> None:
-        """Nothing: what was cut is not there any more."""
 
     def state_dict(self) -> dict:
         """The gates, which the pruned network does not have, and what is remembered of the epochs before."""

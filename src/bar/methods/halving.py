@@ -4,13 +4,14 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bar.methods.uniform import Choose, narrow_, open_, widths
 from bar.surgery import gate, prune
+from bar.training import Pruner
 
 
-class Halving:
+class Halving(Pruner):
     """What iterative halving adds to a `bar.training.Training`.
 
     The network, which has been trained before, is narrowed to half its size and trained for some epochs, again and
@@ -81,21 +82,6 @@ class Halving:
         narrow_(self.network, self.choose, self.factors[self._narrowed], self._generator, self.metric)
         self._narrowed += 1
 
-    def groups(self) -> list[dict]:
-        """None: nothing but weights is learnt."""
-        return []
-
-    def rate(self, step: int) -> float:
-        """Of no use."""
-        return 0.0
-
-    def __call__(self, step: int) -> Tensor:
-        """Nothing is added to the loss."""
-        return self.network.score.new_zeros(())
-
-    def end_step(self) -> None:
-        """Nothing."""
-
     def end_epoch(self) -> dict:
         """After each cycle but the last, narrow again."""
         gated = self.network
@@ -121,9 +107,6 @@ class Halving:
     def cut_record(self) -> dict:
         """What is left."""
         return self.network.costs() | {"size": self.network.size(self.metric), "budget": self.limit}
-
-    def end_finetune_step(self) -> None:
-        """Nothing: what was cut is not there any more."""
 
     def state_dict(self) -> dict:
         """What has been cut, and when; and where the draws are."""

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from bar import cost
 from bar.errors import BarError, nearest
 from bar.surgery import GatedNetwork, prune
+from bar.training import Pruner
 
 
-class Sparsity:
+class Sparsity(Pruner):
     """Gates that are learnt under lambda times a sparsity loss; what `L0` and `InformationBottleneck` share.
 
     Parameters
@@ -85,9 +86,6 @@ class Sparsity:
         self.network.floor_()
         return self.lam * self.loss()
 
-    def end_step(self) -> None:
-        """Nothing."""
-
     def end_epoch(self) -> dict:
         """What hard pruning would leave now: ``volume``, ``flops``, and ``size``, the one that is budgeted."""
         self.network.floor_()
@@ -109,9 +107,6 @@ class Sparsity:
     def cut_record(self) -> dict:
         """What the cut has left, ``size_before_settling``, and what regular connectivity would leave."""
         return record_of_cut(self.network, self.limit, self.metric, self._before)
-
-    def end_finetune_step(self) -> None:
-        """Nothing: after the cut, the network is an ordinary one."""
 
     def state_dict(self) -> dict:
         """The gates, which outlive the gated network's own state, and whether they have been settled."""

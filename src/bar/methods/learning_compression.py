@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from bar.errors import BarError
 from bar.methods.weight_magnitude import budget_of, largest, masks, shares, weights_of
+from bar.training import Pruner
 
 
 def keep_top(values: Tensor, kappa: int) -> Tensor:
@@ -220,7 +221,7 @@ CONSTRAINTS = {0: keep_top, 1: project_l1, 2: project_l2}
 PENALTIES = {0: hard_threshold, 1: soft_threshold, 2: shrink}
 
 
-class LearningCompression:
+class LearningCompression(Pruner):
     """Learning-Compression of a trained network, as a term of the loss (L step) and a decision between epochs (C step).
 
     The weights are those of convolutions and linear layers; biases and batch norms are trained, but not compressed. The
@@ -315,21 +316,10 @@ class LearningCompression:
         self._epochs = 0
         self._kept: list[Tensor] | None = None
 
-    def groups(self) -> list[dict]:
-        """No parameters beside the network's."""
-        return []
-
-    def rate(self, step: int) -> float:
-        """Of no group."""
-        return 0.0
-
     def __call__(self, step: int) -> Tensor:
         """The term of the L step, mu/2 ||w - theta - lambda/mu||^2: a scalar, differentiable in the weights."""
         pairs = zip(weights_of(self.network).values(), self._target, strict=True)
         return self.mu / 2 * torch.stack([(weight - target).square().sum() for weight, target in pairs]).sum()
-
-    def end_step(self) -> None:
-        """Nothing happens within an L step."""
 
     @torch.no_grad()
     def end_epoch(self) -> dict:

@@ -16,9 +16,10 @@ from bar.errors import BarError
 from bar.methods.l0 import check_limit, load_gates, record_of_cut, sizes
 from bar.network import Network
 from bar.surgery import GatedNetwork, prune
+from bar.training import Pruner
 
 
-class MorphNet:
+class MorphNet(Pruner):
     """The pruner of MorphNet.
 
     Parameters
@@ -88,20 +89,9 @@ class MorphNet:
                     "this convolution from pruning, or choose another method"
                 )
 
-    def groups(self) -> list[dict]:
-        """None: only ordinary weights are learnt."""
-        return []
-
-    def rate(self, step: int) -> float:
-        """Of no use, since there is nothing to learn with it."""
-        return 0.0
-
     def __call__(self, step: int) -> Tensor:
         """The term of the loss: lambda times what the features cost, each times its |gamma|."""
         return self.lam * penalty(self.gated.network, self._scales(), self.metric, self.threshold)
-
-    def end_step(self) -> None:
-        """Nothing."""
 
     def end_epoch(self) -> dict:
         """``volume``, ``flops`` and ``size`` of the learnt widths, and the ``multiplier`` that would make them fit."""
@@ -123,9 +113,6 @@ class MorphNet:
     def cut_record(self) -> dict:
         """What the cut has left, the ``multiplier``, and ``size_before_settling``, that of the learnt widths."""
         return record_of_cut(self.gated, self.limit, self.metric, self._before) | {"multiplier": self.multiplier}
-
-    def end_finetune_step(self) -> None:
-        """Nothing: after the cut, the network is an ordinary one."""
 
     def state_dict(self) -> dict:
         """What has been decided, if it has."""

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from bar.errors import BarError
 from bar.methods.weight_magnitude import budget_of, masks, weights_of
 from bar.network import Network, trace
+from bar.training import Pruner
 
 POWER = 4  # n
 STEEPNESS = 100.0  # t at the start
@@ -110,7 +111,7 @@ class ApparentWeights(nn.Module):
         return torch.func.functional_call(self.plain, self.weights(), (images,))
 
 
-class Reparametrization:
+class Reparametrization(Pruner):
     """Train a network under a budget of weights: parameters of the training, the term of the loss, the cut at the end.
 
     The weights of all convolutions and linear layers are reparametrized; biases and batch norms stay as they are. The
@@ -192,9 +193,6 @@ class Reparametrization:
     def __call__(self, step: int) -> Tensor:
         """lambda times the budget loss; a scalar >= 0."""
         return self.lam * ((self.cost() - self.limit) / self.initial) ** 2
-
-    def end_step(self) -> None:
-        """Nothing: the masks follow the weights."""
 
     @torch.no_grad()
     def end_epoch(self) -> dict:

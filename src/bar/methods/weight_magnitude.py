@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bar.errors import BarError
+from bar.training import Pruner
 
 
 def weights_of(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -201,7 +202,7 @@ def masks(values: Sequence[Tensor], limit: int, per_layer: bool = False) -> list
     return [mask.view(value.shape) for mask, value in zip(kept, values, strict=True)]
 
 
-class MagnitudePruning:
+class MagnitudePruning(Pruner):
     """Keep the largest weights of a trained network, when `cut` is called, and keep the others at 0 from then on.
 
     Parameters
@@ -242,21 +243,6 @@ class MagnitudePruning:
         if per_layer:
             shares(sizes, self.limit)  # complains now, not after the training
         self._kept: list[Tensor] | None = None
-
-    def groups(self) -> list[dict]:
-        """No parameters beside the network's."""
-        return []
-
-    def rate(self, step: int) -> float:
-        """Of no group."""
-        return 0.0
-
-    def __call__(self, step: int) -> Tensor:
-        """Nothing is added to the loss: 0."""
-        return torch.zeros((), device=next(iter(weights_of(self.network).values())).device)
-
-    def end_step(self) -> None:
-        """Nothing happens before the cut."""
 
     def end_epoch(self) -> dict:
         """Nothing is decided before the cut; "size" is that of the whole network."""
