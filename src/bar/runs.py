@@ -528,7 +528,7 @@ def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
 
 
 def metrics(folder: Path | str) -> pd.DataFrame:
-    """The epochs of a run, a row each; columns as `bar.training.fit` names them, and those of the cut."""
+    """The epochs of a run, a row each; columns as `bar.training.Training` and the method name them."""
     path = Path(folder) / METRICS_FILE
     if not path.exists():
         raise BarError(f"{folder} holds no {METRICS_FILE}: is it the folder of a run?")

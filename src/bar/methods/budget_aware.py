@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from bar.methods.l0 import record_of_cut
 from bar.surgery import gate, prune
 from bar.training import Pruner, Settings
 
@@ -138,10 +139,7 @@ class BudgetAware(Pruner):
     def cut_record(self) -> dict:
         """What is left, and what regular connectivity would leave."""
         gated, budget = self.network, self.budget
-        return gated.costs() | {
-            "size": gated.size(budget.metric), "budget": budget.limit, "barrier": 0.0,
-            "size_before_settling": self._before,
-        }  # fmt: skip
+        return record_of_cut(gated, budget.limit, budget.metric, self._before) | {"barrier": 0.0}
 
     def state_dict(self) -> dict:
         """The gates, which the pruned network does not have, and what is remembered of the epochs before."""

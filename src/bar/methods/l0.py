@@ -34,8 +34,8 @@ class Sparsity(Pruner):
     betas : pair of float
         Adam's, for the gates.
     settle : bool
-        Whether `cut` makes the budget certain by the order of the gates (`bar.GatedNetwork.settle_`), for a search that
-        has found no lambda. Otherwise it prunes by the method's own rule, and the size is what lambda has made of it.
+        Whether `cut` makes the budget certain by the order of the gates (`bar.GatedNetwork.settle_`), which changes
+        nothing where lambda has met it. Otherwise it prunes by the method's own rule alone, as the trials of a search.
 
     Attributes
     ----------
@@ -159,11 +159,7 @@ def sizes(gated: GatedNetwork, metric: str) -> dict[str, int]:
 
 def record_of_cut(gated: GatedNetwork, limit: float, metric: str, before: int) -> dict:
     """Fields of a cut's record; `before` is the size by the method's own rule. See `bar.methods.budget_aware`."""
-    regular = cost.count(prune(gated, "regular"), gated.network.input_size)
-    return sizes(gated, metric) | {
-        "budget": limit, "size_before_settling": before,
-        "volume_regular": regular.volume, "flops_regular": regular.flops,
-    }  # fmt: skip
+    return gated.costs() | {"size": gated.size(metric), "budget": limit, "size_before_settling": before}
 
 
 def check_limit(gated: GatedNetwork, limit: float, metric: str) -> None:
