@@ -24,6 +24,7 @@ from torch import nn
 import bar
 from bar import data, models, runs, storage
 from bar.methods.budget_aware import BudgetAware
+from bar.network import stride_first, trace
 from bar.objective import distillation
 from bar.training import Settings, Training, steps_per_epoch
 
@@ -38,6 +39,12 @@ def pruner_of(config: bar.RunConfig, images: data.Dataset, settings: Settings) -
     pruner = BudgetAware(network, images.input_size, settings, config.pruning_factor, steps, seed=config.seed)
     pruner.network.to(images.train.images.device, memory_format=torch.channels_last)
     return pruner
+
+
+def unpruned(config: bar.RunConfig, images: data.Dataset) -> nn.Module:
+    """The network without gates, as `bar.run` trains it."""
+    network = models.build(config.model, images.num_classes, images.input_size)
+    return stride_first(trace(network, images.input_size).module)
 
 
 def alternate(steps: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
@@ -63,8 +70,7 @@ def step_times(
     settings = config.settings
     pruner = pruner_of(config, images, settings)
     gated = pruner.network.train()
-    plain = models.build(config.model, images.num_classes, images.input_size)
-    plain = plain.to(device, memory_format=torch.channels_last).train()
+    plain = unpruned(config, images).to(device, memory_format=torch.channels_last).train()
     generator = torch.Generator().manual_seed(0)
     batch, labels = next(data.batches(images.train, settings.batch_size, mean=images.mean, std=images.std,
                                       generator=generator))  # fmt: skip
@@ -114,10 +120,9 @@ def whole_runs(
     def generator() -> torch.Generator:
         return torch.Generator().manual_seed(config.seed)
 
-    unpruned = models.build(config.model, images.num_classes, images.input_size)
-    unpruned = unpruned.to(device, memory_format=torch.channels_last)
+    full = unpruned(config, images).to(device, memory_format=torch.channels_last)
     phases = [("train", epochs, settings.lr), ("cooldown", settings.cooldown_epochs, settings.cooldown_lr)]
-    trainings = {"unpruned": Training(unpruned, images, phases, settings, generator())}
+    trainings = {"unpruned": Training(full, images, phases, settings, generator())}
     for name, options in (("cut while training", settings), ("cut at the end", uncut)):
         pruner = pruner_of(config, images, options)
         trainings[name] = Training(

@@ -10,7 +10,23 @@ from bar.cli import main
 
 torch.set_num_threads(1)  # small networks: threads only get in each other's way
 settings.register_profile("bar", deadline=None, derandomize=True, max_examples=25)
-settings.load_profile("bar")
+settings.register_profile("bar-all", settings.get_profile("bar"), max_examples=200)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the long tests, too, and more examples of the others")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: takes minutes; run by `make test-all` only")
+    settings.load_profile("bar-all" if config.getoption("--all") else "bar")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--all"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bar.errors import BarError, nearest
+from bar.network import is_pointwise
 from bar.surgery import GatedNetwork
 
 FORMATS = ("onnx", "pt2")
@@ -138,9 +139,26 @@ def _plain(network: nn.Module) -> fx.GraphModule:
             plain.set_submodule(source.target, modules[source.target])
             node.replace_all_uses_with(source)
             plain.graph.erase_node(node)
+    _stride_in_convolutions(plain, calls)
     plain.delete_all_unused_submodules()
     plain.recompile()
     return plain
+
+
+def _stride_in_convolutions(plain: fx.GraphModule, calls: Counter) -> None:
+    """Undo `bar.network.stride_first`, which only training needs: a strided convolution need not copy its input."""
+    for node in plain.graph.find_nodes(op="call_function", target=F.avg_pool2d):
+        readers = [user for user in node.users if user.op == "call_module" and calls[user.target] == 1]
+        convs = [plain.get_submodule(reader.target) for reader in readers]
+        skips = len(node.args) == 3 and node.args[1] == 1 and isinstance(node.args[2], tuple) and not node.kwargs
+        read = all(isinstance(conv, nn.Conv2d) and is_pointwise(conv) and conv.stride == (1, 1) for conv in convs)
+        if skips and read and len(readers) == len(node.users):
+            for reader, conv in zip(readers, convs, strict=True):
+                strided = copy.copy(conv)
+                strided.stride = node.args[2]
+                plain.set_submodule(reader.target, strided)
+                reader.args = node.args[:1]
+            plain.graph.erase_node(node)
 
 
 def _program(plain: fx.GraphModule, images: Tensor) -> torch.export.ExportedProgram:

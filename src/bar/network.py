@@ -569,6 +569,49 @@ def _flatten_views(module: fx.GraphModule) -> None:
                 module.graph.erase_node(node)
 
 
+def stride_first(module: fx.GraphModule) -> fx.GraphModule:
+    """Let an average pool of one pixel skip the pixels that a strided 1x1 convolution would not read; in place.
+
+    The numbers are the same. The weight gradient of such a convolution, in channels_last and with fewer inputs than a
+    vector register holds, writes past its memory in oneDNN (uxlfoundation/oneDNN 6035): wrong gradients, or the end of
+    the process. Pruning makes exactly such convolutions of the shortcuts of a residual network.
+
+    Parameters
+    ----------
+    module : torch.fx.GraphModule
+        Its strided 1x1 convolutions are changed too: their stride becomes 1.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        The same one.
+
+    Examples
+    --------
+    >>> net = stride_first(fx.symbolic_trace(nn.Sequential(nn.Conv2d(4, 2, 1, stride=2))))
+    >>> net.get_submodule("0").stride, net(torch.zeros(1, 4, 7, 7)).shape
+    ((1, 1), torch.Size([1, 2, 4, 4]))
+    """
+    found = {}
+    for node in module.graph.find_nodes(op="call_module"):
+        called = module.get_submodule(node.target)
+        conv = getattr(called, "options", called)  # of a part of a convolution, see `bar.surgery`
+        if isinstance(conv, nn.Conv2d) and is_pointwise(conv) and conv.stride != (1, 1):
+            found[node] = conv, conv.stride
+    for node, (conv, stride) in found.items():
+        with module.graph.inserting_before(node):
+            pooled = module.graph.call_function(F.avg_pool2d, (node.args[0], 1, stride))
+        node.args = (pooled, *node.args[1:])
+        conv.stride = (1, 1)
+    module.recompile()
+    return module
+
+
+def is_pointwise(conv: nn.Conv2d) -> bool:
+    """Whether a convolution reads one pixel for each that it writes, and nothing beyond the border."""
+    return conv.kernel_size == (1, 1) and conv.padding in ((0, 0), "valid", "same")
+
+
 def _is_batch_size(value) -> bool:
     """Whether a node is x.size(0), x.size()[0] or x.shape[0]."""
     if not isinstance(value, fx.Node):

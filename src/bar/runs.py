@@ -30,7 +30,7 @@ from bar.errors import BarError, nearest
 from bar.inference import fold
 from bar.methods.search import chosen, next_weight
 from bar.methods.weight_magnitude import weights_of
-from bar.network import trace
+from bar.network import stride_first, trace
 from bar.schedule import SCHEDULES
 from bar.training import PRESETS, Pruner, Settings, Training, accuracy, check_shares, fabric_on, steps_per_epoch
 
@@ -272,9 +272,7 @@ def _run(config: RunConfig, folder: Path, root, launch: Callable[[], Fabric], re
     full = count(network, images.input_size)
     settings, unpruned = config.settings, folder.parent / config.unpruned.name
     taught, pruner = None, None
-    if config.method == "unpruned":
-        traced = trace(network, images.input_size).module
-    else:
+    if config.method != "unpruned":
         make = functools.partial(
             methods.build, config.method, input_size=images.input_size, settings=settings,
             factor=config.pruning_factor, steps_per_epoch=steps_per_epoch(images, settings), metric=config.metric,
@@ -284,6 +282,8 @@ def _run(config: RunConfig, folder: Path, root, launch: Callable[[], Fabric], re
         taught = _run(config.unpruned, unpruned, root, launch, resume, report, tick)
         if config.start == "unpruned":
             network.load_state_dict(storage.load(unpruned).state_dict())
+    if config.method not in methods.STRUCTURED:  # which train a traced network anyway
+        network = stride_first(trace(network, images.input_size).module)
     fabric = launch()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -331,10 +331,6 @@ def _run(config: RunConfig, folder: Path, root, launch: Callable[[], Fabric], re
         cut = next((record for record in epochs if record["phase"] == "cut"), {})
 
         cost = count(network, images.input_size)
-        if config.method == "unpruned":
-            network = traced
-        elif config.metric == "weights":
-            network = trace(network, images.input_size).module
         if fabric.is_global_zero:
             storage.save(network, folder)
         fabric.barrier()

@@ -19,7 +19,7 @@ from bar import cost
 from bar.errors import BarError, nearest
 from bar.hard_concrete import FLOOR as FLOOR
 from bar.hard_concrete import Gate, HardConcrete
-from bar.network import Network, trace
+from bar.network import Network, stride_first, trace
 
 
 class GatedNetwork(nn.Module):
@@ -600,7 +600,7 @@ def _rebuild(
                     new.target = new.target.removesuffix("_")
                 held[node] = new, have
 
-    return fx.GraphModule(root, graph, class_name="Pruned" if fold else "Gated")
+    return stride_first(fx.GraphModule(root, graph, class_name="Pruned" if fold else "Gated"))
 
 
 def _inputs_of(network: Network, node: fx.Node, have: Tensor) -> Tensor:
@@ -773,9 +773,14 @@ class _PartOfConv(nn.Module):
     def __init__(self, whole: nn.Conv2d, smaller: nn.Conv2d, outputs: Tensor, inputs: Tensor | None) -> None:
         super().__init__()
         self.whole = whole
-        self._smaller = (smaller.to("meta"),)  # in a tuple: it lends its options, and has no weights
+        self._options = (smaller.to("meta"),)  # in a tuple: it has no weights to be found
         self.register_buffer("outputs", _some(outputs, whole.weight.shape[0]))
         self.register_buffer("inputs", None if inputs is None else _some(inputs, whole.weight.shape[1]))
+
+    @property
+    def options(self) -> nn.Conv2d:
+        """Stride, padding and the like, as those of a convolution without weights."""
+        return self._options[0]
 
     def forward(self, signal: Tensor, z: Tensor | None = None) -> Tensor:
         weight = _select(_select(self.whole.weight, self.outputs), self.inputs, 1)
@@ -783,7 +788,7 @@ class _PartOfConv(nn.Module):
         if z is not None:
             z = _select(z, self.outputs)
             weight, bias = weight * z[:, None, None, None], None if bias is None else bias * z
-        return self._smaller[0]._conv_forward(signal, weight, bias)
+        return self.options._conv_forward(signal, weight, bias)
 
 
 class _PartOfNorm(nn.Module):
