@@ -1,23 +1,25 @@
 # The two commands of the README: `make book` and `make test`. Each makes its own environment first if there is none.
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.bar-installed
 # waiting threads sleep instead of spinning: where other programs share the cores this is several times as fast
 export OMP_WAIT_POLICY ?= PASSIVE
 
 # `make book PRUNING_FACTOR=8`: every other NAME=value of the command line is a parameter for the notebooks.
-PARAMETERS = $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
+PARAMETERS = $(filter-out PYTHON=% VENV=% WORKERS=%,$(MAKEOVERRIDES))
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test lint notebooks lock clean
+.PHONY: help install book test test-all lint notebooks lock clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 	@echo
 	@echo '  make book PRUNING_FACTOR=8 SEED=1   gives parameters to the notebooks that declare them;'
 	@echo '                                      a name that none of them declares is answered with the list'
 	@echo '  PYTHON=python3.12  VENV=path        the interpreter and the environment to use'
+	@echo '  WORKERS=4                           so many tests at a time'
 
 install: $(STAMP)  ## make .venv and install the package in it, in the versions of requirements.lock
 
@@ -30,8 +32,15 @@ $(STAMP): pyproject.toml requirements.lock
 book: $(STAMP)  ## run the notebooks and build the book: book/_build/html/index.html
 	$(BIN)/bar book $(PARAMETERS)
 
+# Two at a time with a thread each; the notebooks are the longest, so they come first.
+TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=20 \
+	--nbval --nbval-current-env notebooks tests src/bar
+
 test: $(STAMP)  ## unit tests, doctests, stored notebook outputs, every page of the book in a browser
-	$(BIN)/python -m pytest --nbval --nbval-current-env tests src/bar notebooks
+	$(TEST)
+
+test-all: $(STAMP)  ## the same with everything at full length: takes an hour or more
+	$(TEST) --all
 
 lint: $(STAMP)  ## ruff: style and formatting
 	$(BIN)/ruff check .
@@ -45,4 +54,4 @@ lock: $(STAMP)  ## write the installed versions to requirements.lock
 	$(BIN)/python -m pip freeze --exclude-editable >> requirements.lock
 
 clean:  ## remove what `make book` and the tools wrote (not .venv)
-	rm -rf book/_executed book/_build .pytest_cache .ruff_cache .hypothesis
+	rm -rf book/_executed book/_build book/_cache .pytest_cache .ruff_cache .hypothesis

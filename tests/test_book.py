@@ -1,7 +1,7 @@
 """The built book in a real browser, without a network: from the file system and over HTTP.
 
-The book under book/_build is used when it is newer than everything it is made from; otherwise one is built, with the
-default parameters, in a temporary folder, so that a reader's own book is not replaced.
+The book is built in a temporary folder, so that a reader's own is not replaced, and its notebooks train for seconds
+(see `tiny`). With --all it is the real one: that under book/_build where it is newer than all that it is made from.
 """
 
 import functools
@@ -9,11 +9,13 @@ import http.server
 import os
 import re
 import shutil
+import subprocess
 import threading
 from pathlib import Path
 
 import nbformat
 import pytest
+import tiny
 
 from bar import book
 from bar.errors import BarError
@@ -49,14 +51,16 @@ LOOK = r"""async () => {
 
 
 @pytest.fixture(scope="session")
-def html(tmp_path_factory):
+def html(tmp_path_factory, pytestconfig):
     """The folder of the built book."""
+    copy = tmp_path_factory.mktemp("book") / "book"
+    shutil.copytree(ROOT / "book", copy, ignore=shutil.ignore_patterns("_build", "_executed", "_cache"))
+    if not pytestconfig.getoption("--all"):
+        return book.build(notebooks=tiny.copies(copy.parent), book=copy).parent
     built = ROOT / "book" / "_build" / "html" / "index.html"
     newest = max(path.stat().st_mtime for pattern in SOURCES for path in ROOT.glob(pattern) if path.is_file())
     if built.is_file() and built.stat().st_mtime > newest:
         return built.parent
-    copy = tmp_path_factory.mktemp("book") / "book"
-    shutil.copytree(ROOT / "book", copy, ignore=shutil.ignore_patterns("_build", "_executed"))
     return book.build(notebooks=ROOT / "notebooks", book=copy).parent
 
 
@@ -189,7 +193,9 @@ def a_book(folder: Path, *sources: str, toc: str = "") -> tuple[Path, Path]:
     for new in (notebooks, pages):
         new.mkdir(parents=True)
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), notebooks / "01_one.ipynb")
-    (pages / "_config.yml").write_text("title: t\nauthor: a\nexecute:\n  execute_notebooks: 'off'\n")
+    (pages / "_config.yml").write_text(
+        "title: t\nauthor: a\nonly_build_toc_files: true\nexecute:\n  execute_notebooks: 'off'\n"
+    )
     (pages / "intro.md").write_text("# Intro\n")
     chapters = "- file: _executed/01_one\n- file: _executed/about_build\n"
     (pages / "_toc.yml").write_text(toc or f"format: jb-book\nroot: intro\nchapters:\n{chapters}")
@@ -216,7 +222,7 @@ def test_about_page(small):
     about = (pages / "_executed" / "about_build.md").read_text("utf-8")
     assert "| `pruning_factor` | **`7`** (given) | 01 |" in about
     assert "| `dataset` | `'digits'` | 01 |" in about
-    assert re.search(r"\| \{doc\}`01_one` \| \d+\.\d \|", about)
+    assert re.search(r"\| \{doc\}`01_one` \| \d+\.\d \| \d{4}-\d\d-\d\d", about)
     for line in ("Commit", "Processor", "Memory", "GPU", "torch", "jupyter-book"):
         assert re.search(rf"\| {line} \| \S+", about), line
     assert (index.parent / "_executed" / "about_build.html").is_file()
@@ -227,6 +233,45 @@ def test_no_path_of_this_machine_in_an_executed_notebook(small):
     text = (pages / "_executed" / "01_one.ipynb").read_text("utf-8")
     assert str(pages.parent) not in text
     assert str(Path.home()) not in text
+
+
+def test_what_is_unchanged_is_not_run_again(tmp_path, monkeypatch, capsys):
+    """Whatever changes that it is made from, it runs again; else it is the notebook of the build before."""
+    notebooks, pages = a_book(tmp_path, "import secrets\nprint(secrets.token_hex())")
+    result = notebooks.parent / "results" / "run" / "result.json"
+    result.parent.mkdir(parents=True)
+    monkeypatch.setattr(book.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, ""))  # no pages
+
+    def printed(parameters=None, **options):
+        book.build(parameters, notebooks, pages, **options)
+        return nbformat.read(pages / "_executed" / "01_one.ipynb", as_version=4).cells[-1].outputs[0].text
+
+    first = printed()
+    assert printed() == first
+    assert "01_one.ipynb is unchanged since" in capsys.readouterr().out
+    others = [printed({"pruning_factor": 8}), printed(fresh=True)]
+    result.write_text("{}")
+    others += [printed(), printed({"dataset": str(tmp_path / "images")})]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "one.png").write_bytes(b"")
+    others += [printed({"dataset": str(tmp_path / "images")})]
+    monkeypatch.setattr(book, "_hardware", lambda: {"Processor": "another"})
+    others += [printed()]
+    monkeypatch.setattr(book, "distributions", list)
+    others += [printed()]
+    path = notebooks / "01_one.ipynb"
+    path.write_text(path.read_text().replace("# One", "# Two"))
+    others += [printed()]
+    copy = tmp_path / "package"
+    shutil.copytree(Path(book.__file__).parent, copy)
+    monkeypatch.setattr(book, "__file__", str(copy / "book.py"))
+    assert printed() == others[-1]
+    (copy / "cost.py").write_text("")
+    others += [printed()]
+    (pages / "_cache" / "01_one.ipynb").write_text("{")
+    others += [printed()]
+    assert len({first, *others}) == 1 + len(others)
+    assert printed() == others[-1]
 
 
 def test_a_failing_cell_stops_the_build_and_leaves_no_book(tmp_path, capfd):

@@ -92,10 +92,24 @@ def test_random_gates(name, seed, share):
     assert images.grad.abs().max() > 0  # the signal has not died on the way, which would make all of this easy
 
 
+seeds_and_shares = given(seed=st.integers(0, 10**6), share=st.floats(0, 1))
+
+
 @settings(max_examples=60)
-@given(seed=st.integers(0, 10**6), share=st.floats(0, 1))
+@seeds_and_shares
 def test_random_networks(seed, share):
     """Whatever is written, in whatever order: exact, or refused with the place."""
+    random_network(seed, share)
+
+
+@pytest.mark.long
+@settings(max_examples=2000)
+@seeds_and_shares
+def test_many_random_networks(seed, share):
+    random_network(seed, share)
+
+
+def random_network(seed, share):
     torch.manual_seed(seed)
     net = awaken(Fuzzed(random.Random(seed)))
     refusal = None

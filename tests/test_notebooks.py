@@ -7,10 +7,12 @@ import ast
 import os
 import re
 from pathlib import Path
+from types import MappingProxyType
 
 import nbformat
 import papermill
 import pytest
+import tiny
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -82,14 +84,25 @@ def test_names_no_path_of_a_machine(notebook):
         assert not found or found[0] == "/tmp/", f"cell {number}: {found[0]}"
 
 
-@pytest.mark.parametrize("factor", [2, 16])
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem[:2] in ("04", "05", "06")], ids=lambda path: path.stem)
-def test_runs_with_another_budget(path, factor, tmp_path):
-    declared = papermill.inspect_notebook(os.path.relpath(path))
-    assert "pruning_factor" in declared
-    result = tmp_path / path.name
-    papermill.execute_notebook(
-        path, result, {"pruning_factor": factor}, kernel_name="python3", cwd=FOLDER, progress_bar=False
-    )
+BUDGETED = [path for path in NOTEBOOKS if path.stem[:2] in ("04", "05", "06")]
+
+
+def run_with_another_budget(path, factor, result, parameters=MappingProxyType({})):
+    assert "pruning_factor" in papermill.inspect_notebook(os.path.relpath(path))
+    given = {**parameters, "pruning_factor": factor}
+    papermill.execute_notebook(path, result, given, kernel_name="python3", cwd=FOLDER, progress_bar=False)
     injected = [cell for cell in nbformat.read(result, as_version=4).cells if "injected-parameters" in tags(cell)]
     assert [cell.source.splitlines()[-1] for cell in injected] == [f"pruning_factor = {factor}"]
+
+
+@pytest.mark.parametrize("factor", [2, 16])
+@pytest.mark.parametrize("path", BUDGETED, ids=lambda path: path.stem)
+def test_runs_with_another_budget(path, factor, tmp_path):
+    run_with_another_budget(path, factor, tmp_path / path.name, tiny.PARAMETERS[path.stem])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("factor", [2, 16])
+@pytest.mark.parametrize("path", BUDGETED, ids=lambda path: path.stem)
+def test_runs_with_another_budget_at_full_length(path, factor, tmp_path):
+    run_with_another_budget(path, factor, tmp_path / path.name)

@@ -1,11 +1,14 @@
 """Run the notebooks with parameters and make the book from what they gave.
 
-The book shows only notebooks that ran from top to bottom just now: everything that an earlier build left is removed
-first, and the first failing cell ends the build and leaves no notebook behind that a book could be made from.
+The book shows only notebooks that ran from top to bottom, just now or in an earlier build from the very same things: the
+notebook, its parameters, the package, records, data, versions and machine (`_fingerprint`). The first failing cell ends
+the build and leaves no notebook behind that a book could be made from.
 """
 
 import ast
 import datetime
+import hashlib
+import json
 import os
 import platform
 import re
@@ -14,11 +17,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import torch
 
+from . import data
 from .errors import BarError, nearest
 from .runs import hardware
 
@@ -70,9 +74,16 @@ def parse_parameters(assignments: Iterable[str]) -> dict[str, object]:
 
 
 def build(
-    parameters: Mapping[str, object] | None = None, notebooks: str | Path = "notebooks", book: str | Path = "book"
+    parameters: Mapping[str, object] | None = None,
+    notebooks: str | Path = "notebooks",
+    book: str | Path = "book",
+    *,
+    fresh: bool = False,
 ) -> Path:
     """Run every notebook and build the book.
+
+    What a notebook gave is kept in ``_cache`` in the folder of the book, and taken from there while nothing has changed
+    that it was made from.
 
     Parameters
     ----------
@@ -81,6 +92,8 @@ def build(
     notebooks, book : path
         The folders of the notebooks (``*.ipynb``, run in the order of their names, with this folder as the working
         directory) and of the book (``_config.yml``, ``_toc.yml``).
+    fresh : bool
+        Run all notebooks again, whatever has been kept.
 
     Returns
     -------
@@ -106,20 +119,35 @@ def build(
     parameters = dict(parameters or {})
     _check_parameters(parameters, declared)
 
-    executed, built = book / "_executed", book / "_build"
+    executed, built, kept = book / "_executed", book / "_build", book / "_cache"
     for folder in (executed, built):
         shutil.rmtree(folder, ignore_errors=True)
     executed.mkdir()
-    seconds = {}
+    if fresh:
+        shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(exist_ok=True)
+    runs: dict[str, dict] = {}
     try:
         for number, path in enumerate(paths, start=1):
             given = {name: value for name, value in parameters.items() if name in declared[path]}
-            print(f"[{number}/{len(paths)}] {path.name}", *(f"{k}={v}" for k, v in given.items()), "...", flush=True)
-            start = time.perf_counter()
-            _execute(path, executed / path.name, given)
-            seconds[path.stem] = time.perf_counter() - start
-            print(f"[{number}/{len(paths)}] {path.name} took {seconds[path.stem]:.0f} s", flush=True)
-        (executed / "about_build.md").write_text(_about(parameters, declared, seconds), encoding="utf-8")
+            place = f"[{number}/{len(paths)}] {path.name}"
+            fingerprint = _fingerprint(path, given, declared[path])
+            run = _run_of(kept / path.name)
+            if run.get("fingerprint") == fingerprint:
+                print(f"{place} is unchanged since {run['ended']}", flush=True)
+            else:
+                print(place, *(f"{k}={v}" for k, v in given.items()), "...", flush=True)
+                start = time.perf_counter()
+                notebook = _execute(path, given)
+                run = {"fingerprint": fingerprint, "ended": _now(), "seconds": time.perf_counter() - start}
+                notebook.metadata["bar"] = run
+                partial = kept / f"{path.name}.{os.getpid()}.partial"
+                nbformat.write(notebook, partial)
+                os.replace(partial, kept / path.name)
+                print(f"{place} took {run['seconds']:.0f} s", flush=True)
+            shutil.copyfile(kept / path.name, executed / path.name)
+            runs[path.stem] = run
+        (executed / "about_build.md").write_text(_about(parameters, declared, runs), encoding="utf-8")
     except BaseException:  # Ctrl-C too: half of the notebooks would build, and look like a book
         shutil.rmtree(executed, ignore_errors=True)
         raise
@@ -151,7 +179,7 @@ def store_outputs(notebooks: str | Path = "notebooks") -> None:
     """
     for path in sorted(Path(notebooks).glob("*.ipynb")):
         print(path.name, "...", flush=True)
-        notebook = _execute(path, None, {})
+        notebook = _execute(path, {})
         for number, cell in enumerate(notebook.cells):
             for key in ("papermill", "execution"):
                 cell.metadata.pop(key, None)
@@ -179,8 +207,34 @@ def store_outputs(notebooks: str | Path = "notebooks") -> None:
         nbformat.write(notebook, path)
 
 
-def _execute(path: Path, output: Path | None, parameters: Mapping[str, object]):
-    """Run one notebook; write it to `output` only when its last cell has ended well."""
+def _fingerprint(path: Path, given: Mapping[str, object], declared: Mapping[str, str]) -> str:
+    """A hash of all that decides what a notebook shows."""
+    known = hashlib.sha256(path.read_bytes())
+    for source in sorted(Path(__file__).parent.rglob("*")):
+        if source.suffix in (".py", ".csv"):
+            known.update(source.relative_to(Path(__file__).parent).as_posix().encode() + source.read_bytes())
+    installed = sorted(f"{each.name}=={each.version}" for each in distributions())
+    read = [path.parent.parent / "results", path.parent.parent / "runs"]
+    dataset = str(given.get("dataset", declared.get("dataset", "digits"))).strip("'\"")
+    if dataset != "digits":  # which come with scikit-learn
+        read += [Path(dataset), data.root_folder() / dataset]
+    files = sorted(file for folder in read for file in folder.rglob("*") if file.is_file())
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    facts = [dict(given), installed, platform.python_version(), _hardware(), stats]
+    known.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    return known.hexdigest()
+
+
+def _run_of(path: Path) -> dict:
+    """When a notebook that was kept ran, for how long, and of what; empty if there is none that can be read."""
+    try:
+        return dict(nbformat.read(path, as_version=4).metadata["bar"])
+    except (OSError, KeyError, ValueError, nbformat.ValidationError):
+        return {}
+
+
+def _execute(path: Path, parameters: Mapping[str, object]) -> nbformat.NotebookNode:
+    """The notebook, run from the first to the last cell."""
     try:
         notebook = papermill.execute_notebook(
             path,
@@ -199,8 +253,6 @@ def _execute(path: Path, output: Path | None, parameters: Mapping[str, object]):
     except RuntimeError as error:  # the kernel died (DeadKernelError), for want of memory, say
         raise BarError(f"{path.name}: {error}") from error
     notebook.metadata.pop("papermill", None)  # it names the path on this machine
-    if output is not None:
-        nbformat.write(notebook, output)
     return notebook
 
 
@@ -233,13 +285,16 @@ def _check_parameters(parameters: Mapping[str, object], declared: Mapping[Path, 
             raise BarError(f"{name}={value}: a number is needed, such as the default {default}")
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
 def _about(
-    parameters: Mapping[str, object], declared: Mapping[Path, Mapping[str, str]], seconds: Mapping[str, float]
+    parameters: Mapping[str, object], declared: Mapping[Path, Mapping[str, str]], runs: Mapping[str, Mapping]
 ) -> str:
     """The page that says how this book was made."""
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     facts = {
-        "Built": now,
+        "Built": _now(),
         "Commit": _commit(),
         **_hardware(),
         "System": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
@@ -253,19 +308,21 @@ def _about(
         if name in parameters:
             value = f"**`{parameters[name]!r}`** (given)"
         settings.append((f"`{name}`", value, ", ".join(where)))
-    times = [(f"{{doc}}`{stem}`", f"{taken:.1f}") for stem, taken in seconds.items()]
-    times.append(("all", f"{sum(seconds.values()):.1f}"))
+    times = [(f"{{doc}}`{stem}`", f"{run['seconds']:.1f}", run["ended"]) for stem, run in runs.items()]
+    times.append(("all", f"{sum(run['seconds'] for run in runs.values()):.1f}", ""))
     return "\n\n".join(
         (
             "# About this build",
             "Every number and figure in the chapters that is not quoted from a paper, or read from a recorded run, was "
-            "computed by the run described here.",
+            "computed by the runs described here.",
             _table(("What", "This build"), facts.items()),
             "## Parameters",
             "What the notebooks ran with: values that were asked for are marked as given, the others are the defaults.",
             _table(("Parameter", "Value", "Chapters"), settings) if settings else "The notebooks have no parameters.",
             "## Run time",
-            _table(("Notebook", "Seconds"), times),
+            "A notebook runs again when anything has changed that it was made from: its text and parameters, the package, "
+            "recorded runs, data, versions, or the machine.",
+            _table(("Notebook", "Seconds", "Ran until"), times),
             "## Versions",
             _table(("Package", "Version"), ((name, version(name)) for name in SHOWN_VERSIONS)),
         )

@@ -135,6 +135,11 @@ def available() -> dict[str, str]:
     }
 
 
+def root_folder() -> Path:
+    """Where data sets live unless told otherwise: the environment variable ``BAR_DATA``, else ``~/.cache/bar``."""
+    return Path(os.environ.get("BAR_DATA") or "~/.cache/bar").expanduser()
+
+
 def load(name: str, size: int | None = None, root: str | Path | None = None, limit: int | None = None) -> Dataset:
     """A data set by name, or from a folder of images.
 
@@ -182,7 +187,7 @@ def load(name: str, size: int | None = None, root: str | Path | None = None, lim
     """
     if size is not None and size < 1:
         raise BarError(f"size is {size}, must be at least 1 pixel")
-    root = Path(root or os.environ.get("BAR_DATA") or "~/.cache/bar").expanduser()
+    root = Path(root) if root else root_folder()
     if name == "digits":
         data = _digits(16 if size is None else size)
     elif name in ("cifar10", "cifar100"):
