@@ -1,8 +1,8 @@
 """Run the notebooks with parameters and make the book from what they gave.
 
-The book shows only notebooks that ran from top to bottom, just now or in an earlier build from the very same things: the
-notebook, its parameters, the package, records, data, versions and machine (`_fingerprint`). The first failing cell ends
-the build and leaves no notebook behind that a book could be made from.
+The book shows only notebooks that ran from top to bottom, just now or in an earlier build from the very same things:
+the notebook, its parameters, the package, records, data, versions and machine (`_fingerprint`). The first failing cell
+ends the build and leaves no notebook behind that a book could be made from.
 """
 
 import ast
@@ -320,8 +320,8 @@ def _about(
             "What the notebooks ran with: values that were asked for are marked as given, the others are the defaults.",
             _table(("Parameter", "Value", "Chapters"), settings) if settings else "The notebooks have no parameters.",
             "## Run time",
-            "A notebook runs again when anything has changed that it was made from: its text and parameters, the package, "
-            "recorded runs, data, versions, or the machine.",
+            "A notebook runs again when anything has changed that it was made from: its text and parameters, the "
+            "package, recorded runs, data, versions, or the machine.",
             _table(("Notebook", "Seconds", "Ran until"), times),
             "## Versions",
             _table(("Package", "Version"), ((name, version(name)) for name in SHOWN_VERSIONS)),
