@@ -214,12 +214,12 @@ def _fingerprint(path: Path, given: Mapping[str, object], declared: Mapping[str,
         if source.suffix in (".py", ".csv"):
             known.update(source.relative_to(Path(__file__).parent).as_posix().encode() + source.read_bytes())
     installed = sorted(f"{each.name}=={each.version}" for each in distributions())
-    read = [path.parent.parent / "results", path.parent.parent / "runs"]
+    records = [path.parent.parent / "results", path.parent.parent / "runs"]
     dataset = str(given.get("dataset", declared.get("dataset", "digits"))).strip("'\"")
+    files = {file for folder in records for file in folder.rglob("*.json*")}
     if dataset != "digits":  # which come with scikit-learn
-        read += [Path(dataset), data.root_folder() / dataset]
-    files = sorted(file for folder in read for file in folder.rglob("*") if file.is_file())
-    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        files |= {file for folder in (Path(dataset), data.root_folder() / dataset) for file in folder.rglob("*")}
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files) if file.is_file()]
     facts = [dict(given), installed, platform.python_version(), _hardware(), stats]
     known.update(json.dumps(facts, sort_keys=True, default=str).encode())
     return known.hexdigest()
