@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 import bar
+from bar import storage
 from bar.network import stride_first
 
 HEAP_CHECK = "libc_malloc_debug.so.0"  # of glibc 2.34 and later
@@ -123,3 +124,20 @@ def test_a_pool_of_the_users_own_stays():
     folded = bar.fold(net)
     assert len(folded.graph.find_nodes(op="call_function", target=torch.nn.functional.avg_pool2d)) == 2
     assert torch.allclose(folded(images), net(images), atol=1e-5)
+
+
+def opened(gated):
+    return gated.keep_({name: torch.ones_like(gate.alive) for name, gate in gated.gates.items()})
+
+
+def test_pruned_networks_are_counted_stored_and_gated_again(tmp_path):
+    """The pools change neither counts nor names, and come back from the disk."""
+    net, size = bar.models.build("wrn-10-1", 4), (3, 16, 16)
+    pruned = bar.prune(opened(bar.gate(net.eval(), size)))
+    assert bar.count(pruned, size) == bar.count(net, size)
+    storage.save(pruned, tmp_path)
+    images = torch.randn(2, *size)
+    assert torch.equal(bar.load(tmp_path)(images), pruned(images))
+    again = opened(bar.gate(pruned, size))
+    assert again.full() == bar.count(net, size).volume
+    assert torch.allclose(again(images), net(images), atol=1e-5)
