@@ -51,6 +51,12 @@ REPORTED = {
     "pytorch/pytorch 20583": {"batch": 6, "inputs": 4, "outputs": 4, "padding": (1, 3), "size": (32, 32)},
     "pytorch/pytorch 19912": {"batch": 1, "inputs": 4, "outputs": 16, "groups": 2, "kernel": (1, 1), "size": (1, 1)},
     "pytorch/pytorch 18463": {"batch": 2, "inputs": 4, "outputs": 16, "groups": 2, "size": (6, 6)},
+    "uxlfoundation/oneDNN 5494": {"batch": 1, "inputs": 32, "outputs": 48, "kernel": (1, 1), "stride": (3, 1),
+                                  "padding": (0, 1), "size": (67, 4), "dtype": "bfloat16"},
+    "pytorch/pytorch 163347": {"batch": 1, "inputs": 1, "outputs": 1, "kernel": (2, 2), "size": (2, 2),
+                               "signal": "nchw", "weight": "nchw", "dtype": "bfloat16"},
+    "pytorch/pytorch 120211": {"batch": 1, "inputs": 3, "outputs": 3, "groups": 3, "kernel": (1, 1),
+                               "size": (1024, 1024)},
 }  # fmt: skip
 
 
