@@ -631,6 +631,19 @@ def test_e11_tiny_imagenet(tmp_path, caplog):
     assert "9 without a label (test/images/test_0.JPEG" in caplog.text
 
 
+def test_e11_tiny_imagenet_whose_validation_images_were_put_into_classes(tmp_path):
+    tiny_imagenet(tmp_path / "set")
+    before = load(tmp_path / "set")
+    val = tmp_path / "set/val"
+    for line in (val / "val_annotations.txt").read_text().splitlines():
+        file, name, *_ = line.split("\t")
+        (val / name).mkdir(exist_ok=True)
+        (val / "images" / file).rename(val / name / file)
+    assert load(tmp_path / "set").fingerprint == before.fingerprint
+    (val / "images").rmdir()
+    assert load(tmp_path / "set").fingerprint == before.fingerprint
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

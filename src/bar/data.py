@@ -208,11 +208,11 @@ def load(name: str, size: int | None = None, root: str | Path | None = None, lim
 
     Notes
     -----
-    A folder is decoded once, into bytes under ``ROOT/.decoded`` that are mapped and not read into memory. A file
-    that is added, removed or modified makes it decode again, and so does damage to these bytes. What pixels mean is
-    told by `bar.folders.decode`, which files are used by `bar.folders.list_folder`; what is not used, and a class that
-    the validation or test images lack, is logged as a warning. Nothing is unpickled, except by torchvision's CIFAR
-    loader, which verifies checksums first.
+    A folder is decoded once, into bytes under ``ROOT/.decoded`` that are mapped and not read into memory. A file that
+    is added, removed or modified makes it decode again, and so does damage to these bytes, for which they are all read
+    once by each call. What pixels mean is told by `bar.folders.decode`, which files are used by
+    `bar.folders.list_folder`; what is not used, and a class that the validation or test images lack, is logged as a
+    warning. Nothing is unpickled, except by torchvision's CIFAR loader, which verifies checksums first.
 
     Examples
     --------

@@ -120,9 +120,11 @@ def _classes(folder: Path, skipped: dict) -> list[str]:
 def _labelled(folder: Path, classes: list[str], skipped: dict) -> dict[str, Path | list[Path]] | None:
     """Where a split has the images of each class: a folder, or a list of files; None if it has no labels."""
     inside = _subfolders(folder, skipped)
+    if set(inside) & set(classes) and "images" not in classes and not _entries(folder / "images"):
+        inside = [name for name in inside if name != "images"]  # left empty when its files were moved into classes
     if (folder / ANNOTATIONS).is_file() and not set(inside) & set(classes):
         return _annotated(folder, skipped)
-    if inside == ["images"] or (not inside and _loose(folder)):
+    if (inside == ["images"] and "images" not in classes) or (not inside and _loose(folder)):
         _skip(skipped, "without a label", *_loose(folder / "images" if inside else folder))
         return None
     _skip(skipped, "in no class's folder", *_loose(folder))
