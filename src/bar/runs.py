@@ -199,6 +199,9 @@ def run(
 ) -> dict:
     """Train and prune as configured, and record it; a run that is already recorded is not run again.
 
+    A record knows its data (`bar.data.Dataset.fingerprint`): once images have been added, removed or changed, the same
+    config is another run, and needs another folder.
+
     The unpruned network is run first, in a folder beside this one, unless that has been done: it is the teacher, and
     the accuracy to compare with. Training looks at the training and validation images; the test images are looked at
     once, at the very end. A run that was interrupted, by whatever, goes on after the last epoch that it finished, and
@@ -209,7 +212,8 @@ def run(
     config : RunConfig
         What to run.
     folder : path, optional
-        Where the records go; default ``runs/<config.name>``. Gets config.json, metrics.jsonl (a line per epoch),
+        Where the records go; default ``runs/<config.name>``. A folder of that name which holds a run on other images
+        is left alone, and one beside it is taken (`place`). Gets config.json, metrics.jsonl (a line per epoch),
         result.json and the network (see `bar.load`).
     root : path, optional
         Where data sets live; default: the environment variable BAR_DATA, or ~/.cache/bar.
@@ -246,8 +250,37 @@ def run(
         raise BarError(f"processes must be a whole number >= 1, not {processes!r}")
     check_shares(config.settings, processes)
     launch = functools.cache(functools.partial(_launched, device, processes))  # once, and not before it is needed
-    folder = Path(folder) if folder is not None else Path("runs") / config.name
-    return _run(config, folder, root, launch, resume, report, tick)
+    images = data.load(config.dataset, size=config.size, root=root, limit=config.limit)
+    folder = place(Path(folder) if folder is not None else Path("runs") / config.name, config, images.fingerprint)
+    return _run(config, folder, images, launch, resume, report, tick)
+
+
+def place(folder: Path | str, config: RunConfig, fingerprint: str) -> Path:
+    """Where a run that was given a folder is: there, or beside it.
+
+    Parameters
+    ----------
+    folder : path
+        What `run` was given, or would take.
+    config : RunConfig
+        The run's.
+    fingerprint : str
+        Of its data; records have it, too.
+
+    Returns
+    -------
+    Path
+        The folder; but if it is called ``config.name``, as nobody said otherwise, and holds a run on other images, or
+        one from before records knew theirs, then that name and the first digits of the fingerprint.
+    """
+    folder = Path(folder)
+    if folder.name != config.name:
+        return folder
+    try:
+        held = json.loads((folder / CONFIG).read_text()).get("fingerprint")
+    except (OSError, ValueError, AttributeError):  # there is none, or none that can be read, which `read` will say
+        return folder
+    return folder if held == fingerprint else folder.with_name(f"{folder.name}-data{fingerprint[:8]}")
 
 
 def _launched(device: str, processes: int) -> Fabric:
@@ -259,18 +292,20 @@ def _launched(device: str, processes: int) -> Fabric:
     return fabric
 
 
-def _run(config: RunConfig, folder: Path, root, launch: Callable[[], Fabric], resume: bool, report, tick) -> dict:
+def _run(
+    config: RunConfig, folder: Path, images: data.Dataset, launch: Callable[[], Fabric], resume: bool, report, tick
+) -> dict:
     """`run`, on devices that are there already or about to be."""
-    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    wanted = json.loads(json.dumps(dataclasses.asdict(config))) | {"fingerprint": images.fingerprint}
     done = read(folder, wanted)
     if done is not None:
         return done
 
-    images = data.load(config.dataset, size=config.size, root=root, limit=config.limit)
     torch.manual_seed(config.seed)
     network = models.build(config.model, images.num_classes, images.input_size)
     full = count(network, images.input_size)
-    settings, unpruned = config.settings, folder.parent / config.unpruned.name
+    settings = config.settings
+    unpruned = place(folder.parent / config.unpruned.name, config.unpruned, images.fingerprint)
     taught, pruner = None, None
     if config.method != "unpruned":
         make = functools.partial(
@@ -279,7 +314,7 @@ def _run(config: RunConfig, folder: Path, root, launch: Callable[[], Fabric], re
             schedule=config.schedule, seed=config.seed, gates=config.gates,
         )  # fmt: skip
         make(copy.deepcopy(network))  # what cannot be is refused before anything is trained
-        taught = _run(config.unpruned, unpruned, root, launch, resume, report, tick)
+        taught = _run(config.unpruned, unpruned, images, launch, resume, report, tick)
         if config.start == "unpruned":
             network.load_state_dict(storage.load(unpruned).state_dict())
     if config.method not in methods.STRUCTURED:  # which train a traced network anyway
@@ -298,14 +333,14 @@ def _run(config: RunConfig, folder: Path, root, launch: Callable[[], Fabric], re
         if not resume and fabric.is_global_zero:
             storage.remove_checkpoints(folder)
         fabric.barrier()
-        revision, place, search = commit(), fabric.device, None
-        images = images.to(place)
-        teacher = teacher_in(unpruned, place) if taught and config.distill else None
+        revision, device, search = commit(), fabric.device, None
+        images = images.to(device)
+        teacher = teacher_in(unpruned, device) if taught and config.distill else None
 
         def train(network: nn.Module, phases: list, pruner: Pruner | None, folder: Path, held: dict, told: dict):
             torch.manual_seed(config.seed)
             training = Training(
-                network.to(place, memory_format=torch.channels_last), images, phases, settings,
+                network.to(device, memory_format=torch.channels_last), images, phases, settings,
                 torch.Generator().manual_seed(config.seed), teacher=teacher, pruner=pruner, fabric=fabric,
                 tick=lambda: tick(config),
             )  # fmt: skip
@@ -323,7 +358,8 @@ def _run(config: RunConfig, folder: Path, root, launch: Callable[[], Fabric], re
                     _, epochs, seconds = train(pruner.network, pruning, pruner, folder, mine, mine)
                     return epochs[-1], seconds
 
-                search = _search(config, folder.parent / config.trials, trial, full, fabric)
+                trials = folder.parent / f"{config.trials}-data{images.fingerprint[:8]}"
+                search = _search(config, trials, trial, full, fabric)
                 weight = {"lam": search["lambda"]}
             pruner = make(network, **weight)
             training, epochs, seconds = train(pruner.network, phases, pruner, folder, wanted, {})
@@ -366,7 +402,7 @@ def _run(config: RunConfig, folder: Path, root, launch: Callable[[], Fabric], re
             "areas": {name: layer["area"] for name, layer in full.layers.items()},
             "weights_sha256": hashlib.sha256((folder / storage.WEIGHTS).read_bytes()).hexdigest(),
             "seconds": seconds,
-            "hardware": hardware(place),
+            "hardware": hardware(device),
             "processes": fabric.world_size,
             "versions": {
                 "python": platform.python_version(),
@@ -514,6 +550,9 @@ def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
             held = dataclasses.asdict(usual) | held
             differs = [k for k in {**held, **wanted} if held.get(k) != wanted.get(k)]
             if differs:
+                if differs == ["fingerprint"]:
+                    other = "on other images" if "fingerprint" in held else "from before records knew their images"
+                    raise BarError(f"{folder} already holds this run {other}. Choose another folder, or remove it")
                 what = ", ".join(f"{k} {held.get(k)!r} instead of {wanted.get(k)!r}" for k in differs)
                 raise BarError(f"{folder} already holds another run: {what}. Choose another folder, or remove it")
         elif wanted is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -230,7 +230,7 @@ class Training:
     ) -> None:
         self.network, self.data, self.settings, self.generator = network, data, settings, generator
         self.teacher, self.pruner, self.tick = teacher, pruner, tick
-        self.fabric = fabric or fabric_on(data.train.images.device)
+        self.fabric = fabric or fabric_on(data.train.device)
         check_shares(settings, self.fabric.world_size)
         self._epochs, seen = [], Counter()
         for name, epochs, lr in phases:

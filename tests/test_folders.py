@@ -1,0 +1,727 @@
+"""Folders of images as people have them: odd pixels, odd files, odd layouts, and images that change between runs."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import bar
+from bar import data, folders, runs
+from bar.errors import BarError
+
+
+def paint(folder, classes="ab", count=10, start=0, suffix=".png", size=(8, 8)):
+    """Images of one colour each: class k is k * 50 in red, green tells them apart."""
+    for k, name in enumerate(classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(start, start + count):
+            Image.new("RGB", size, (50 * k, i, 7)).save(folder / name / f"{i:03}{suffix}")
+    return folder
+
+
+def load(folder, **options):
+    return data.load(str(folder), root=folder.parent, **options)
+
+
+def sizes(images):
+    return [len(split) for split in (images.train, images.validation, images.test)]
+
+
+def greens(images):
+    """The colours by which images can be told apart, of each split."""
+    return [set(split.images[:, 1, 0, 0].tolist()) for split in (images.train, images.validation, images.test)]
+
+
+def pixels(path):
+    return np.asarray(folders.decode(str(path)))
+
+
+# ---- E1 to E3: what pixels mean
+
+
+GREYS = np.array([[0, 256, 1000], [32767, 32768, 65535]], np.uint16)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_e1_greys_of_16_bits_are_scaled(tmp_path, suffix):
+    path = tmp_path / f"grey.{suffix}"
+    Image.fromarray(GREYS).save(path)
+    expected = np.rint(GREYS / 65535 * 255)
+    assert all(np.array_equal(channel, expected) for channel in pixels(path).transpose(2, 0, 1))
+
+
+def test_e1_a_folder_of_16_bits_is_as_one_of_8(tmp_path):
+    draws = np.random.default_rng(0)
+    for name in "ab":
+        for bits in (8, 16):
+            (tmp_path / str(bits) / name).mkdir(parents=True)
+        for i in range(10):
+            grey = draws.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(grey).save(tmp_path / "8" / name / f"{i}.png")
+            Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16" / name / f"{i}.png")
+    assert torch.equal(load(tmp_path / "8").train.images, load(tmp_path / "16").train.images)
+
+
+@pytest.mark.parametrize(("kind", "message"), [(np.int32, "integers of 32 bits"), (np.float32, "floats")])
+def test_e1_numbers_without_a_largest_value_are_refused_by_name(tmp_path, kind, message):
+    paint(tmp_path / "set")
+    Image.fromarray(np.full((8, 8), 7, kind)).save(tmp_path / "set/b/odd.tif")
+    with pytest.raises(BarError, match=rf"b.odd\.tif holds {message}"):
+        load(tmp_path / "set", size=8)
+
+
+def test_e1_other_modes(tmp_path):
+    """Palette, one bit, four inks; each as what people see."""
+    columns = np.array([[0, 0, 255, 255]], np.uint8).repeat(4, 0)
+    black_and_white = Image.fromarray(columns)
+    black_and_white.convert("1").save(tmp_path / "one.png")
+    black_and_white.convert("P").save(tmp_path / "palette.png")
+    black_and_white.convert("RGB").convert("CMYK").save(tmp_path / "inks.tif")
+    for path in tmp_path.iterdir():
+        assert np.array_equal(pixels(path), columns[..., None].repeat(3, 2)), path
+    Image.new("CMYK", (4, 4), (255, 0, 0, 0)).save(tmp_path / "cyan.jpg")
+    assert np.abs(pixels(tmp_path / "cyan.jpg").astype(int) - (0, 255, 255)).max() < 8
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x112] = orientation
+    return tags
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_e2_images_are_turned_as_their_exif_says(tmp_path, suffix, orientation):
+    """Stored lying in any way, an image with one bright quarter is the same."""
+    upright = np.full((16, 32), 20, np.uint8)
+    upright[:8, :16] = 220
+    undo = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+            5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+            8: Image.Transpose.ROTATE_270}  # fmt: skip
+    stored = Image.fromarray(upright)
+    if orientation > 1:
+        stored = stored.transpose(undo[orientation])
+    path = tmp_path / f"image.{suffix}"
+    if suffix == "tif":
+        stored.save(path, tiffinfo={0x112: orientation}, compression="tiff_lzw")
+    else:
+        stored.save(path, exif=exif(orientation))
+    assert np.abs(pixels(path)[..., 0].astype(int) - upright).max() < 12
+
+
+def test_e2_16_bits_are_turned_too_and_what_pillow_scrambles_is_refused(tmp_path):
+    Image.fromarray(GREYS).save(tmp_path / "grey.png", exif=exif(6))
+    assert np.array_equal(pixels(tmp_path / "grey.png")[..., 0], np.rot90(np.rint(GREYS / 257), -1))
+    Image.fromarray(GREYS).save(tmp_path / "grey.tif", tiffinfo={0x112: 6})
+    with pytest.raises(BarError, match=r"grey\.tif is an uncompressed TIFF lying on its side"):
+        pixels(tmp_path / "grey.tif")
+
+
+def test_e3_transparent_pixels_show_white(tmp_path):
+    """Whatever colour lies under them; half transparent ones half of it."""
+    Image.new("RGBA", (4, 4), (9, 200, 9, 0)).save(tmp_path / "rgba.png")
+    Image.new("RGBA", (4, 4), (9, 200, 9, 0)).save(tmp_path / "rgba.webp", lossless=True)
+    Image.new("LA", (4, 4), (9, 0)).save(tmp_path / "la.png")
+    Image.new("PA", (4, 4)).save(tmp_path / "pa.tif")
+    palette = Image.new("P", (4, 4), 3)
+    palette.putpalette(range(30))
+    palette.save(tmp_path / "palette.png", transparency=3)
+    palette.save(tmp_path / "palette.gif", transparency=3)
+    Image.new("L", (4, 4), 3).save(tmp_path / "key.png", transparency=3)
+    Image.new("RGB", (4, 4), (3, 4, 5)).save(tmp_path / "keys.png", transparency=(3, 4, 5))
+    Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(tmp_path / "key16.png", transparency=3000)
+    for path in tmp_path.iterdir():
+        assert (pixels(path) == 255).all(), path
+    Image.new("RGBA", (4, 4), (0, 0, 0, 128)).save(tmp_path / "half.png")
+    assert (pixels(tmp_path / "half.png") == 127).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
+def test_e3_what_is_no_image_is_refused_by_name(tmp_path, content):
+    paint(tmp_path / "set")
+    (tmp_path / "set/b/odd.png").write_bytes(content)
+    with pytest.raises(BarError, match=r"b.odd\.png cannot be read as an image"):
+        load(tmp_path / "set", size=8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "bmp", "pgm"])
+def test_e3_cut_short_images_are_refused_by_name(tmp_path, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / f"whole.{suffix}")
+    content = (tmp_path / f"whole.{suffix}").read_bytes()
+    for part in (0.05, 0.5, 0.8):
+        (tmp_path / f"cut.{suffix}").write_bytes(content[: int(part * len(content))])
+        with pytest.raises(BarError, match=rf"cut\.{suffix} cannot be read as an image"):
+            pixels(tmp_path / f"cut.{suffix}")
+
+
+# ---- E4 to E6: which files there are
+
+
+def test_e4_links_that_lead_nowhere_are_counted_and_named(tmp_path, caplog):
+    paint(tmp_path / "set")
+    (tmp_path / "set/a/x.png").symlink_to("nowhere.png")
+    (tmp_path / "set/b/folder").symlink_to("nowhere")
+    (tmp_path / "set/b/y.png").symlink_to("z.png")
+    (tmp_path / "set/b/z.png").symlink_to("y.png")
+    (tmp_path / "set/gone").symlink_to("/nowhere/at/all")
+    assert sum(sizes(load(tmp_path / "set"))) == 20
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert "5 entries are not used: 5 missing, or links that lead nowhere (gone, a/x.png, b/folder, …)" in line
+
+
+def test_e4_what_is_no_image_or_hidden_is_counted_and_named(tmp_path, caplog):
+    paint(tmp_path / "set")
+    for name in (
+        "a/notes.txt",
+        "a/Thumbs.db",
+        "a/.DS_Store",
+        "b/._001.png",
+        "b/.hidden/x.png",
+        "__MACOSX/a/._x.png",
+        "loose.png",
+    ):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_bytes(b"nothing")
+    images = load(tmp_path / "set")
+    assert (images.classes, sum(sizes(images))) == (["a", "b"], 20)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert "2 no images by their names (a/Thumbs.db, a/notes.txt)" in line
+    assert "1 in no class's folder (loose.png)" in line
+    assert "3 hidden (a/.DS_Store, b/._001.png, b/.hidden)" in line
+    caplog.clear()
+    load(paint(tmp_path / "tidy"))
+    assert not caplog.records
+
+
+def test_e4_a_file_or_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    """As root may read everything, refusals are made up."""
+    paint(tmp_path / "set")
+
+    def refuse(function, name):
+        def refused(path, *rest, **options):
+            if str(path).endswith(name):
+                raise PermissionError(13, "Permission denied", str(path))
+            return function(path, *rest, **options)
+
+        return refused
+
+    for where, what, name in ((os, "listdir", "set/b"), (os, "stat", "b/003.png"), (Image, "open", "b/003.png")):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, what, refuse(getattr(where, what), name))
+            with pytest.raises(BarError, match=name):
+                load(tmp_path / "set", size=8)
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "../../../set", "../b", "../../test/a"])
+@pytest.mark.parametrize("links", [1, 2])
+def test_e5_links_back_count_nothing_twice(tmp_path, target, links, caplog):
+    """A link inside a class to itself, to the folder around it, to another class or to another split."""
+    paint(tmp_path / "set/train")
+    paint(tmp_path / "set/test", count=3, start=90)
+    for i in range(links):
+        (tmp_path / f"set/train/a/more{i}").symlink_to(target)
+    images = load(tmp_path / "set")
+    assert sizes(images) == [18, 2, 6]
+    for split in (images.train, images.validation, images.test):
+        assert torch.equal(split.images[:, 0, 0, 0], (split.labels * 50).byte())
+    assert len([r for r in caplog.records if "links to folders listed already" in r.getMessage()]) == 1
+
+
+def test_e5_a_folder_beside_the_classes_that_is_the_whole_is_no_class(tmp_path):
+    paint(tmp_path / "set")
+    (tmp_path / "set/all").symlink_to(".")
+    images = load(tmp_path / "set")
+    assert (images.classes, sum(sizes(images))) == (["a", "b"], 20)
+
+
+def test_e5_links_to_other_places_are_followed_once(tmp_path):
+    """Classes and files that are links, as from a pool; the pool is reached by two names."""
+    paint(tmp_path / "pool")
+    (tmp_path / "set").mkdir()
+    for name in "ab":
+        (tmp_path / "set" / name).symlink_to(tmp_path / "pool" / name)
+    (tmp_path / "set/c").mkdir()
+    (tmp_path / "set/c/again.png").symlink_to(tmp_path / "pool/a/003.png")
+    for i in range(5):
+        Image.new("RGB", (8, 8), (100, 50 + i, 7)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"set/c/{i}.png").symlink_to(tmp_path / f"{i}.png")
+    images = load(tmp_path / "set")
+    assert sum(sizes(images)) == 25
+    assert sum(len(split.labels[split.labels == 2]) for split in (images.train, images.validation, images.test)) == 5
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_e5_no_file_is_in_two_splits(tmp_path, link, caplog):
+    paint(tmp_path / "set/train")
+    paint(tmp_path / "set/val", count=2, start=50)
+    paint(tmp_path / "set/test", count=2, start=90)
+    for split in ("val", "test"):
+        link(tmp_path / "set/train/a/003.png", tmp_path / f"set/{split}/a/other.png")
+    images = load(tmp_path / "set")
+    assert sizes(images) == [20, 4, 4]
+    assert greens(images) == [set(range(10)), {50, 51}, {90, 91}]
+    assert "2 other names of files listed already (val/a/other.png, test/a/other.png)" in caplog.text
+
+
+def test_e5_a_split_that_is_another_one_is_refused(tmp_path):
+    paint(tmp_path / "set/train")
+    (tmp_path / "set/test").symlink_to("train")
+    with pytest.raises(BarError, match=r"test holds no image that is not also a training image"):
+        load(tmp_path / "set")
+
+
+LOAD = "import sys; from bar import data; print(len(data.load(sys.argv[1], size=8, root=sys.argv[2]).train))"
+
+
+def test_e6_what_is_no_regular_file_is_never_opened(tmp_path):
+    """In a process of its own, which would wait for ever."""
+    paint(tmp_path / "set")
+    os.mkfifo(tmp_path / "set/a/pipe.png")
+    (tmp_path / "set/a/linked.png").symlink_to("pipe.png")
+    (tmp_path / "set/b/device.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as unix:
+        place = os.getcwd()
+        os.chdir(tmp_path / "set/b")  # a socket's path must be short
+        unix.bind("socket.png")
+        os.chdir(place)
+        command = [sys.executable, "-c", LOAD, str(tmp_path / "set"), str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ)
+    assert (done.returncode, done.stdout) == (0, "14\n"), done.stderr
+    assert "4 no regular files (a/pipe.png, b/socket.png, a/linked.png, …)" in done.stderr
+
+
+# ---- E7, E8: how they are split
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("parts", [[""], ["train", "test"]])
+def test_e7_tiny_folders_load_or_are_refused(tmp_path, count, parts):
+    for part in parts:
+        paint(tmp_path / "set" / part, count=count, start=0 if part != "test" else 50)
+    if count == 1:
+        with pytest.raises(BarError, match="set has too few images to hold some out: of 2, none of class"):
+            load(tmp_path / "set")
+        return
+    images = load(tmp_path / "set")
+    assert min(sizes(images)) > 0
+    assert set(images.train.labels.tolist()) == {0, 1}
+    assert np.isfinite([images.mean, images.std]).all()
+
+
+def test_e7_two_images_are_one_line_on_the_command_line(bar_command, tmp_path):
+    paint(tmp_path / "set", count=1)
+    code, out, err = bar_command("run", "--dataset", str(tmp_path / "set"), "--data", str(tmp_path), "--epochs", "1",
+                                 "0", "0")  # fmt: skip
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "set has too few images to hold some out: of 2, none of class" in err
+
+
+def test_e7_images_of_one_colour_give_numbers(tmp_path):
+    for name in "ab":
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (8, 8), (0, 255, 7)).save(tmp_path / f"set/{name}/{i}.png")
+    for images in (load(tmp_path / "set"), load(tmp_path / "set", limit=4)):
+        for batch, _ in data.batches(images.train, 4, mean=images.mean, std=images.std):
+            assert batch.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "names", ["train valid test", "training validation testing", "Train Val Test", "TRAIN VALID TEST"]
+)
+def test_e8_splits_in_their_usual_spellings(tmp_path, names):
+    for i, name in enumerate(names.split()):
+        paint(tmp_path / "set" / name, count=10 - i, start=50 * i)
+    images = load(tmp_path / "set")
+    assert images.classes == ["a", "b"]
+    assert greens(images) == [set(range(10)), set(range(50, 59)), set(range(100, 108))]
+
+
+def test_e8_without_a_validation_folder_some_are_held_out(tmp_path):
+    paint(tmp_path / "set/Train")
+    paint(tmp_path / "set/Test", count=3, start=90)
+    assert sizes(load(tmp_path / "set")) == [18, 2, 6]
+
+
+def test_e8_layouts_that_could_mean_two_things_are_refused(tmp_path):
+    paint(tmp_path / "two/train")
+    for name in ("val", "Validation"):
+        paint(tmp_path / "two" / name, count=2)
+    with pytest.raises(BarError, match=r"Validation/ and val/, both for validation"):
+        load(tmp_path / "two")
+    paint(tmp_path / "loose", ["Train", "Test"])
+    with pytest.raises(BarError, match=r"holds Train/, Test/ but no folder train/ with a folder for each class"):
+        load(tmp_path / "loose")
+
+
+def test_e8_a_class_that_a_split_lacks_is_said(tmp_path, caplog):
+    paint(tmp_path / "set/train", "abc")
+    paint(tmp_path / "set/valid", "ab", count=3)
+    paint(tmp_path / "set/test", "abc", count=3)
+    shutil.rmtree(tmp_path / "set/test/a")
+    (tmp_path / "set/test/a").mkdir()
+    images = load(tmp_path / "set")
+    assert images.validation.labels.bincount(minlength=3).tolist() == [3, 3, 0]
+    assert images.test.labels.bincount(minlength=3).tolist() == [0, 3, 3]
+    assert "set: no validation image is of class c" in caplog.text
+    assert "set: no test image is of class a" in caplog.text
+    shutil.rmtree(tmp_path / "set/train/b")
+    with pytest.raises(BarError, match=r"do not hold the same classes: only one of them has b, c"):
+        load(tmp_path / "set")
+
+
+# ---- E9: a record knows its data
+
+
+TINY = {"model": "wrn-10-1", "pruning_factor": 2, "size": 8, "epochs": (1, 0, 0)}
+
+
+def test_e9_a_fingerprint_stands_for_images_labels_splits_and_classes(tmp_path):
+    paint(tmp_path / "set/train")
+    paint(tmp_path / "set/test", count=3, start=90)
+    first = load(tmp_path / "set").fingerprint
+    assert len(first) == 64
+    shutil.copytree(tmp_path / "set", tmp_path / "copy")
+    assert load(tmp_path / "copy").fingerprint == first
+    seen = {first, load(tmp_path / "set", size=4).fingerprint, load(tmp_path / "set", limit=4).fingerprint}
+    changes = [
+        lambda folder: Image.new("RGB", (8, 8), (1, 1, 1)).save(folder / "train/a/003.png"),  # a pixel's value
+        lambda folder: (folder / "train/a/003.png").rename(folder / "train/b/x.png"),  # a label
+        lambda folder: (folder / "train/a/003.png").rename(folder / "test/a/x.png"),  # a split
+        lambda folder: (folder / "test/b/090.png").unlink(),
+        lambda folder: [(folder / part / "b").rename(folder / part / "c") for part in ("train", "test")],
+        lambda folder: paint(folder / "train", count=1, start=10),
+    ]
+    for i, change in enumerate(changes):
+        shutil.copytree(tmp_path / "set", tmp_path / f"{i}")
+        change(tmp_path / f"{i}")
+        seen.add(load(tmp_path / f"{i}").fingerprint)
+    assert len(seen) == 3 + len(changes)
+
+
+def test_e9_every_data_set_has_one():
+    digits = data.load("digits")
+    assert digits.fingerprint == data.load("digits").fingerprint
+    assert len({digits.fingerprint, data.load("digits", size=8).fingerprint, data.load("digits", limit=99).fingerprint,
+                data.load("digits", limit=98).fingerprint}) == 4  # fmt: skip
+    assert data.load("digits", limit=10**6).fingerprint == digits.fingerprint
+
+
+def test_e9_a_file_that_looks_unchanged_is_noticed(tmp_path):
+    """As many bytes and the same time of modification, but other pixels."""
+    paint(tmp_path / "set", suffix=".bmp")
+    first = load(tmp_path / "set")
+    path = tmp_path / "set/a/000.bmp"
+    before = path.stat()
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert load(tmp_path / "set").fingerprint != first.fingerprint
+
+
+def trained(config, folder, root):
+    """A run's record, and which methods were trained for it."""
+    methods = set()
+    record = bar.run(config, folder, root=root, device="cpu", report=lambda config, record: methods.add(config.method))
+    return record, methods
+
+
+def test_e9_images_added_between_two_runs_make_another_run(tmp_path, monkeypatch):
+    """The same command: a folder and a teacher of its own; with a folder given, a clear refusal."""
+    monkeypatch.chdir(tmp_path)
+    paint(tmp_path / "set", count=20)
+    config = bar.RunConfig(dataset=str(tmp_path / "set"), **TINY)
+    first, methods = trained(config, None, tmp_path)
+    assert methods == {"bar", "unpruned"}
+    again, methods = trained(config, None, tmp_path)
+    assert (again, methods) == (first, set())
+    given, _ = trained(config, "given/run", tmp_path)
+    assert given["fingerprint"] == first["fingerprint"] == load(tmp_path / "set", size=8).fingerprint
+
+    paint(tmp_path / "set", count=5, start=20)
+    second, methods = trained(config, None, tmp_path)
+    assert methods == {"bar", "unpruned"}
+    assert second["training_images"] > first["training_images"]
+    assert second["fingerprint"] == load(tmp_path / "set", size=8).fingerprint != first["fingerprint"]
+    assert trained(config, None, tmp_path) == (second, set())
+    held = {p.parent.name: json.loads(p.read_text())["fingerprint"] for p in Path("runs").glob("*/config.json")}
+    assert len(held) == 4
+    assert held[config.name] == held[config.unpruned.name] == first["fingerprint"]
+    assert runs.read(runs.place(Path("runs") / config.name, config, second["fingerprint"])) == second
+    with pytest.raises(BarError, match=r"given.run already holds this run on other images\. Choose another folder"):
+        bar.run(config, "given/run", root=tmp_path, device="cpu")
+
+    paint(tmp_path / "set", "abc", count=5, start=30)
+    assert trained(config, None, tmp_path)[1] == {"bar", "unpruned"}
+
+
+def test_e9_an_interrupted_run_does_not_go_on_with_other_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paint(tmp_path / "set")
+    config = bar.RunConfig(dataset=str(tmp_path / "set"), **(TINY | {"epochs": (2, 0, 0)}))
+
+    def interrupt(config, record):
+        if config.method == "bar":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bar.run(config, root=tmp_path, device="cpu", report=interrupt)
+    paint(tmp_path / "set", count=3, start=20)
+    seen = []
+    bar.run(config, root=tmp_path, device="cpu", report=lambda config, record: seen.append(config.method))
+    assert (seen.count("unpruned"), seen.count("bar")) == (2, 3)  # with the cut
+
+
+def test_e9_trials_of_other_images_are_not_used(tmp_path):
+    paint(tmp_path / "set", count=20)
+    config = bar.RunConfig(dataset=str(tmp_path / "set"), method="l0", **TINY)
+    first = bar.run(config, tmp_path / "one", root=tmp_path, device="cpu")
+    paint(tmp_path / "set", count=5, start=20)
+    second = bar.run(config, tmp_path / "two", root=tmp_path, device="cpu")
+    assert first["search"]["trials_made"] > 0
+    assert second["search"]["trials_made"] > 0
+
+
+def test_e9_a_record_without_a_fingerprint_is_read_but_not_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = bar.RunConfig(limit=64, **TINY)
+    new = bar.run(config, device="cpu")
+    for folder in Path("runs").iterdir():  # as they were before
+        for name in (runs.CONFIG, runs.RESULT):
+            held = json.loads((folder / name).read_text())
+            del held["fingerprint"]
+            (folder / name).write_text(json.dumps(held))
+    old = Path("runs") / config.name
+    assert runs.read(old)["weights_sha256"] == new["weights_sha256"]
+    assert len(runs.records("runs")) == 2
+    again, methods = trained(config, None, None)
+    assert methods == {"bar", "unpruned"}
+    assert again["weights_sha256"] == new["weights_sha256"]
+    assert "fingerprint" not in runs.read(old)
+    old.rename("given")
+    with pytest.raises(BarError, match=r"given already holds this run from before records knew their images"):
+        bar.run(config, "given", device="cpu")
+
+
+def test_e9_the_command_line_says_where_the_records_are(bar_command, tmp_path):
+    paint(tmp_path / "set")
+    command = ["run", "--dataset", str(tmp_path / "set"), "--data", str(tmp_path), "--size", "8", "--epochs", "1", "0",
+               "0"]  # fmt: skip
+    shown = []
+    for start in (20, 30):
+        paint(tmp_path / "set", count=3, start=start)
+        code, out, err = bar_command(*command)
+        assert code == 0, err
+        shown.append(tmp_path / out.splitlines()[-1].removeprefix("records and network: "))
+        assert runs.read(shown[-1])["training_images"] == len(load(tmp_path / "set").train)
+    assert shown[0] != shown[1]
+
+
+# ---- E10: what is kept of a folder
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def garble(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def lengthen(path):
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+def nothing(path):
+    path.write_bytes(b"")
+
+
+def other(path):
+    path.write_bytes(b"PK\x03\x04 or something else" if path.suffix == ".npy" else b"[5]")
+
+
+@pytest.mark.parametrize("damage", [halve, garble, lengthen, nothing, other, os.unlink])
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+def test_e10_a_damaged_cache_is_decoded_again(tmp_path, caplog, damage, suffix):
+    paint(tmp_path / "set")
+    first = load(tmp_path / "set")
+    images = [getattr(first, split).images.clone() for split in ("train", "validation", "test")]
+    (path,) = (tmp_path / ".decoded").glob(f"*{suffix}")
+    copy = path.with_name("whole")  # what is mapped must stay as it is
+    shutil.copyfile(path, copy)
+    damage(copy)
+    path.unlink()
+    if copy.exists():
+        copy.rename(path)
+    again = load(tmp_path / "set")
+    for before, split in zip(images, ("train", "validation", "test"), strict=True):
+        assert torch.equal(before, getattr(again, split).images)
+    assert (again.mean, again.std, again.fingerprint) == (first.mean, first.std, first.fingerprint)
+    assert caplog.text.count("is damaged and made again") == (damage is not os.unlink)
+    caplog.clear()
+    load(tmp_path / "set")
+    assert not caplog.records
+    assert len(list((tmp_path / ".decoded").iterdir())) == 2
+
+
+def test_e10_two_at_once(tmp_path):
+    paint(tmp_path / "set", count=40)
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "set"), str(tmp_path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=120) for process in both] == [("56\n", "")] * 2
+    found, threads = [], []
+    shutil.rmtree(tmp_path / ".decoded")
+    for _ in range(4):
+        threads.append(threading.Thread(target=lambda: found.append(load(tmp_path / "set").fingerprint)))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert len(set(found)) == 1
+    assert len(list((tmp_path / ".decoded").iterdir())) == 2
+
+
+# ---- E11: as they are distributed
+
+
+def tiny_imagenet(folder):
+    """The layout of tiny-imagenet-200, with three classes."""
+    classes = ["n01443537", "n01629819", "n02124075"]
+    folder.mkdir()
+    (folder / "wnids.txt").write_text("\n".join(reversed(classes)) + "\n")
+    (folder / "words.txt").write_text("n01443537\tgoldfish, Carassius auratus\n")
+    for k, name in enumerate(classes):
+        place = folder / "train" / name / "images"
+        place.mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (64, 64), (80 * k, 80 * k, 80 * k)).save(place / f"{name}_{i}.JPEG")
+        (folder / "train" / name / f"{name}_boxes.txt").write_text(f"{name}_0.JPEG\t0\t10\t63\t58\n")
+    lines = []
+    for split in ("val", "test"):
+        (folder / split / "images").mkdir(parents=True)
+    for i in range(9):
+        k = (2 * i) % 3
+        Image.new("RGB", (64, 64), (80 * k, 80 * k, 80 * k)).save(folder / f"val/images/val_{i}.JPEG")
+        lines.append(f"val_{i}.JPEG\t{classes[k]}\t0\t32\t44\t62\n")
+        Image.new("RGB", (64, 64), (255, 255, 255)).save(folder / f"test/images/test_{i}.JPEG")
+    (folder / "val/val_annotations.txt").write_text("".join(lines))
+    return classes
+
+
+def test_e11_tiny_imagenet(tmp_path, caplog):
+    """Its validation images are for the test; the test images have no labels."""
+    classes = tiny_imagenet(tmp_path / "tiny-imagenet-200")
+    images = load(tmp_path / "tiny-imagenet-200")
+    assert (images.classes, images.input_size, sizes(images)) == (classes, (3, 64, 64), [27, 3, 9])
+    for split in (images.train, images.validation, images.test):
+        assert ((split.images[:, 0, 9, 9].int() - 80 * split.labels).abs() < 5).all()
+    assert images.validation.labels.bincount().tolist() == images.train.labels.bincount().div(9).tolist()
+    assert "9 without a label (test/images/test_0.JPEG" in caplog.text
+
+
+def test_e11_tiny_imagenet_whose_validation_images_were_put_into_classes(tmp_path):
+    tiny_imagenet(tmp_path / "set")
+    before = load(tmp_path / "set")
+    val = tmp_path / "set/val"
+    for line in (val / "val_annotations.txt").read_text().splitlines():
+        file, name, *_ = line.split("\t")
+        (val / name).mkdir(exist_ok=True)
+        (val / "images" / file).rename(val / name / file)
+    assert load(tmp_path / "set").fingerprint == before.fingerprint
+    (val / "images").rmdir()
+    assert load(tmp_path / "set").fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("val_0.JPEG n01443537\n", r"val_annotations\.txt, line 10, must hold a file's name, a tab and its class"),
+        ("../x.JPEG\tn01443537\n", r"val_annotations\.txt, line 10"),
+        ("val_9.JPEG\tn99999999\n", r"do not hold the same classes: only one of them has n99999999"),
+    ],
+)
+def test_e11_bad_annotations(tmp_path, line, message):
+    tiny_imagenet(tmp_path / "set")
+    with (tmp_path / "set/val/val_annotations.txt").open("a") as file:
+        file.write(line)
+    with pytest.raises(BarError, match=message):
+        load(tmp_path / "set")
+
+
+def test_e11_annotations_and_images_that_miss_each_other_are_said(tmp_path, caplog):
+    tiny_imagenet(tmp_path / "set")
+    (tmp_path / "set/val/images/val_3.JPEG").rename(tmp_path / "set/val/images/other.JPEG")
+    assert len(load(tmp_path / "set").test) == 8
+    assert "val/images/other.JPEG" in caplog.text
+    assert "1 missing, or links that lead nowhere (val/images/val_3.JPEG)" in caplog.text
+
+
+def test_e11_mio_tcd(tmp_path, caplog):
+    """Its test images have no labels; a fifth of the training images, of each class, is held out instead."""
+    folder, classes = tmp_path / "MIO-TCD-Classification", ["articulated_truck", "bus", "non-motorized_vehicle"]
+    paint(folder / "train", classes, count=20, suffix=".jpg", size=(12, 9))
+    (folder / "test").mkdir()
+    for i in range(5):
+        Image.new("RGB", (9, 9)).save(folder / f"test/{i:08}.jpg")
+    (folder / "gt_train.csv").write_text("00000000,bus\n")
+    images = load(folder, size=8)
+    assert images.classes == classes
+    assert sizes(images) == [42, 6, 12]
+    assert images.test.labels.bincount().tolist() == [4, 4, 4]
+    assert images.validation.labels.bincount().tolist() == [2, 2, 2]
+    assert "5 without a label (test/00000000.jpg" in caplog.text
+    again = load(folder, size=8)
+    assert torch.equal(again.test.images, images.test.images)
+
+
+# ---- E12: larger than the device
+
+
+def test_e12_what_does_not_fit_stays_and_batches_move(tmp_path, monkeypatch, caplog):
+    """The meta device stands for a GPU of which so many bytes are free."""
+    paint(tmp_path / "set")
+    images = load(tmp_path / "set")
+    held = 20 * 3 * 8 * 8
+    for free, moves in ((None, True), (2 * held, True), (2 * held - 2, False)):
+        monkeypatch.setattr(data, "_free_memory", lambda device, free=free: free)
+        there = images.to("meta")
+        for split in (there.train, there.validation, there.test):
+            assert split.images.is_meta == moves
+            assert split.device.type == split[:2].device.type == "meta"
+            generator = torch.Generator().manual_seed(0)
+            options = {"mean": images.mean, "std": images.std}
+            for more in ({}, {"generator": generator, "augment": (1, True)}):
+                for batch, labels in data.batches(split, 2, **options, **more):
+                    assert batch.is_meta
+                    assert labels.is_meta
+        assert there.fingerprint == images.fingerprint
+    assert there.train.images.data_ptr() == images.train.images.data_ptr()
+    assert "stay in main memory or on disk" in caplog.text
+
+
+def test_e12_a_run_does_not_move_what_does_not_fit(tmp_path, monkeypatch):
+    """With no memory free, a run gives bit for bit what it gives when everything is moved."""
+    paint(tmp_path / "set")
+    config = bar.RunConfig(dataset=str(tmp_path / "set"), **TINY)
+    moved = bar.run(config, tmp_path / "one/run", root=tmp_path, device="cpu")
+    monkeypatch.setattr(data, "_free_memory", lambda device: 0)
+    streamed = bar.run(config, tmp_path / "two/run", root=tmp_path, device="cpu")
+    assert streamed["weights_sha256"] == moved["weights_sha256"]
+
+
+def test_e12_only_a_gpu_has_memory_of_its_own(monkeypatch):
+    assert data._free_memory(torch.device("cpu")) is None
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 9))
+    assert data._free_memory(torch.device("cuda", 0)) == 7
