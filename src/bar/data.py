@@ -222,7 +222,7 @@ def load(name: str, size: int | None = None, root: str | Path | None = None, lim
     """
     if size is not None and size < 1:
         raise BarError(f"size is {size}, must be at least 1 pixel")
-    root = Path(root) if root else root_folder()
+    root = Path(root).expanduser() if root else root_folder()
     if name == "digits":
         data = _digits(16 if size is None else size)
     elif name in ("cifar10", "cifar100"):
