@@ -184,6 +184,7 @@ def run(
     the result is compared with. A run that is already recorded is not run again; one that was interrupted goes on.
     """
     config = runs.RunConfig(**options)
+    runs._device(device)  # or it is found missing when images have been decoded and a network built
     if processes > sweeps.most_jobs():
         check_shares(config.settings, processes)
         raise BarError(f"{processes} processes are too many for this machine, which has {os.cpu_count()} cores")
