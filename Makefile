@@ -54,4 +54,4 @@ lock: $(STAMP)  ## write the installed versions to requirements.lock
 	$(BIN)/python -m pip freeze --exclude-editable >> requirements.lock
 
 clean:  ## remove what `make book` and the tools wrote (not .venv)
-	rm -rf book/_executed book/_build book/_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf book/_executed book/_build book/_cache book/_unfinished .pytest_cache .ruff_cache .hypothesis

@@ -6,11 +6,15 @@ The book is built in a temporary folder, so that a reader's own is not replaced,
 
 import functools
 import http.server
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import nbformat
@@ -54,7 +58,7 @@ LOOK = r"""async () => {
 def html(tmp_path_factory, pytestconfig):
     """The folder of the built book."""
     copy = tmp_path_factory.mktemp("book") / "book"
-    shutil.copytree(ROOT / "book", copy, ignore=shutil.ignore_patterns("_build", "_executed", "_cache"))
+    shutil.copytree(ROOT / "book", copy, ignore=shutil.ignore_patterns("_build", "_executed", "_cache", "_unfinished"))
     if not pytestconfig.getoption("--all"):
         return book.build(notebooks=tiny.copies(copy.parent), book=copy).parent
     built = ROOT / "book" / "_build" / "html" / "index.html"
@@ -326,6 +330,16 @@ def test_parameters_that_cannot_be_read(text):
         book.parse_parameters([text])
 
 
+@pytest.mark.parametrize(
+    "text", ["nan", "1e400", "9" * 400, "9" * 5000, "0x" + "f" * 6000, "-" * 100_000 + "1", "{[]: 1}"]
+)
+def test_g1_a_parameter_that_is_no_number(tmp_path, text):
+    notebooks, pages = a_book(tmp_path, "print(1)")
+    with pytest.raises(BarError, match="a number is needed") as refused:
+        book.build(book.parse_parameters([f"PRUNING_FACTOR={text}"]), notebooks, pages)
+    assert len(str(refused.value)) < 400
+
+
 def test_stored_outputs_are_those_that_can_be_compared(tmp_path):
     notebooks, _ = a_book(tmp_path, "print(pruning_factor * 2)", "import time\nprint(time.time())")
     path = notebooks / "01_one.ipynb"
@@ -347,3 +361,145 @@ def test_outputs_that_cannot_be_compared_are_not_stored(tmp_path, source):
     notebooks, _ = a_book(tmp_path, source)
     with pytest.raises(BarError, match=r"01_one\.ipynb, cell 2"):
         book.store_outputs(notebooks)
+
+
+# --- whatever the environment, whoever else builds --------------------------------------------------------------------
+
+FIGURE = "import matplotlib.pyplot as plt\nplt.plot([1, 2]);"
+
+
+def with_figure(folder: Path, source: str, tags: tuple[str, ...] = ()) -> tuple[Path, Path]:
+    """A book of one notebook with one cell that has a figure's caption."""
+    notebooks, pages = a_book(folder, source)
+    path = notebooks / "01_one.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2].metadata["mystnb"] = {"figure": {"name": "fig-one", "caption": "One."}}
+    notebook.cells[2].metadata["tags"] = list(tags)
+    nbformat.write(notebook, path)
+    return notebooks, pages
+
+
+@pytest.fixture
+def no_pages(monkeypatch):
+    """Without Sphinx, which takes most of the time."""
+    monkeypatch.setattr(book.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, ""))
+
+
+def test_h1_figures_whatever_the_environment_says(tmp_path, monkeypatch, no_pages):
+    """Also with settings of the user's own that would need LaTeX."""
+    (tmp_path / "matplotlibrc").write_text("backend: Agg\ntext.usetex: True\n")
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setenv("MATPLOTLIBRC", str(tmp_path))
+    notebooks, pages = with_figure(tmp_path, FIGURE)
+    book.build({}, notebooks, pages)
+    cell = nbformat.read(pages / "_executed" / "01_one.ipynb", as_version=4).cells[-1]
+    assert any("image/png" in output.get("data", {}) for output in cell.outputs)
+    assert os.environ["MPLBACKEND"] == "Agg"
+
+
+def test_h1_a_figure_cell_without_an_image_fails_the_build(tmp_path, no_pages):
+    notebooks, pages = with_figure(tmp_path, "print('there is none')")
+    with pytest.raises(BarError, match=r"01_one\.ipynb, cell 2, has drawn no figure, but is to draw one \(fig-one\)"):
+        book.build({"pruning_factor": 8}, notebooks, pages)
+    assert not (pages / "_executed").exists()
+    assert not list((pages / "_cache").glob("*.ipynb"))
+
+
+def test_h1_a_cell_that_may_say_why_there_is_none(tmp_path, no_pages):
+    notebooks, pages = with_figure(tmp_path / "a", "print('there is none')", (book.NOTHING_TO_DRAW,))
+    book.build({}, notebooks, pages)
+    notebooks, pages = with_figure(tmp_path / "b", "figure = None", (book.NOTHING_TO_DRAW,))
+    with pytest.raises(BarError, match="has drawn no figure"):
+        book.build({}, notebooks, pages)
+
+
+@pytest.fixture
+def slow(monkeypatch, no_pages):
+    """Builds whose notebooks run for a while, without a kernel; yields what they were given, one after the other."""
+    seen = []
+
+    def execute(path, given):
+        time.sleep(0.2)
+        seen.append(given["pruning_factor"])
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"factor {given['pruning_factor']}")])
+
+    monkeypatch.setattr(book, "_execute", execute)
+    return seen
+
+
+def test_h2_a_second_build_waits(tmp_path, slow, capsys):
+    notebooks, pages = a_book(tmp_path)
+    for number in (2, 3):
+        shutil.copy(notebooks / "01_one.ipynb", notebooks / f"0{number}_more.ipynb")
+    with (pages / "_toc.yml").open("a") as toc:
+        toc.write("- file: _executed/02_more\n- file: _executed/03_more\n")
+    builds = [threading.Thread(target=book.build, args=({"pruning_factor": f}, notebooks, pages)) for f in (7, 8)]
+    for build in builds:
+        build.start()
+    for build in builds:
+        build.join()
+    assert slow in ([7] * 3 + [8] * 3, [8] * 3 + [7] * 3)
+    texts = {path.read_text().partition("factor ")[2][0] for path in (pages / "_executed").glob("*.ipynb")}
+    assert texts == {str(slow[-1])}
+    assert f"another build is at work in {pages}; waiting for it" in capsys.readouterr().out
+
+
+def test_h2_what_a_killed_build_left_is_cleared(tmp_path, slow):
+    notebooks, pages = a_book(tmp_path)
+    for left in ("_executed/01_one.ipynb", "_unfinished/_build/html/index.html", "_cache/01_one.ipynb.1.partial"):
+        (pages / left).parent.mkdir(parents=True, exist_ok=True)
+        (pages / left).write_text("{")
+    book.build({"pruning_factor": 7}, notebooks, pages)
+    assert sorted(path.name for path in (pages / "_cache").iterdir() if path.name != book.LOCK) == ["01_one.ipynb"]
+    assert not (pages / "_unfinished").exists()
+
+
+def test_h2_interrupted_pages_are_no_book(tmp_path, slow, monkeypatch):
+    def interrupted(command, **_):
+        html = Path(command[command.index("--path-output") + 1]) / "_build" / "html"
+        html.mkdir(parents=True)
+        (html / "index.html").write_text("half")
+        raise KeyboardInterrupt
+
+    notebooks, pages = a_book(tmp_path)
+    monkeypatch.setattr(book, "_about", lambda *_: "")
+    monkeypatch.setattr(book.subprocess, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        book.build({"pruning_factor": 7}, notebooks, pages)
+    assert not (pages / "_build").exists()
+    assert not (pages / "_unfinished").exists()
+
+
+def test_h2_a_killed_build_lets_the_next_one_begin(tmp_path, slow):
+    notebooks, pages = a_book(tmp_path)
+    (pages / "_cache").mkdir()
+    lock = str(pages / "_cache" / book.LOCK)
+    hold = f"import filelock, time; lock = filelock.FileLock({lock!r}); lock.acquire(); print(1, flush=True)"
+    with subprocess.Popen([sys.executable, "-c", hold + "; time.sleep(60)"], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        other.send_signal(signal.SIGKILL)
+    book.build({"pruning_factor": 7}, notebooks, pages)
+    assert slow == [7]
+
+
+def test_h3_a_page_shows_what_it_ran_with(small):
+    (_, pages), index = small
+    cells = nbformat.read(pages / "_executed" / "01_one.ipynb", as_version=4).cells
+    assert cells[2].metadata["tags"] == ["injected-parameters"]
+    assert cells[3].source == "This page ran with `` pruning_factor = 7 `` (given), `` dataset = 'digits' ``."
+    html = re.sub("<[^>]*>", "", (index.parent / "_executed" / "01_one.html").read_text("utf-8"))
+    assert re.search(
+        r"This page ran with pruning_factor = 7 \(given\), dataset = (')digits", html.replace("&#39;", "'")
+    )
+
+
+def test_h3_every_notebook_of_the_book_says_so(tmp_path, no_pages, monkeypatch):
+    """Those of the repository, without running them."""
+    monkeypatch.setattr(book, "_execute", lambda path, _: nbformat.read(path, as_version=4))
+    monkeypatch.setattr(book, "_check_figures", lambda *_, **__: None)
+    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_build", "_executed", "_cache"))
+    book.build({"seed": 5}, ROOT / "notebooks", tmp_path / "book")
+    for path in (tmp_path / "book" / "_executed").glob("*.ipynb"):
+        lines = [line for cell in json.loads(path.read_text())["cells"] for line in cell["source"]]
+        (line,) = (line for line in lines if line.startswith("This page ran with"))
+        assert ("seed = 5 `` (given)" in line) == any(line.startswith("seed =") for line in lines)

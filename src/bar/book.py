@@ -6,6 +6,7 @@ ends the build and leaves no notebook behind that a book could be made from.
 """
 
 import ast
+import contextlib
 import datetime
 import hashlib
 import json
@@ -16,14 +17,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import distributions, version
 from pathlib import Path
 
+import filelock
+import matplotlib
 import torch
 
 from . import data
-from .errors import BarError, nearest
+from .errors import BarError, is_plain, nearest
 from .runs import hardware
 
 try:
@@ -34,6 +37,8 @@ except ModuleNotFoundError as error:
 
 SHOWN_VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "papermill", "jupyter-book")
 KERNEL = "python3"
+LOCK = ".lock"
+NOTHING_TO_DRAW = "figure-if-recorded"  # tag of a cell that prints a line where no run is recorded that it could draw
 
 
 def parse_parameters(assignments: Iterable[str]) -> dict[str, object]:
@@ -63,12 +68,13 @@ def parse_parameters(assignments: Iterable[str]) -> dict[str, object]:
     parameters: dict[str, object] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
-        if not equals or not name.isidentifier() or not text:
-            raise BarError(f"cannot read the parameter {assignment!r}: write NAME=value, such as PRUNING_FACTOR=8")
+        if not equals or not name.isidentifier() or not text or not is_plain(text):
+            raise BarError(f"cannot read the parameter {assignment!r:.200}: write NAME=value, such as PRUNING_FACTOR=8")
         try:
             value = ast.literal_eval(text)
+            repr(value)  # of an int of thousands of digits there is none
             parameters[name.lower()] = list(value) if isinstance(value, tuple) else value  # papermill knows no tuples
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # as its documentation says
             parameters[name.lower()] = text
     return parameters
 
@@ -83,7 +89,9 @@ def build(
     """Run every notebook and build the book.
 
     What a notebook gave is kept in ``_cache`` in the folder of the book, and taken from there while nothing has changed
-    that it was made from.
+    that it was made from. Another build in the same folder waits until this one is done.
+
+    Each page says below its cell of parameters what it ran with.
 
     Parameters
     ----------
@@ -105,7 +113,8 @@ def build(
     BarError
         Before anything runs, if a folder is missing, if the table of contents and the notebooks do not fit, if no
         notebook has a parameter of that name, or if a number is asked for and text is given. Later, if a cell fails
-        (the cell and the traceback are shown on the error stream) or if the book cannot be built without a warning.
+        (the cell and the traceback are shown on the error stream), if a cell with a figure's caption has drawn none, or
+        if the book cannot be built without a warning.
     """
     notebooks, book = Path(notebooks), Path(book)
     paths = sorted(notebooks.glob("*.ipynb"))
@@ -119,19 +128,27 @@ def build(
     parameters = dict(parameters or {})
     _check_parameters(parameters, declared)
 
-    executed, built, kept = book / "_executed", book / "_build", book / "_cache"
-    for folder in (executed, built):
+    with _alone(book):
+        return _build(parameters, declared, book, fresh)
+
+
+def _build(
+    parameters: Mapping[str, object], declared: Mapping[Path, Mapping[str, str]], book: Path, fresh: bool
+) -> Path:
+    """`build`, after its checks and while no other build is at work in the folder."""
+    executed, built, kept, unfinished = (book / name for name in ("_executed", "_build", "_cache", "_unfinished"))
+    for folder in (executed, built, unfinished):
         shutil.rmtree(folder, ignore_errors=True)
     executed.mkdir()
-    if fresh:
-        shutil.rmtree(kept, ignore_errors=True)
-    kept.mkdir(exist_ok=True)
+    for path in kept.glob("*" if fresh else "*.partial"):  # the latter if a build was killed
+        if path.name != LOCK:
+            path.unlink()
     runs: dict[str, dict] = {}
     try:
-        for number, path in enumerate(paths, start=1):
-            given = {name: value for name, value in parameters.items() if name in declared[path]}
-            place = f"[{number}/{len(paths)}] {path.name}"
-            fingerprint = _fingerprint(path, given, declared[path])
+        for number, (path, defaults) in enumerate(declared.items(), start=1):
+            given = {name: value for name, value in parameters.items() if name in defaults}
+            place = f"[{number}/{len(declared)}] {path.name}"
+            fingerprint = _fingerprint(path, given, defaults)
             run = _run_of(kept / path.name)
             if run.get("fingerprint") == fingerprint:
                 print(f"{place} is unchanged since {run['ended']}", flush=True)
@@ -139,6 +156,8 @@ def build(
                 print(place, *(f"{k}={v}" for k, v in given.items()), "...", flush=True)
                 start = time.perf_counter()
                 notebook = _execute(path, given)
+                _check_figures(path, notebook, injected=bool(given))
+                _show_parameters(notebook, given, defaults)
                 run = {"fingerprint": fingerprint, "ended": _now(), "seconds": time.perf_counter() - start}
                 notebook.metadata["bar"] = run
                 partial = kept / f"{path.name}.{os.getpid()}.partial"
@@ -153,11 +172,16 @@ def build(
         raise
 
     print("building the pages ...", flush=True)
-    jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-    result = subprocess.run([*jupyter_book, "build", "-q", "-W", "-n", "--keep-going", str(book)], check=False)
-    if result.returncode:
-        shutil.rmtree(built, ignore_errors=True)
-        raise BarError(f"the notebooks ran, but building {str(book)!r} from them gave the warnings or errors above")
+    jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
+    options = ["-q", "-W", "-n", "--keep-going", "--path-output", str(unfinished)]  # half of a book is none
+    try:
+        result = subprocess.run([*jupyter_book, *options, str(book)], check=False)
+        if result.returncode:
+            raise BarError(f"the notebooks ran, but building {str(book)!r} from them gave the warnings or errors above")
+        if (unfinished / "_build").is_dir():
+            os.replace(unfinished / "_build", built)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return built / "html" / "index.html"
 
 
@@ -207,6 +231,69 @@ def store_outputs(notebooks: str | Path = "notebooks") -> None:
         nbformat.write(notebook, path)
 
 
+@contextlib.contextmanager
+def _alone(book: Path) -> Iterator[None]:
+    """Keep two builds from mixing their pages in one folder: the second one waits."""
+    (book / "_cache").mkdir(exist_ok=True)
+    lock = filelock.FileLock(book / "_cache" / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"another build is at work in {book}; waiting for it ...", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _environment_of_kernels() -> Iterator[None]:
+    """Figures are drawn into the notebook, in the style of the book, whatever the user's environment says."""
+    wanted = {
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "MATPLOTLIBRC": str(Path(matplotlib.get_data_path()) / "matplotlibrc"),
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _check_figures(path: Path, notebook: nbformat.NotebookNode, injected: bool) -> None:
+    """Refuse a notebook with a figure's caption and no figure: the page would show the caption alone, or nothing."""
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code" or "figure" not in cell.metadata.get("mystnb", {}):
+            continue
+        drawn = any(kind.startswith("image/") for output in cell.outputs for kind in output.get("data", {}))
+        printed = any(output.output_type == "stream" and output.text.strip() for output in cell.outputs)
+        if not drawn and not (printed and NOTHING_TO_DRAW in cell.metadata.get("tags", [])):
+            name = cell.metadata["mystnb"]["figure"].get("name", "without a name")
+            raise BarError(f"{path.name}, cell {number - injected}, has drawn no figure, but is to draw one ({name})")
+
+
+def _show_parameters(notebook: nbformat.NotebookNode, given: Mapping[str, object], defaults: Mapping[str, str]) -> None:
+    """Say on the page what it ran with, below the cell of parameters (and the one that papermill adds)."""
+    where = [
+        number
+        for number, cell in enumerate(notebook.cells)
+        if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))
+    ]
+    if where and defaults:
+        values = [
+            f"`` {name} = {given[name]!r} `` (given)" if name in given else f"`` {name} = {default} ``"
+            for name, default in defaults.items()
+        ]
+        cell = nbformat.v4.new_markdown_cell(f"This page ran with {', '.join(values)}.", id="ran-with")
+        notebook.cells.insert(where[-1] + 1, cell)
+
+
 def _fingerprint(path: Path, given: Mapping[str, object], declared: Mapping[str, str]) -> str:
     """A hash of all that decides what a notebook shows."""
     known = hashlib.sha256(path.read_bytes())
@@ -236,15 +323,16 @@ def _run_of(path: Path) -> dict:
 def _execute(path: Path, parameters: Mapping[str, object]) -> nbformat.NotebookNode:
     """The notebook, run from the first to the last cell."""
     try:
-        notebook = papermill.execute_notebook(
-            path,
-            None,
-            parameters=dict(parameters),
-            kernel_name=KERNEL,
-            cwd=path.parent,
-            progress_bar=sys.stderr.isatty(),
-            extra_arguments=["--log-level=CRITICAL"],  # or each kernel warns that it talks over a local socket
-        )
+        with _environment_of_kernels():
+            notebook = papermill.execute_notebook(
+                path,
+                None,
+                parameters=dict(parameters),
+                kernel_name=KERNEL,
+                cwd=path.parent,
+                progress_bar=sys.stderr.isatty(),
+                extra_arguments=["--log-level=CRITICAL"],  # or each kernel warns that it talks over a local socket
+            )
     except papermill.PapermillExecutionError as error:
         injected = bool(parameters)  # as a cell of its own, which the notebook on disk does not have
         where = f"{path.name}, cell {error.cell_index - injected}"
@@ -281,8 +369,10 @@ def _check_parameters(parameters: Mapping[str, object], declared: Mapping[Path, 
             default = ast.literal_eval(known[name])
         except (SyntaxError, ValueError):
             continue
-        if type(default) in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise BarError(f"{name}={value}: a number is needed, such as the default {default}")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = number and abs(value) <= sys.float_info.max  # not NaN, nor beyond all floats
+        if type(default) in (int, float) and not number:
+            raise BarError(f"{name}={value!s:.200}: a number is needed, such as the default {default}")
 
 
 def _now() -> str:

@@ -1,15 +1,20 @@
 """The command line: ``bar run``, ``bar sweep``, ``bar count``, ``bar export``, ``bar book``."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
+import torch
 from lightning_fabric.utilities import rank_zero_only
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import nn
@@ -17,9 +22,9 @@ from torch import nn
 import bar
 from bar import methods, models, runs, storage, sweeps
 from bar.cost import METRICS
-from bar.errors import BarError
+from bar.errors import BarError, is_plain
 from bar.schedule import SCHEDULES
-from bar.training import PRESETS
+from bar.training import PRESETS, check_shares
 
 DEFAULT = runs.RunConfig()
 
@@ -31,6 +36,42 @@ DEFAULT = runs.RunConfig()
 @click.version_option(package_name="bar-pruning", prog_name="bar")
 def app() -> None:
     """Train a CNN and prune it to a budget at the same time (BAR, CVPR 2019)."""
+
+
+class Folder(click.Path):
+    """A path that can be there: not empty, writable as text, no longer than the system allows.
+
+    With ``new=True``, a folder, or one that can be made where it is to be. Symbolic links are followed.
+    """
+
+    def __init__(self, new: bool = False) -> None:
+        super().__init__(path_type=Path)
+        self.new = new
+
+    def convert(self, value, param, ctx) -> Path:
+        """As click asks for it."""
+        text = os.fspath(value)
+        if not text or not is_plain(text):
+            self.fail(f"{text!r:.60} is no path", param, ctx)
+        path = Path(text)
+        try:
+            here = next(place for place in (path, *path.absolute().parents) if _exists(place))
+            if self.new and not here.is_dir():
+                self.fail(f"{text!r} cannot be made, because {str(here)!r} is no folder", param, ctx)
+            if self.new and here != path:
+                tempfile.TemporaryFile(dir=here).close()
+        except OSError as error:
+            self.fail(f"{text!r:.60} cannot be used: {error.strerror}", param, ctx)
+        return path
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is something; unlike `Path.exists`, with an error for what cannot even be asked for."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _examples(*lines: str) -> str:
@@ -79,7 +120,7 @@ _COMMON = (
     click.option(
         "--data",
         "root",
-        type=click.Path(path_type=Path),
+        type=Folder(),
         help="Where data sets live. [default: $BAR_DATA or ~/.cache/bar]",
     ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …"),
@@ -115,7 +156,7 @@ def _common(command: Callable) -> Callable:
 )
 @click.option("--seed", type=int, default=DEFAULT.seed, show_default=True)
 @_common
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the records. [default: runs/NAME]")
+@click.option("--out", type=Folder(new=True), help="Folder of the records. [default: runs/NAME]")
 @click.option(
     "--processes", type=int, default=1, show_default=True, help="Share each batch among so many GPUs, or CPU processes."
 )
@@ -143,6 +184,10 @@ def run(
     the result is compared with. A run that is already recorded is not run again; one that was interrupted goes on.
     """
     config = runs.RunConfig(**options)
+    runs._device(device)  # or it is found missing when images have been decoded and a network built
+    if processes > sweeps.most_jobs():
+        check_shares(config.settings, processes)
+        raise BarError(f"{processes} processes are too many for this machine, which has {os.cpu_count()} cores")
     folder = out or Path("runs") / config.name
     watch = _tensorboard(folder) if tensorboard else lambda config, record: None
     try:
@@ -156,7 +201,7 @@ def run(
     if as_json:
         click.echo(json.dumps(record, indent=1))
         return
-    table = Table(title=f"{config.model} on {record['dataset_label']}", show_header=True, title_justify="left")
+    table = Table(title=escape(f"{config.model} on {record['dataset_label']}"), show_header=True, title_justify="left")
     for column in ("", "unpruned", "pruned", "factor"):
         table.add_column(column, justify="left" if not column else "right")
     table.add_row("test accuracy", f"{record['accuracy_unpruned']:.2%}", f"{record['accuracy']:.2%}", "")
@@ -169,7 +214,7 @@ def run(
         used = record[config.metric] / record["budget"]
         console.print(f"budget: {config.metric} of at most {record['budget']:,.0f}, of which {used:.1%} is used")
     folder = runs.place(folder, config, record["fingerprint"])
-    console.print(f"records and network: {folder}", soft_wrap=True, highlight=False)
+    console.print(f"records and network: {folder}", soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command(
@@ -196,9 +241,7 @@ def run(
 )
 @click.option("--jobs", type=int, default=1, show_default=True, help="So many runs at a time, on a part of the cores.")
 @_common
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Runs go to OUT/NAME."
-)
+@click.option("--out", type=Folder(new=True), default=Path("runs"), show_default=True, help="Runs go to OUT/NAME.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
 def sweep(
     names, factors, seeds, jobs: int, root: Path | None, device: str, out: Path, as_json: bool, **options
@@ -214,31 +257,44 @@ def sweep(
         for factor in factors
         for name in names or methods.STRUCTURED
     ]
-    console, records, failed = Console(stderr=True), [], []
+    runs._device(device)  # what would fail in each of them fails before the first
+    console, records, failed = Console(stderr=True), [], {}
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(), console=console, disable=not console.is_terminal,
     )  # fmt: skip
+    said = set()
+
+    def say_failed() -> None:
+        for name in [name for name in failed if name not in said]:
+            said.add(name)
+            console.print(f"{name}: {failed[name]}", style="red", highlight=False, markup=False, soft_wrap=True)
+
     with progress:
         task = progress.add_task("runs", total=len(configs))
         for config, record in sweeps.sweep(configs, out, root=root, device=device, jobs=jobs):
             progress.advance(task)
             if isinstance(record, BarError):
-                failed.append(config.name)
-                console.print(f"{config.name}: {record}", style="red", highlight=False, soft_wrap=True)
+                failed[config.name] = str(record)
+                if records or len(set(failed.values())) > 1:
+                    say_failed()
                 continue
+            say_failed()
             records.append(record)
             used = record[config.metric] / record["budget"]
             console.print(
                 f"{config.name}: {record['accuracy']:.2%} (unpruned {record['accuracy_unpruned']:.2%}), "
                 f"{used:.1%} of the budget, {record['seconds']:.0f} s",
                 highlight=False,
+                markup=False,
                 soft_wrap=True,
             )
+    if failed and not said:  # the same everywhere, and nothing else: what was typed is wrong, so it is said once
+        raise BarError(next(iter(failed.values())))
     if as_json:
         click.echo(json.dumps(records, indent=1))
     else:
-        console.print(f"{len(records)} runs are recorded in {out}", highlight=False)
+        console.print(f"{len(records)} runs are recorded in {out}", highlight=False, markup=False)
     if failed:
         raise BarError(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}")
 
@@ -336,25 +392,31 @@ def count(
 
     Volume: the outputs of all convolutions. FLOPs: two per multiply-accumulate, of convolutions only.
     """
-    if (Path(model) / storage.ARCHITECTURE).exists():
+    if _is_stored(model):
         network, input_size = _stored(model, input_size)
     else:
         input_size = input_size or (3, 32, 32)
-        network = models.build(model, classes, input_size)
+        network = models.outline(model, classes, input_size)
     cost = bar.count(network, input_size, linear=linear)
     if as_json:
         shown = dataclasses.asdict(cost) | {"model": model, "input_size": list(input_size)}
         click.echo(json.dumps(shown if layers else {k: v for k, v in shown.items() if k != "layers"}, indent=1))
         return
-    table = Table(title=f"{model} at {'x'.join(map(str, input_size))}", title_justify="left")
+    table = Table(title=escape(f"{model} at {'x'.join(map(str, input_size))}"), title_justify="left")
     columns = ("features", "area", "volume", "flops", "parameters")
     table.add_column("layer")
     for column in columns:
         table.add_column(column, justify="right")
     for name, layer in cost.layers.items() if layers else ():
-        table.add_row(name, *(f"{layer[c]:,}" for c in columns))
+        table.add_row(escape(name), *(f"{layer[c]:,}" for c in columns))
     table.add_row("total", "", "", f"{cost.volume:,}", f"{cost.flops:,}", f"{cost.parameters:,}", style="bold")
     Console().print(table)
+
+
+def _is_stored(folder: str) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # too long a name, or one that is none
+        return (Path(folder) / storage.ARCHITECTURE).exists()
+    return False
 
 
 def _stored(folder: Path | str, input_size: tuple[int, int, int] | None) -> tuple[nn.Module, Sequence[int]]:
@@ -373,9 +435,9 @@ def _stored(folder: Path | str, input_size: tuple[int, int, int] | None) -> tupl
         "bar export runs/NAME --out model.onnx --json | jq .difference",
     )
 )
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN", type=Folder())
 @click.option("--format", help="onnx or pt2 (torch.export). [default: by the suffix of --out, or onnx]")
-@click.option("--out", type=click.Path(path_type=Path), help="The file. [default: network.FORMAT in the run's folder]")
+@click.option("--out", type=Folder(), help="The file. [default: network.FORMAT in the run's folder]")
 @click.option(
     "--input-size",
     type=int,
@@ -428,18 +490,43 @@ def book(parameters: tuple[str, ...], fresh: bool) -> None:
 
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")  # whatever the terminal can show
     try:
         code = app.main(prog_name="bar", standalone_mode=False)
+        with contextlib.suppress(AttributeError):
+            sys.stdout.flush()
     except click.ClickException as error:
         _fail(error.format_message())
     except BarError as error:
         _fail(str(error))
+    except OSError as error:  # the disk is full, say, or what standard output goes to
+        _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+    except SystemExit:  # of click and of rich, when nobody reads what they write
+        _fail("nobody reads the output: the pipe is closed")
+    except (MemoryError, RuntimeError) as error:
+        if not _is_about_memory(error):
+            raise
+        _fail(f"not enough memory: {error}")
     except (KeyboardInterrupt, click.Abort, Interrupted) as error:
         print("bar:", str(error) or "interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _is_about_memory(error: Exception) -> bool:
+    """Torch has a class of its own for a GPU only."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 def _fail(message: str) -> None:
-    print("bar: " + " ".join(message.split()), file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):  # what is left goes nowhere, or Python complains of it at its end
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print("bar: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -168,8 +169,17 @@ def available() -> dict[str, str]:
 
 
 def root_folder() -> Path:
-    """Where data sets live unless told otherwise: the environment variable ``BAR_DATA``, else ``~/.cache/bar``."""
-    return Path(os.environ.get("BAR_DATA") or "~/.cache/bar").expanduser()
+    """Where data sets live unless told otherwise: the environment variable ``BAR_DATA``, else ``~/.cache/bar``.
+
+    For a user who has no home, as in some containers, ``bar-data`` in the folder of temporary files.
+    """
+    told = os.environ.get("BAR_DATA")
+    try:
+        return Path(told or "~/.cache/bar").expanduser()
+    except RuntimeError as error:
+        if told:
+            raise BarError(f"BAR_DATA is {told!r}, whose home folder cannot be found") from error
+        return Path(tempfile.gettempdir()) / "bar-data"
 
 
 def load(name: str, size: int | None = None, root: str | Path | None = None, limit: int | None = None) -> Dataset:

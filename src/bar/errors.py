@@ -34,3 +34,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return (f"did you mean {close[0]!r}? " if close else "") + "Known: " + ", ".join(known)
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text can be written as UTF-8 and as a path: no NUL, nothing that the command line could not decode.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> is_plain("größe"), is_plain("a\\0b"), is_plain("\\udcff")
+    (True, False, False)
+    """
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import io
+import math
 import operator
 import os
 import textwrap
@@ -21,6 +22,7 @@ from bar.network import is_pointwise
 from bar.surgery import GatedNetwork
 
 FORMATS = ("onnx", "pt2")
+MOST_NUMBERS = 2**24  # of an image: 3 channels of 2,364 x 2,364 pixels
 TOLERANCE = 1e-4  # largest relative difference from the network that a file may have
 _OPSET = 18  # of 2022, so that most runtimes read it, whatever the default of the installed torch is
 
@@ -71,6 +73,10 @@ def export(network: nn.Module, input_size: Iterable[int], path: Path | str, form
     format = _check_format(path, format)
     if len(size) != 3 or min(size) < 1:
         raise BarError(f"input size must be three positive numbers (channels, height, width), not {size}")
+    if math.prod(size) > MOST_NUMBERS:
+        raise BarError(
+            f"images of {'x'.join(map(str, size))} are too large to export for: at most {MOST_NUMBERS:,} numbers"
+        )
     if isinstance(network, GatedNetwork):
         raise BarError("a gated network is not exported as it is: take the dead features out first, with bar.prune")
     for name, tensor in network.state_dict().items():

@@ -5,6 +5,7 @@ import re
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .errors import BarError, nearest
 
@@ -12,6 +13,12 @@ from .errors import BarError, nearest
 _NOT_CNN = ("vit_", "swin_", "maxvit")
 # these two return a second, training-only output unless told not to, and warn unless told how to initialise
 _INCEPTION = {"aux_logits": False, "init_weights": True}
+# The largest networks that are built: beyond, it is a slip of the hand, which must not fill the memory, nor take
+# minutes before anything is seen. The largest CNN of torchvision has 0.6e9 parameters.
+MOST_PARAMETERS = 10**9
+MOST_LAYERS = 130  # of a WideResNet, whose authors' deepest has 40
+MOST_WIDTH = 1000  # of a WideResNet, whose authors' widest has 12
+MOST_PIXELS = 2**20  # along one side, and channels
 
 
 class PreActivationBlock(nn.Module):
@@ -60,9 +67,9 @@ class WideResNet(nn.Module):
     Parameters
     ----------
     depth : int
-        ``6 n + 4`` with n >= 1.
+        ``6 n + 4`` with n >= 1, at most 130.
     width : int
-        The factor k >= 1 on the widths 16, 32, 64.
+        The factor k >= 1 on the widths 16, 32, 64, at most 1000.
     num_classes : int
         Outputs.
     in_channels : int
@@ -81,11 +88,14 @@ class WideResNet(nn.Module):
     """
 
     def __init__(self, depth: int, width: int, num_classes: int = 10, in_channels: int = 3):
-        if depth < 10 or (depth - 4) % 6:
-            below = max(10, depth - (depth - 4) % 6)
-            raise BarError(f"WideResNet depth is {depth}, must be 6n + 4: 10, 16, 22, 28, …; the nearest is {below}")
-        if width < 1:
-            raise BarError(f"WideResNet width is {width}, must be at least 1")
+        if not 10 <= depth <= MOST_LAYERS or (depth - 4) % 6:
+            below = min(max(10, depth - (depth - 4) % 6), MOST_LAYERS)
+            raise BarError(
+                f"WideResNet depth is {depth}, must be 6n + 4, at most {MOST_LAYERS}: 10, 16, 22, 28, …; "
+                f"the nearest is {below}"
+            )
+        if not 1 <= width <= MOST_WIDTH:
+            raise BarError(f"WideResNet width is {width}, must be at least 1 and at most {MOST_WIDTH}")
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         channels = [16, 16 * width, 32 * width, 64 * width]
@@ -204,23 +214,60 @@ def build(name: str, num_classes: int = 10, input_size: tuple[int, int, int] = (
     Raises
     ------
     BarError
-        If there is no such network, or it cannot take such images (it shrinks them to nothing, say).
+        If there is no such network, or it cannot take such images (it shrinks them to nothing, say), or it would have
+        more than a billion parameters: before memory is taken for it.
 
     Examples
     --------
     >>> build("wrn-10-1", num_classes=5)(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 5])
     """
-    if num_classes < 1:
-        raise BarError(f"num_classes is {num_classes}, must be at least 1")
-    if len(input_size) != 3 or min(input_size) < 1:
-        raise BarError(f"input_size is {tuple(input_size)}, must be channels, height, width, each at least 1")
-    network = _construct(name.lower(), num_classes, input_size).eval()
+    outline(name, num_classes, input_size)  # or what cannot be is found when memory has been filled
+    return _construct(name.lower(), num_classes, input_size).train()
+
+
+def outline(name: str, num_classes: int = 10, input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
+    """The same network as that of `build`, but without weights, so that it needs no memory: to count it, say.
+
+    Parameters
+    ----------
+    name, num_classes, input_size
+        As for `build`.
+
+    Returns
+    -------
+    nn.Module
+        On the meta device, in training mode. Nothing is drawn from a generator.
+
+    Raises
+    ------
+    BarError
+        As `build` does; also if the network would have more than a billion parameters.
+
+    Examples
+    --------
+    >>> sum(p.numel() for p in outline("wrn-28-12").parameters())
+    52517850
+    """
+    if not 1 <= num_classes <= MOST_PARAMETERS:
+        raise BarError(f"num_classes is {num_classes}, must be at least 1 and at most {MOST_PARAMETERS:,}")
+    if len(input_size) != 3 or min(input_size) < 1 or max(input_size) > MOST_PIXELS:
+        raise BarError(
+            f"input_size is {tuple(input_size)}, must be channels, height, width, each at least 1 and at most "
+            f"{MOST_PIXELS:,}"
+        )
     # On the meta device nothing is computed: only the shapes are followed, to fail here and not in mid-training.
-    shapes = {key: value.to("meta") for key, value in network.state_dict().items()}
     try:
-        torch.func.functional_call(network, shapes, torch.empty(1, *input_size, device="meta"))
-    except RuntimeError as error:
+        with _Weightless():
+            network = _construct(name.lower(), num_classes, input_size).eval().to("meta")
+        parameters = sum(p.numel() for p in network.parameters())
+        if parameters > MOST_PARAMETERS:
+            raise BarError(
+                f"{name} for {num_classes:,} classes would have {parameters:,} parameters, more than the "
+                f"{MOST_PARAMETERS:,} that are allowed"
+            )
+        network(torch.empty(1, *input_size, device="meta"))
+    except (RuntimeError, OverflowError) as error:
         size = " x ".join(map(str, input_size))
         raise BarError(
             f"{name} cannot take images of {size} (channels x height x width): {str(error).splitlines()[0]} "
@@ -229,9 +276,18 @@ def build(name: str, num_classes: int = 10, input_size: tuple[int, int, int] = (
     return network.train()
 
 
+class _Weightless(TorchFunctionMode):
+    """Parameters of layers that are made meanwhile are on the meta device. (`torch.device("meta")` would take what some
+    networks compute their widths with there, too.)"""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        on_meta = {"device": "meta"} if function is torch.empty else {}
+        return function(*args, **((kwargs or {}) | on_meta))
+
+
 def _construct(name: str, num_classes: int, input_size: tuple[int, int, int]) -> nn.Module:
     channels, height, width = input_size
-    if match := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
+    if match := re.fullmatch(r"wrn-([0-9]{1,9})-([0-9]{1,9})", name):
         return WideResNet(int(match[1]), int(match[2]), num_classes, channels)
     if name == "conv4":
         if height != width:
@@ -245,9 +301,9 @@ def _construct(name: str, num_classes: int, input_size: tuple[int, int, int]) ->
     options = _INCEPTION if name in ("googlenet", "inception_v3") else {}
     if not divisor:
         return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
-    if not divisor.isdecimal() or int(divisor) < 1:
+    if not re.fullmatch("[0-9]{1,9}", divisor) or int(divisor) < 1:
         raise BarError(f"{name}-by-{divisor}: widths are divided by a whole number >= 1, such as {name}-by-8")
-    with torch.device("meta"):  # where a wide network costs nothing
+    with _Weightless():  # a wide network costs nothing
         wide = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
     return narrow(wide, int(divisor))
 

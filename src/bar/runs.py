@@ -7,11 +7,11 @@ import functools
 import hashlib
 import json
 import logging
-import math
 import os
 import platform
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from torch import nn
 
 from bar import data, methods, models, storage
 from bar.cost import METRICS, Cost, count
-from bar.errors import BarError, nearest
+from bar.errors import BarError, is_plain, nearest
 from bar.inference import fold
 from bar.methods.search import chosen, next_weight
 from bar.methods.weight_magnitude import weights_of
@@ -36,6 +36,15 @@ from bar.training import PRESETS, Pruner, Settings, Training, accuracy, check_sh
 
 CONFIG, METRICS_FILE, RESULT, LOCK = "config.json", "metrics.jsonl", "result.json", ".lock"
 TRIAL = "trial.json"  # what one weight of sparsity leads to
+
+# Beyond these bounds a number is a slip of the hand, which must not fill the memory or the disk.
+MOST_EPOCHS = 10_000
+MOST_SIZE_OF_DIGITS = 96
+_WHOLE = {"seed": (0, 2**64 - 1), "size": (4, 4096), "limit": (2, 2**31 - 1)}  # torch takes no larger seed
+_TEXTS = {  # field -> most characters
+    "dataset": 4096, "model": 100, "method": 100, "metric": 100, "preset": 100, "schedule": 100, "start": 100,
+    "gates": 100,
+}  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +110,23 @@ class RunConfig:
     gates: str = "uniform"
 
     def __post_init__(self) -> None:
+        for field, longest in _TEXTS.items():
+            value = getattr(self, field)
+            if not (isinstance(value, str) or (value is None and field == "metric")):
+                raise BarError(f"{field} must be text, not {_shown(value)}")
+            if value == "" or not is_plain(value or "x") or len(value or "x") > longest:
+                raise BarError(
+                    f"{field} must be text of 1 to {longest:,} characters, without those that cannot be written, "
+                    f"not {len(value):,} characters: {value!r:.60}"
+                )
+        try:
+            folder = Path(self.dataset).expanduser()
+        except RuntimeError as error:
+            raise BarError(f"dataset is {self.dataset!r}, but there is no such user's home here") from error
+        if folder.is_absolute() and folder == folder.parent:
+            raise BarError(f"dataset is {self.dataset!r}: that is all there is on this machine, not a folder of images")
+        if not (self.distill is None or isinstance(self.distill, bool)):
+            raise BarError(f"distill must be True, False or None, not {_shown(self.distill)}")
         if self.method not in methods.NAMES:
             raise BarError(f"unknown method {self.method!r}: {nearest(str(self.method), methods.NAMES)}")
         if self.method == "unpruned":  # what concerns pruning does not matter; equal runs have equal configs
@@ -128,19 +154,30 @@ class RunConfig:
             raise BarError(f"{self.method} has no schedule: that is of bar alone")
         if self.gates != "uniform" and self.method != "l0":
             raise BarError(f"another start of the gates is for l0 alone, not for {self.method}")
-        if not (isinstance(self.pruning_factor, int | float) and math.isfinite(self.pruning_factor)):
-            raise BarError(f"the pruning factor must be a number above 1, not {self.pruning_factor!r}")
+        factor = self.pruning_factor
+        # compared as it is: an int too large for a float is no error then
+        if isinstance(factor, bool) or not (isinstance(factor, int | float) and abs(factor) <= sys.float_info.max):
+            raise BarError(f"the pruning factor must be a number above 1, not {_shown(factor)}")
         if self.method != "unpruned" and self.pruning_factor <= 1:
             raise BarError(f"the pruning factor must be above 1, not {self.pruning_factor:g}: 4 leaves a quarter")
         if self.epochs is not None:
             epochs = tuple(self.epochs) if isinstance(self.epochs, list | tuple) else (self.epochs,)
-            if len(epochs) != 3 or any(not isinstance(e, int) or e < 0 for e in epochs) or epochs[0] < 1:
-                raise BarError(f"epochs must be three whole numbers (pruning >= 1, tuning, cool-down), not {epochs}")
+            if len(epochs) != 3 or not all(_whole(e, 0, MOST_EPOCHS) for e in epochs) or epochs[0] < 1:
+                raise BarError(
+                    "epochs must be three whole numbers (pruning >= 1, tuning, cool-down), each at most "
+                    f"{MOST_EPOCHS:,}, not ({', '.join(map(_shown, epochs[:4]))}{', …' * (len(epochs) > 4)})"
+                )
             object.__setattr__(self, "epochs", epochs)
-        for field, least in (("seed", 0), ("size", 4), ("limit", 2)):
+        for field, (least, most) in _WHOLE.items():
             value = getattr(self, field)
-            if value is not None and (not isinstance(value, int) or value < least):
-                raise BarError(f"{field} must be a whole number >= {least}, not {value!r}")
+            optional = field != "seed"
+            if not (_whole(value, least, most) or (optional and value is None)):
+                bound = f"<= {most}" if isinstance(value, int) and value > most else f">= {least}"
+                raise BarError(f"{field} must be a whole number {bound}, not {_shown(value)}")
+        if self.dataset == "digits" and self.size is not None and self.size > MOST_SIZE_OF_DIGITS:
+            raise BarError(
+                f"size of the digits, which are scans of 8x8, is at most {MOST_SIZE_OF_DIGITS}, not {self.size}"
+            )
 
     @property
     def settings(self) -> Settings:
@@ -606,9 +643,22 @@ def commit() -> str | None:
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch("cpu(:0)?|(cuda|mps)(:[0-9]{1,4})?", name):  # torch knows more, on which nothing can be trained
+        raise BarError(f"no device {name!r:.60}: it must be auto, cpu, cuda, cuda:1, …, or mps")
     try:
-        device = torch.device(name)
+        device = torch.device(name.removesuffix(":0") if name.startswith("cpu") else name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise BarError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
     return device
+
+
+def _whole(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _shown(value: object) -> str:
+    """A value in a message; a very long one shortened (of an int of thousands of digits there is not even a text)."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return f"a number of {value.bit_length()} bits"
+    return f"{value!r:.60}"

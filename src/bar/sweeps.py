@@ -34,7 +34,7 @@ def sweep(
     root, device
         As in `bar.run`.
     jobs : int
-        So many runs at a time, each in a process of its own with its share of the cores.
+        So many runs at a time, each in a process of its own with its share of the cores; no more than there are.
 
     Yields
     ------
@@ -46,7 +46,7 @@ def sweep(
     Raises
     ------
     BarError
-        If jobs is below 1.
+        If jobs is below 1 or above `most_jobs`.
 
     Examples
     --------
@@ -58,8 +58,8 @@ def sweep(
     >>> [record["volume"] <= record["budget"] for record in records]
     [True, True]
     """
-    if jobs < 1:
-        raise BarError(f"jobs must be at least 1, not {jobs}")
+    if not 1 <= jobs <= most_jobs():
+        raise BarError(f"jobs must be at least 1 and at most {most_jobs()}, the cores of this machine, not {jobs}")
     out = Path(out)
     shared = list(dict.fromkeys(config.unpruned for config in configs))
     options = {"root": root, "device": device}
@@ -80,6 +80,11 @@ def sweep(
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+def most_jobs() -> int:
+    """How many processes at a time this machine may be asked for: one a core, but two in any case."""
+    return max(2, os.cpu_count() or 1)
 
 
 def _start(threads: int) -> None:
