@@ -560,11 +560,14 @@ def records(*roots: Path | str) -> pd.DataFrame:
     A record that cannot be read is left out, with a warning that names it.
     """
     found = []
-    for path in (path for root in roots for path in sorted(Path(root).rglob(RESULT))):
-        try:
-            found.append({**read(path.parent), "folder": str(path.parent)})
-        except BarError as error:
-            log.warning("left out: %s", error)
+    for root in roots:
+        for path in sorted(Path(root).rglob("*.json")):  # by its whole name, a link to nothing would not be found
+            if path.name != RESULT:
+                continue
+            try:
+                found.append({**read(path.parent), "folder": str(path.parent)})
+            except BarError as error:
+                log.warning("left out: %s", error)
     return pd.DataFrame(found)
 
 
