@@ -259,7 +259,7 @@ def test_f3_a_bad_trial_is_named(content, tmp_path):
     trial = tmp_path / config.trials / "0.1" / runs.TRIAL
     trial.parent.mkdir(parents=True)
     trial.write_text(content)
-    with pytest.raises(bar.BarError, match=r"trials/0\.1: trial\.json"):
+    with pytest.raises(bar.BarError, match=r"-trials-.*/0\.1: trial\.json"):
         bar.run(config, tmp_path / "run", device="cpu")
 
 

@@ -269,29 +269,33 @@ def load(folder: Path | str) -> fx.GraphModule:
         for file in (ARCHITECTURE, WEIGHTS):
             if not (folder / file).is_file():
                 raise BarError(f"{folder} holds no pruned network: {file} is missing")
-        if (folder / schema.RESULT).exists():
-            verify(folder, schema.read(folder / schema.RESULT, schema.RESULT_FIELDS))
         with (folder / WEIGHTS).open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
     except OSError as error:
         raise BarError(f"cannot read the pruned network in {folder}: {error.strerror or error}") from error
     if header_bytes > _MOST_BYTES:
-        raise BarError(f"cannot read the pruned network in {folder}: {WEIGHTS} is damaged")
+        raise BarError(f"cannot read the pruned network in {folder}: {WEIGHTS} is damaged. {_advice(folder)}")
     architecture = schema.load(folder / ARCHITECTURE, "the pruned network", _MOST_BYTES)
     try:
         with safetensors.safe_open(folder / WEIGHTS, "pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
             header = {n: (_DTYPES.get(s.get_dtype()), tuple(s.get_shape())) for n, s in slices.items()}
             network = _build(architecture, header)
+            if (folder / schema.RESULT).exists():
+                verify(folder, schema.read(folder / schema.RESULT, schema.RESULT_FIELDS))
             verify(folder, architecture, ARCHITECTURE)
             network.load_state_dict({name: file.get_tensor(name) for name in header}, assign=True)
         return network.requires_grad_(True).eval()
     except _Undescribed as error:
-        raise BarError(f"{folder / ARCHITECTURE} does not describe a pruned network: {error}") from error
+        raise BarError(
+            f"{folder / ARCHITECTURE} does not describe a pruned network: {error}. {_advice(folder)}"
+        ) from error
     except BarError:
         raise
     except Exception as error:  # what safetensors and torch raise for a file from anywhere cannot be listed
-        raise BarError(f"cannot read the pruned network in {folder}: {_reason(error)}") from error
+        raise BarError(
+            f"cannot read the pruned network in {folder}: {WEIGHTS}: {_reason(error)}. {_advice(folder)}"
+        ) from error
 
 
 def verify(folder: Path, record: Mapping, source: str = schema.RESULT) -> None:
@@ -315,9 +319,13 @@ def verify(folder: Path, record: Mapping, source: str = schema.RESULT) -> None:
         path = folder / file
         if record.get(field) is not None and path.exists() and digest(path) != record[field]:
             raise BarError(
-                f"{path} is damaged or was changed: it is not what {source} beside it tells of ({field}). Restore it, "
-                f"or remove {folder} and run it again"
+                f"{path} is damaged or was changed: it is not what {source} beside it tells of ({field}). "
+                + _advice(folder)
             )
+
+
+def _advice(folder: Path) -> str:
+    return f"Restore it, or remove {folder} and run it again"
 
 
 def digest(path: Path) -> str:
@@ -486,8 +494,10 @@ def _build(architecture, header: Mapping[str, tuple[torch.dtype | None, tuple[in
     """The network that is described, on the meta device, if its tensors are exactly those of the header."""
     try:
         return _built(architecture, header)
+    except BarError as error:
+        raise _Undescribed(str(error)) from error
     except Exception as error:  # what torch raises for odd numbers in its options cannot be listed
-        raise _Undescribed(_reason(error)) from error
+        raise _Undescribed(f"{type(error).__name__}: {_reason(error)}") from error
 
 
 class _Undescribed(BarError):
