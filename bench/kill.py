@@ -1,9 +1,9 @@
 """Kill a run at random moments, again and again, and before every renaming: does it end as if nothing had happened?
 
 A run is made in one go. The same run is made once more in another folder, its process killed (SIGKILL) after random
-times, until that has happened often enough (if it ends before, in yet another folder); then it may end. And once more for each file that a fresh run puts into its
-place: killed right before that, it may end, too. Weights and records must be the same each time, but for the seconds
-that they took, and nothing else may be left. Exit code 0 says that they are.
+times, until that has happened often enough (if it ends before, in yet another folder); then it may end. And once more
+for each file that a fresh run puts into its place: killed right before that, it may end, too. Weights and records must
+be the same each time, but for the seconds that they took, and nothing else may be left. Exit code 0 says that they are.
 """
 
 import json
