@@ -1,12 +1,14 @@
-"""Kill a run at random moments, again and again: does it end as if nothing had happened?
+"""Kill a run at random moments, again and again, and before every renaming: does it end as if nothing had happened?
 
 A run is made in one go. The same run is made once more in another folder, its process killed (SIGKILL) after random
-times, until that has happened often enough; then it may end. Weights and records of the two must be the same, but for
-the seconds that they took. Exit code 0 says that they are.
+times, until that has happened often enough (if it ends before, in yet another folder); then it may end. And once more
+for each file that a fresh run puts into its place: killed right before that, it may end, too. Weights and records must
+be the same each time, but for the seconds that they took, and nothing else may be left. Exit code 0 says that they are.
 """
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,10 +17,32 @@ from pathlib import Path
 
 import click
 
+# The command line, in a process that counts its renamings into a file and kills itself before the n-th.
+DRIVER = """
+import os, signal, sys
+from bar.cli import main
+last, counter = int(sys.argv[1]), open(sys.argv[2], "w")
+replace, done = os.replace, 0
 
-def start(folder: Path, options: tuple[str, ...]) -> subprocess.Popen:
-    bar = Path(sys.executable).with_name("bar")
-    command = [bar, "run", "--device", "cpu", "--out", folder / "run", *options]
+def counted(*paths):
+    global done
+    done += 1
+    if done == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(*paths)
+    print(done, file=counter, flush=True)
+
+os.replace = counted
+sys.argv[:] = ["bar", *sys.argv[3:]]
+main()
+"""
+
+
+def start(folder: Path, options: tuple[str, ...], last: int = 0) -> subprocess.Popen:
+    """Begin the run, or go on with it; it is killed before its renaming of that number, if it comes to it."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", DRIVER, str(last), f"{folder}.renamings"]
+    command += ["run", "--device", "cpu", "--out", folder / "run", *options]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
@@ -44,42 +68,64 @@ def remains(folder: Path) -> dict[str, object]:
     return found
 
 
+def compare(whole: dict[str, object], folder: Path, how: str) -> None:
+    ours = remains(folder)
+    differing = [name for name in sorted(whole.keys() | ours.keys()) if whole.get(name) != ours.get(name)]
+    if differing:
+        raise SystemExit(f"{how}: these differ: {', '.join(differing)}")
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "ignore_unknown_options": True})
-@click.option("--kills", default=10, show_default=True, help="How often.")
+@click.option("--kills", default=10, show_default=True, help="How often at random.")
 @click.option("--seed", default=0, show_default=True, help="Of the moments.")
+@click.option("--renamings/--no-renamings", default=True, show_default=True, help="Kill before each renaming, too.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def main(kills: int, seed: int, options: tuple[str, ...]) -> None:
-    """Kill a run of `bar run OPTIONS` at random moments and compare how it ends.
+def main(kills: int, seed: int, renamings: bool, options: tuple[str, ...]) -> None:
+    """Kill a run of `bar run OPTIONS` at random moments, and before each renaming, and compare how it ends.
 
     \b
     Examples:
-      python bench/kill.py
-      python bench/kill.py --kills 3 -- --limit 160 --size 8 --epochs 3 1 1
+      python bench/kill.py --no-renamings
+      python bench/kill.py --kills 20 -- --limit 96 --size 8 --epochs 2 1 1
     """
     moments = random.Random(seed)
-    with tempfile.TemporaryDirectory() as place:
-        whole, killed = Path(place) / "whole", Path(place) / "killed"
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
         begin = time.perf_counter()
-        process = start(whole, options)
+        process = start(place / "whole", options)
         process.stderr.readline()  # the first epoch is over
         before = time.perf_counter() - begin
         finish(process)
         work = time.perf_counter() - begin - before
-        done = resumed = 0
+        whole = remains(place / "whole")
+        done = resumed = ended = 0
+        folder = place / "killed"
         while done < kills:
-            process = start(killed, options)
+            process = start(folder, options)
             time.sleep(moments.uniform(0, before + 2 * work / kills))
-            if process.poll() is not None:
-                raise SystemExit(f"the run ended after {done} kills: {finish(process)}")
+            if process.poll() is not None:  # it was faster than that: there is more to kill in another one
+                finish(process)
+                compare(whole, folder, "killed at random")
+                ended += 1
+                folder = place / f"killed {ended}"
+                continue
             process.kill()
             resumed += "going on after" in process.communicate()[1]
             done += 1
-        resumed += "going on after" in finish(start(killed, options))
-        first, second = remains(whole), remains(killed)
-    differing = [name for name in sorted(first.keys() | second.keys()) if first.get(name) != second.get(name)]
-    click.echo(f"{kills} kills, gone on {resumed} times from a checkpoint; {len(first)} files compared")
-    if differing:
-        raise SystemExit(f"these differ: {', '.join(differing)}")
+        resumed += "going on after" in finish(start(folder, options))
+        compare(whole, folder, "killed at random")
+        click.echo(f"{kills} kills at random, gone on {resumed} times from a checkpoint; {len(whole)} files compared")
+        count = len((place / "whole.renamings").read_text().splitlines()) if renamings else 0
+        for last in range(1, count + 1):
+            folder = place / f"before {last}"
+            process = start(folder, options, last)
+            err = process.communicate()[1]
+            if process.returncode != -signal.SIGKILL:
+                raise SystemExit(f"the run was not killed before renaming {last}: {err}")
+            finish(start(folder, options))
+            compare(whole, folder, f"killed before renaming {last}")
+        if renamings:
+            click.echo(f"killed before each of {count} renamings of a fresh run; {len(whole)} files compared each time")
 
 
 if __name__ == "__main__":

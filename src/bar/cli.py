@@ -313,13 +313,14 @@ def _tensorboard(folder: Path) -> Callable[[runs.RunConfig, dict], None]:
     epochs: Counter[str] = Counter()
 
     def write(config: runs.RunConfig, record: dict) -> None:
-        if config.method not in writers:
-            writers[config.method] = SummaryWriter(str(folder / "tensorboard" / config.method))
         epochs[config.method] += record["phase"] != "cut"
-        for name, value in record.items():
-            if isinstance(value, float) or name in ("volume", "flops", "size"):
-                writers[config.method].add_scalar(name, value, epochs[config.method])
-        writers[config.method].flush()
+        with storage.writing(folder / "tensorboard"):
+            if config.method not in writers:
+                writers[config.method] = SummaryWriter(str(folder / "tensorboard" / config.method))
+            for name, value in record.items():
+                if isinstance(value, float) or name in ("volume", "flops", "size"):
+                    writers[config.method].add_scalar(name, value, epochs[config.method])
+            writers[config.method].flush()
 
     return write
 

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ import torchvision
 from lightning_fabric import Fabric
 from torch import nn
 
-from bar import data, methods, models, storage
+from bar import data, methods, models, schema, storage
 from bar.cost import METRICS, Cost, count
 from bar.errors import BarError, is_plain, nearest
 from bar.inference import fold
@@ -34,8 +35,10 @@ from bar.network import stride_first, trace
 from bar.schedule import SCHEDULES
 from bar.training import PRESETS, Pruner, Settings, Training, accuracy, check_shares, fabric_on, steps_per_epoch
 
-CONFIG, METRICS_FILE, RESULT, LOCK = "config.json", "metrics.jsonl", "result.json", ".lock"
-TRIAL = "trial.json"  # what one weight of sparsity leads to
+CONFIG, METRICS_FILE, RESULT, LOCK = schema.CONFIG, "metrics.jsonl", schema.RESULT, ".lock"
+TRIAL = schema.TRIAL  # what one weight of sparsity leads to
+# What a run may leave that ends before it has written its config: it waited for the unpruned network, or was killed.
+_BEFORE = re.compile(rf"{re.escape(LOCK)}|tensorboard|{re.escape(CONFIG)}\.\d+\.partial")
 
 # Beyond these bounds a number is a slip of the hand, which must not fill the memory or the disk.
 MOST_EPOCHS = 10_000
@@ -336,6 +339,8 @@ def _run(
     wanted = json.loads(json.dumps(dataclasses.asdict(config))) | {"fingerprint": images.fingerprint}
     done = read(folder, wanted)
     if done is not None:
+        storage.verify(folder, done)
+        _tidy(folder)  # a run may have been killed between its last file and this
         return done
 
     torch.manual_seed(config.seed)
@@ -357,18 +362,16 @@ def _run(
     if config.method not in methods.STRUCTURED:  # which train a traced network anyway
         network = stride_first(trace(network, images.input_size).module)
     fabric = launch()
-    try:
+    with storage.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if fabric.is_global_zero:
-            storage.write_text(folder / CONFIG, json.dumps(wanted, indent=1))
-    except OSError as error:
-        raise BarError(f"cannot write into {folder}: {error.strerror}") from error
     with _alone(folder) if fabric.is_global_zero else contextlib.nullcontext():
         done = fabric.broadcast(read(folder, wanted) if fabric.is_global_zero else None)
         if done is not None:
             return done
-        if not resume and fabric.is_global_zero:
-            storage.remove_checkpoints(folder)
+        if fabric.is_global_zero:
+            storage.write_text(folder / CONFIG, json.dumps({"format": schema.FORMAT} | wanted, indent=1))
+            if not resume:
+                storage.remove_checkpoints(folder)
         fabric.barrier()
         revision, device, search = commit(), fabric.device, None
         images = images.to(device)
@@ -409,6 +412,7 @@ def _run(
         fabric.barrier()
         test = accuracy(network, images.test, images)
         result = wanted | {
+            "format": schema.FORMAT,
             "dataset_label": images.label,
             "training_images": len(images.train),
             "input_size": list(images.input_size),
@@ -437,7 +441,8 @@ def _run(
             "features": {name: _features(cost, name) for name in full.layers},
             "features_full": {name: layer["features"] for name, layer in full.layers.items()},
             "areas": {name: layer["area"] for name, layer in full.layers.items()},
-            "weights_sha256": hashlib.sha256((folder / storage.WEIGHTS).read_bytes()).hexdigest(),
+            "weights_sha256": storage.digest(folder / storage.WEIGHTS),
+            "architecture_sha256": storage.digest(folder / storage.ARCHITECTURE),
             "seconds": seconds,
             "hardware": hardware(device),
             "processes": fabric.world_size,
@@ -450,8 +455,7 @@ def _run(
         }
         if fabric.is_global_zero:
             storage.write_text(folder / RESULT, json.dumps(result, indent=1))
-            storage.remove_checkpoints(folder)
-            (folder / LOCK).unlink(missing_ok=True)
+            _tidy(folder)
         fabric.barrier()
     return read(folder)
 
@@ -462,7 +466,7 @@ def _search(config: RunConfig, root: Path, train: Callable, full: Cost, fabric: 
     first = config.settings.first_weights[config.method]
 
     def known() -> list[dict]:
-        return [json.loads(path.read_text()) for path in sorted(root.glob(f"*/{TRIAL}"))]
+        return [schema.read(path, schema.TRIAL_FIELDS) for path in sorted(root.glob(f"*/{TRIAL}"))]
 
     made = 0
     while True:
@@ -471,12 +475,15 @@ def _search(config: RunConfig, root: Path, train: Callable, full: Cost, fabric: 
         lam = next_weight(sizes, limit, first, made=made)
         if lam is None:
             choice = chosen(sizes, limit)
+            for path in root.glob(f"*/{TRIAL}") if fabric.is_global_zero else ():
+                _tidy(path.parent)
             return {
                 "lambda": choice.lam, "how": choice.how, "trials_made": made, "trials": known(),
                 "seconds": sum(trial["seconds"] for trial in known()),
             }  # fmt: skip
         folder = root / f"{lam:.6g}"
-        folder.mkdir(parents=True, exist_ok=True)
+        with storage.writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder) if fabric.is_global_zero else contextlib.nullcontext():
             fabric.barrier()
             if not (folder / TRIAL).exists():  # another process may just have made it
@@ -484,8 +491,7 @@ def _search(config: RunConfig, root: Path, train: Callable, full: Cost, fabric: 
                 if fabric.is_global_zero:
                     trial = {"lambda": lam, "volume": record["volume"], "flops": record["flops"], "seconds": seconds}
                     storage.write_text(folder / TRIAL, json.dumps(trial, indent=1))
-                    storage.remove_checkpoints(folder)
-                    (folder / LOCK).unlink(missing_ok=True)
+                    _tidy(folder)
             fabric.barrier()
         made += 1
 
@@ -514,16 +520,14 @@ def _train(training: Training, folder: Path, config: dict, report: Callable[[dic
     storage.write_text(folder / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in records))
     for record in records:
         report(record)
-    with (folder / METRICS_FILE).open("a") as file:
-        for record in training:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            records.append(record)
-            storage.save_checkpoint({
-                "config": config, "training": training.state_dict(), "records": records,
-                "seconds": seconds + time.perf_counter() - start,
-            }, folder)  # fmt: skip
-            report(record)
+    for record in training:
+        storage.append_text(folder / METRICS_FILE, json.dumps(record) + "\n")
+        records.append(record)
+        storage.save_checkpoint({
+            "config": config, "training": training.state_dict(), "records": records,
+            "seconds": seconds + time.perf_counter() - start,
+        }, folder)  # fmt: skip
+        report(record)
     return records, seconds + time.perf_counter() - start
 
 
@@ -531,15 +535,23 @@ def _train(training: Training, folder: Path, config: dict, report: Callable[[dic
 def _alone(folder: Path) -> Iterator[None]:
     """Keep two processes from training in one folder: the second one waits."""
     lock = filelock.FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        log.warning("%s: another process is at work here; waiting for it", folder)
-        lock.acquire()
+    with storage.writing(folder):
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            log.warning("%s: another process is at work here; waiting for it", folder)
+            lock.acquire()
     try:
         yield
     finally:
         lock.release()
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a run that is recorded needs no more; where that is forbidden, it does no harm."""
+    with contextlib.suppress(OSError):
+        storage.remove_checkpoints(folder)
+        (folder / LOCK).unlink(missing_ok=True)
 
 
 def _weights(network: nn.Module, pruner: Pruner | None) -> dict:
@@ -581,9 +593,10 @@ def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
     """
     folder = Path(folder)
     try:
-        if wanted is not None and (folder / CONFIG).exists():
-            held = json.loads((folder / CONFIG).read_text())
-            usual = RunConfig(method=held.get("method", "bar"))  # for fields that are younger than the folder
+        held = schema.read(folder / CONFIG, schema.CONFIG_FIELDS) if (folder / CONFIG).exists() else None
+        if wanted is not None and held is not None:
+            held.pop("format", None)
+            usual = RunConfig(method=wanted["method"])  # for fields that are younger than the folder
             held = dataclasses.asdict(usual) | held
             differs = [k for k in {**held, **wanted} if held.get(k) != wanted.get(k)]
             if differs:
@@ -592,25 +605,46 @@ def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
                     raise BarError(f"{folder} already holds this run {other}. Choose another folder, or remove it")
                 what = ", ".join(f"{k} {held.get(k)!r} instead of {wanted.get(k)!r}" for k in differs)
                 raise BarError(f"{folder} already holds another run: {what}. Choose another folder, or remove it")
-        elif wanted is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise BarError(f"{folder} exists and is not the folder of a run; choose another")
-        return json.loads((folder / RESULT).read_text()) if (folder / RESULT).exists() else None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BarError(f"cannot read the run in {folder}: {error}") from error
+        elif wanted is not None and folder.exists():
+            others = [folder] if not folder.is_dir() else [p for p in folder.iterdir() if not _BEFORE.fullmatch(p.name)]
+            if others:
+                raise BarError(f"{folder} exists and is not the folder of a run; choose another")
+        result = folder / RESULT  # a link to nothing is a record that is lost, not one that was never made
+        return schema.read(result, schema.RESULT_FIELDS) if result.exists() or result.is_symlink() else None
+    except OSError as error:
+        raise BarError(f"cannot read the run in {folder}: {error.strerror or error}") from error
 
 
 def metrics(folder: Path | str) -> pd.DataFrame:
     """The epochs of a run, a row each; columns as `bar.training.Training` and the method name them."""
     path = Path(folder) / METRICS_FILE
-    if not path.exists():
+    if not path.is_file():
         raise BarError(f"{folder} holds no {METRICS_FILE}: is it the folder of a run?")
-    return pd.read_json(path, lines=True)
+    try:
+        text = path.read_text("utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a run that is at work, or was killed, may have begun a line
+        if not all(isinstance(json.loads(line), dict) for line in whole.splitlines()):
+            raise BarError("not every line holds the fields of an epoch")
+        return pd.read_json(io.StringIO(whole), lines=True)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BarError(f"cannot read {path}: {error}") from error
 
 
 def records(*roots: Path | str) -> pd.DataFrame:
-    """All finished runs below some folders, a row each, with a column ``folder``; empty if there are none."""
-    found = [path.parent for root in roots for path in sorted(Path(root).rglob(RESULT))]
-    return pd.DataFrame([{**read(folder), "folder": str(folder)} for folder in found])
+    """All finished runs below some folders, a row each, with a column ``folder``; empty if there are none.
+
+    A record that cannot be read is left out, with a warning that names it.
+    """
+    found = []
+    for root in roots:
+        for path in sorted(Path(root).rglob("*.json")):  # by its whole name, a link to nothing would not be found
+            if path.name != RESULT:
+                continue
+            try:
+                found.append({**read(path.parent), "folder": str(path.parent)})
+            except BarError as error:
+                log.warning("left out: %s", error)
+    return pd.DataFrame(found)
 
 
 def hardware(device: torch.device | str = "cpu") -> str:
