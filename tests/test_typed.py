@@ -275,6 +275,7 @@ def fake(config, folder, **_):
         "dataset_label": config.dataset,
         "accuracy": 0.5,
         "accuracy_unpruned": 0.5,
+        "fingerprint": "0",
         "budget": 1,
         "seconds": 1,
     }
