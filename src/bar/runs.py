@@ -30,7 +30,7 @@ from bar.errors import BarError, nearest
 from bar.inference import fold
 from bar.methods.search import chosen, next_weight
 from bar.methods.weight_magnitude import weights_of
-from bar.network import stride_first, trace
+from bar.network import stride_first, trace, undisturbed
 from bar.schedule import SCHEDULES
 from bar.training import PRESETS, Pruner, Settings, Training, accuracy, check_shares, fabric_on, steps_per_epoch
 
@@ -247,7 +247,8 @@ def run(
     check_shares(config.settings, processes)
     launch = functools.cache(functools.partial(_launched, device, processes))  # once, and not before it is needed
     folder = Path(folder) if folder is not None else Path("runs") / config.name
-    return _run(config, folder, root, launch, resume, report, tick)
+    with undisturbed(torch.cuda.is_available()):  # a run seeds torch's global generators, which are the caller's
+        return _run(config, folder, root, launch, resume, report, tick)
 
 
 def _launched(device: str, processes: int) -> Fabric:
