@@ -121,11 +121,12 @@ def test_b1_gates_start_at_random_all_the_same():
 def test_b1_a_module_that_draws_while_it_is_traced():
     class Noisy(nn.Module):
         def forward(self, x):
-            return x * (1 + 0 * torch.rand(1).item())
+            return x * (1 + torch.rand(1).item())
 
     net = nn.Sequential(nn.Conv2d(3, 4, 3), Noisy(), nn.Flatten(), nn.Linear(144, 2))
     before = torch.get_rng_state()
-    bar.gate(net, SIZE)
+    with pytest.raises(bar.BarError, match="module '1' draws random numbers"):  # frozen, they would be no noise
+        bar.gate(net, SIZE)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -245,6 +246,36 @@ class Chosen(nn.Module):
         return self.drop(x) if self.training else x
 
 
+class Lottery(nn.Module):
+    """Whatever the draw gives while the network is read."""
+
+    def forward(self, x):
+        return x if not self.training or self.draw() < 1 else 2 * x
+
+    @staticmethod
+    def draw():
+        return torch.rand(1)
+
+
+class PythonLottery(Lottery):
+    draw = staticmethod(random.random)
+
+
+class NumpyLottery(Lottery):
+    draw = staticmethod(lambda: np.random.mtrand.rand())
+
+
+class OwnWeight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        if self.training:
+            self.weight.data.mul_(0.9)
+        return x
+
+
 class OtherRate(nn.Module):
     def forward(self, x):
         return F.leaky_relu(x, 0.2 if self.training else 0.1)
@@ -257,7 +288,8 @@ class OtherRate(nn.Module):
         (Scale(), "module 'odd'"), (InPlace(), "module 'odd'"), (Added(), "module 'odd'"),
         (Afterwards(), "module 'odd'"),
         (Counting(), "'odd.seen'"), (Averaging(), "module 'odd'|'odd.seen'"), (Chosen(), "module 'odd.drop'"),
-        (OtherRate(), "module 'odd'"),
+        (OtherRate(), "module 'odd'"), (Lottery(), "module 'odd'"), (PythonLottery(), "module 'odd'"),
+        (NumpyLottery(), "module 'odd'"), (OwnWeight(), "module 'odd'"),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip

@@ -9,6 +9,7 @@ import contextlib
 import copy
 import math
 import operator
+import random
 import threading
 import traceback
 import warnings
@@ -16,10 +17,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import StochasticDepth
 
 from bar.errors import BarError
@@ -510,10 +513,30 @@ def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
 
 @contextlib.contextmanager
 def undisturbed(cuda: bool = False) -> Iterator[None]:
-    """Leave torch's global generators as they were, whatever is drawn meanwhile; `cuda`: also if none is in use yet."""
+    """Leave the global generators as they were, whatever is drawn meanwhile; `cuda`: also where none is in use yet."""
     devices = range(torch.cuda.device_count()) if cuda or torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
-        yield
+    state, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numbers)  # noqa: NPY002
+
+
+class _Draws(TorchDispatchMode):
+    """Counts the random tensors that this thread draws; others may go on drawing."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
+
+    def state(self) -> tuple:
+        """Changes whenever something is drawn that a user's forward may draw."""
+        numbers = np.random.get_state()  # noqa: NPY002
+        return self.count, random.getstate(), numbers[1].tobytes(), numbers[2:]
 
 
 _TRACING = threading.RLock()  # while torch.fx traces, it replaces methods of nn.Module, for all threads
@@ -544,7 +567,19 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
 
 
 class _Tracer(_OneThread):
-    """And a user's subclass of a layer is that layer, if it computes the same."""
+    """And a user's subclass of a layer is that layer, if it computes the same; and modules that draw are noted."""
+
+    draws: _Draws | None = None
+    drawn: str | None = None  # the path of the first one
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict):
+        if self.draws is None or threading.get_ident() != self._thread:
+            return super().call_module(m, forward, args, kwargs)
+        before = self.draws.state()
+        out = super().call_module(m, forward, args, kwargs)
+        if self.drawn is None and self.draws.state() != before:
+            self.drawn = self.path_of_module(m)
+        return out
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         layers = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
@@ -588,10 +623,18 @@ def _in_mode(model: nn.Module, training: bool) -> fx.GraphModule:
     """What torch.fx records of a model in one of its modes; the model is left as it was."""
     modes, own = {m: m.training for m in model.modules()}, set(vars(model))
     tracer = _Tracer()
-    with _TRACING, undisturbed():
+    with _TRACING, undisturbed(), _Draws() as tracer.draws:
         try:
             model.train(training)
+            before = tracer.draws.state()
             module = fx.GraphModule(model, tracer.trace(model), type(model).__name__)
+            if tracer.draws.state() != before:
+                raise BarError(
+                    f"{f'module {tracer.drawn!r}' if tracer.drawn else 'the network itself'} draws random numbers when "
+                    f"it is called{' in training mode' if training else ''}, which would be the same in every step"
+                )
+        except BarError:
+            raise
         except Exception as error:
             why = (
                 " in training mode{}: {}. Only nn.Dropout, F.dropout and StochasticDepth are followed into that mode; "
@@ -626,7 +669,7 @@ def _compare_modes(model: nn.Module, module: fx.GraphModule) -> tuple[set[fx.Nod
     table: dict = {}
     quiet, loud = _numbers(module, table), _numbers(learning, table)
     known = set(quiet.values())
-    changed = [n for n in in_place if loud[n] not in known and any(s.op == "get_attr" for s in n.all_input_nodes[:1])]
+    changed = [n for n in in_place if loud[n] not in known and _origin(n).op == "get_attr"]  # an average, say
     (result,), (results,) = (list(m.graph.find_nodes(op="output")) for m in (module, learning))
     if result.all_input_nodes != [result.args[0]]:
         return set(), ()  # several outputs: refused anyway
@@ -663,6 +706,13 @@ def _twin(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model, memo)
     except Exception:  # something in it cannot be copied, such as a lock
         return model
+
+
+def _origin(node: fx.Node) -> fx.Node:
+    """What a node has computed its result from, going back along first arguments."""
+    while node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _is_dropout(node: fx.Node) -> bool:
