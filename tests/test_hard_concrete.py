@@ -246,7 +246,7 @@ def test_spread_is_reproducible_and_stays_a_parameter():
     assert 4 < first.log_alpha.max() <= 5
     assert isinstance(first.log_alpha, torch.nn.Parameter)
     assert first.log_alpha.requires_grad
-    assert list(first.state_dict()) == ["log_alpha"]
+    assert list(first.state_dict()) == ["log_alpha", "cut"]
 
 
 def test_it_is_a_torch_distribution():

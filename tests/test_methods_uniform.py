@@ -24,7 +24,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def uncut(gated: bar.GatedNetwork) -> dict[str, torch.Tensor]:
-    return {name: gate.log_alpha > -torch.inf for name, gate in gated.gates.items()}
+    return {name: ~gate.cut for name, gate in gated.gates.items()}
 
 
 def draw(seed: int) -> torch.Generator:

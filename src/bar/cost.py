@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bar.errors import BarError
-from bar.network import Network, on_meta
+from bar.network import Network, on_meta, symbolic_trace
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def peak_activations(model: nn.Module, input_size: Iterable[int]) -> int:
     256
     """
     try:
-        held = _Held(fx.symbolic_trace(on_meta(model)))
+        held = _Held(symbolic_trace(on_meta(model)))
     except Exception as error:
         raise BarError(f"cannot trace {type(model).__name__} with torch.fx: {error}") from error
     dtype = next((p.dtype for p in model.parameters()), None)

@@ -18,7 +18,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bar.errors import BarError, nearest
-from bar.network import is_pointwise
+from bar.network import is_pointwise, symbolic_trace
 from bar.surgery import GatedNetwork
 
 FORMATS = ("onnx", "pt2")
@@ -85,7 +85,7 @@ def export(network: nn.Module, input_size: Iterable[int], path: Path | str, form
 
     reference = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
-    batches = [torch.randn(n, *size, generator=generator) for n in (1, 3)]
+    batches = [torch.randn(n, *size, generator=generator, dtype=torch.float32) for n in (1, 3)]
     try:
         expected = [reference(images) for images in batches]
     except (RuntimeError, ValueError, TypeError) as error:
@@ -128,7 +128,7 @@ def _check_format(path: Path, format: str | None) -> str:
 def _plain(network: nn.Module) -> fx.GraphModule:
     """The network traced, with batch norms folded; it shares the modules that need not change."""
     try:
-        plain = fx.symbolic_trace(network)
+        plain = symbolic_trace(network)
     except Exception as error:
         raise BarError(f"cannot trace {type(network).__name__} with torch.fx: {_reason(error)}") from error
     modules = dict(plain.named_modules())

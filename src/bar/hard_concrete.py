@@ -21,6 +21,8 @@ BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # "for all our experiments" (supp. 7.1, af
 
 RULES = ("median", "l0")
 
+SHUT = -100.0  # z = 0 in any precision, and yet a number, which weight decay may be applied to
+
 FLOOR = 0.0  # the lower end of the paper's start U(0, 0.01): a gate that must stay never falls below where it began
 
 
@@ -260,8 +262,8 @@ class HardConcrete(Distribution):
 class Gate(nn.Module):
     """One hard concrete variable per feature of a convolution.
 
-    A law of one's own for the values of gates is a class with `value`, `alive`, `score`, `sample`, `either` and the
-    methods that open and shut: nothing else is asked of a gate by `bar.surgery`.
+    A law of one's own for the values of gates is a class with `value`, `alive`, `score`, `cut`, `sample`, `either` and
+    the methods that open and shut: nothing else is asked of a gate by `bar.surgery`.
 
     Parameters
     ----------
@@ -273,7 +275,10 @@ class Gate(nn.Module):
     Attributes
     ----------
     log_alpha : nn.Parameter
-        Shape (features,), drawn from U(0, 0.01) (supp. 4): P(z > 0) is then 0.83.
+        Shape (features,), drawn from U(0, 0.01) (supp. 4): P(z > 0) is then 0.83. The draw is torch's global
+        generator's; `bar.gate` leaves that as it was.
+    cut : Tensor
+        bool, shape (features,): what has been shut for good (`cut_`), whatever becomes of log alpha.
 
     Raises
     ------
@@ -300,10 +305,11 @@ class Gate(nn.Module):
         threshold(rule)  # raises if there is no such rule
         self.rule = rule
         self.log_alpha = nn.Parameter(torch.empty(features))
+        self.register_buffer("cut", torch.zeros(features, dtype=torch.bool))
         self.spread_(0, 0.01)
 
     def spread_(self, low: float, high: float, generator: torch.Generator | None = None) -> "Gate":
-        """Draw every log alpha anew from U(low, high), in place; returns the gate.
+        """Draw every log alpha anew from U(low, high), in place; returns the gate. What has been cut stays cut.
 
         Equal starts fall in lockstep in a short run, and die together: there, spread them.
         """
@@ -315,7 +321,12 @@ class Gate(nn.Module):
 
     def distribution(self) -> HardConcrete:
         """The distribution of the gate's values; batch shape (features,)."""
-        return HardConcrete(self.log_alpha, validate_args=False)  # a check would wait for the device at every step
+        return HardConcrete(self.effective, validate_args=False)  # a check would wait for the device at every step
+
+    @property
+    def effective(self) -> Tensor:
+        """Log alpha, shape (features,), differentiable; minus infinity for what has been cut."""
+        return self.log_alpha.masked_fill(self.cut, -torch.inf)
 
     @property
     def value(self) -> Tensor:
@@ -328,17 +339,17 @@ class Gate(nn.Module):
     @property
     def alive(self) -> Tensor:
         """Which features stay: those whose test-time value is positive; bool, shape (features,)."""
-        return self.log_alpha.detach() > threshold(self.rule)
+        return self.score > threshold(self.rule)
 
     @property
     def score(self) -> Tensor:
         """What features are ranked by: log alpha, shape (features,); minus infinity for what has been cut."""
-        return self.log_alpha.detach()
+        return self.effective.detach()
 
     @staticmethod
     def sample(gates: Iterable["Gate"]) -> Tensor:
         """Draw the values of several gates at once, as one vector; differentiable (supp. eq. 4)."""
-        return HardConcrete(torch.cat([gate.log_alpha for gate in gates]), validate_args=False).rsample()
+        return HardConcrete(torch.cat([gate.effective for gate in gates]), validate_args=False).rsample()
 
     @staticmethod
     def either(p: Tensor, q: Tensor) -> Tensor:
@@ -348,8 +359,7 @@ class Gate(nn.Module):
     @torch.no_grad()
     def keep_(self, alive: Tensor) -> None:
         """Let features through whole (z = 1), and nothing of the others; what has been cut stays out."""
-        cut = self.log_alpha == -torch.inf
-        self.log_alpha.copy_(torch.where(alive.to(cut.device), 10.0, -10.0).masked_fill(cut, -torch.inf))
+        self.log_alpha.copy_(torch.where(alive.to(self.cut.device) & ~self.cut, 10.0, -10.0))
 
     @torch.no_grad()
     def settle_(self, alive: Tensor) -> None:
@@ -360,13 +370,14 @@ class Gate(nn.Module):
 
     @torch.no_grad()
     def cut_(self, features: Tensor) -> None:
-        """Shut features for good: z = 0 always, whatever an optimizer does."""
-        self.log_alpha[features.to(self.log_alpha.device)] = -torch.inf
+        """Shut features for good: z = 0 always, whatever is done to log alpha from now on."""
+        self.cut |= features.to(self.cut.device)
+        self.log_alpha[self.cut] = SHUT
 
     @torch.no_grad()
     def floor_(self) -> None:
         """Keep the feature of the highest score alive; does not wait for the device."""
-        top = self.log_alpha.argmax(keepdim=True)
+        top = self.score.argmax(keepdim=True)
         self.log_alpha.scatter_(0, top, self.log_alpha.gather(0, top).clamp(min=FLOOR))
 
     def extra_repr(self) -> str:

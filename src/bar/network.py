@@ -5,17 +5,25 @@ says what each operation does to the *channels* of a signal, and two passes over
 forwards, to see which can be non-zero, and backwards, to see which are read.
 """
 
+import contextlib
 import copy
 import math
 import operator
+import random
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.ops import StochasticDepth
 
 from bar.errors import BarError
 
@@ -23,7 +31,7 @@ from bar.errors import BarError
 CHANNELWISE_MODULES = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
     nn.Hardswish, nn.Tanh, nn.Hardtanh, nn.Softsign, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.Identity,
-    nn.Dropout, nn.Dropout2d,
+    nn.Dropout, nn.Dropout2d, StochasticDepth,
     nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
 )  # fmt: skip
 CHANNELWISE_FUNCTIONS = {
@@ -194,6 +202,13 @@ def on_meta(model: nn.Module) -> nn.Module:
 
 
 @dataclass
+class _Place:
+    """Stands for a node of a graph that is stored."""
+
+    i: int
+
+
+@dataclass
 class Network:
     """What tracing found in a CNN; made by `trace`.
 
@@ -213,6 +228,11 @@ class Network:
     convs : dict
         Name of a convolution -> its node, in order of execution; depthwise ones are not among them, since their
         features live or die with their input.
+    dropouts : dict
+        Name of an ``nn.Dropout`` that stands for a call of ``F.dropout`` -> the user's module that made the call, whose
+        mode it has.
+    auxiliary : tuple of str
+        Modules that run in training mode only, and that the graph leaves out: auxiliary heads.
     """
 
     module: fx.GraphModule
@@ -220,7 +240,38 @@ class Network:
     kinds: dict[fx.Node, str]
     fixed: set[fx.Node]
     shapes: dict[fx.Node, torch.Size]
+    dropouts: dict[str, str] = field(default_factory=dict)
+    auxiliary: tuple[str, ...] = ()
     convs: dict[str, fx.Node] = field(init=False)
+
+    def __getstate__(self) -> dict:
+        """Nodes by their places: they know their neighbours, and a deep network is too deep to be pickled that way."""
+        place = {node: i for i, node in enumerate(self.kinds)}
+
+        def named(target):  # functions such as F.max_pool2d can be found by their name only
+            return name if getattr(F, name := getattr(target, "__name__", ""), None) is target else target
+
+        nodes = [
+            (n.name, n.op, named(n.target), *fx.node.map_arg((n.args, n.kwargs), lambda n: _Place(place[n])))
+            for n in place
+        ]
+        return vars(self) | {
+            "kinds": [(nodes[i], kind, self.shapes[node]) for i, (node, kind) in enumerate(self.kinds.items())],
+            "fixed": [place[node] for node in self.fixed], "shapes": None, "convs": None,
+        }  # fmt: skip
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        graph, nodes = fx.Graph(), []
+        for (name, op, target, args, kwargs), _, _ in state["kinds"]:
+            args, kwargs = fx.node.map_aggregate((args, kwargs), lambda a: nodes[a.i] if isinstance(a, _Place) else a)
+            target = getattr(F, target) if op == "call_function" and isinstance(target, str) else target
+            nodes.append(graph.create_node(op, target, args, kwargs, name))
+        self.module.graph = graph
+        self.kinds = {node: kind for node, (_, kind, _) in zip(nodes, state["kinds"], strict=True)}
+        self.shapes = {node: shape for node, (_, _, shape) in zip(nodes, state["kinds"], strict=True)}
+        self.fixed = {nodes[i] for i in state["fixed"]}
+        self.__post_init__()
 
     def __post_init__(self) -> None:
         self.convs = {n.target: n for n, kind in self.kinds.items() if kind == "conv"}
@@ -374,6 +425,7 @@ class Network:
         return [name for name, node in self.convs.items() if any(node in path for path in heads)]
 
 
+@torch.inference_mode(False)
 def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
     """Read a CNN with `torch.fx`.
 
@@ -403,22 +455,17 @@ def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
     size = tuple(int(s) for s in input_size)
     if len(size) != 3 or min(size) < 1:
         raise BarError(f"input size must be three positive numbers (channels, height, width), not {size}")
-    modes = {m: m.training for m in model.modules()}
-    model.eval()  # tracing freezes `self.training`; only modules such as nn.Dropout see later changes of it
-    tracer = _Tracer()
-    try:
-        module = fx.GraphModule(model, tracer.trace(model), type(model).__name__)
-    except Exception as error:
-        raise BarError(f"cannot trace {type(model).__name__} with torch.fx{tracer.place(error)}: {error}") from error
-    finally:
-        for m, training in modes.items():
-            m.training = training
-    module.training = modes[model]
+    for name, layer in model.named_modules():
+        check_hooks(name, layer)
+    # Tracing freezes `self.training`; only modules such as nn.Dropout see later changes of it.
+    module = _in_mode(model, training=False)
     for node in module.graph.nodes:
         if node.op == "call_module":
-            _check_layer(node.target, module.get_submodule(node.target))
-    _drop_functional_dropout(module)
+            check_layer(node.target, module.get_submodule(node.target))
+    _check_ties(module)
     in_place = _name_in_place_results(module)
+    dropped, auxiliary = _compare_modes(model, module)
+    dropouts = _drop_functional_dropout(model, module, dropped)
     _flatten_views(module)
     module.graph.eliminate_dead_code(lambda node: node.is_impure() or node in in_place)
 
@@ -454,14 +501,89 @@ def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
     module.graph.eliminate_dead_code()
     module.recompile()
     kinds = {node: kinds[node] for node in module.graph.nodes}
-    return Network(module, size, kinds, fixed & kinds.keys(), {n: shapes.shapes[n] for n in kinds})
+    if auxiliary:
+        warnings.warn(
+            f"{', '.join(map(repr, auxiliary))} of {type(model).__name__} run in training mode only, for outputs of "
+            "their own: the gated and the pruned network have no such part, and return the main output alone",
+            stacklevel=5,  # whoever called `bar.gate`
+        )
+    shapes = {n: shapes.shapes[n] for n in kinds}
+    return Network(module, size, kinds, fixed & kinds.keys(), shapes, dropouts, auxiliary)
 
 
-class _Tracer(fx.Tracer):
-    """As torch.fx traces, but a user's subclass of a layer is that layer, if it computes the same."""
+@contextlib.contextmanager
+def undisturbed(cuda: bool = False) -> Iterator[None]:
+    """Leave the global generators as they were, whatever is drawn meanwhile; `cuda`: also where none is in use yet."""
+    devices = range(torch.cuda.device_count()) if cuda or torch.cuda.is_initialized() else ()
+    state, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numbers)  # noqa: NPY002
+
+
+class _Draws(TorchDispatchMode):
+    """Counts the random tensors that this thread draws; others may go on drawing."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
+
+    def state(self) -> tuple:
+        """Changes whenever something is drawn that a user's forward may draw."""
+        numbers = np.random.get_state()  # noqa: NPY002
+        return self.count, random.getstate(), numbers[1].tobytes(), numbers[2:]
+
+
+_TRACING = threading.RLock()  # while torch.fx traces, it replaces methods of nn.Module, for all threads
+
+
+class _OneThread(fx.Tracer):
+    """As torch.fx traces, but other threads may run modules meanwhile."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._thread = threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict):
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val, parameter_proxy_cache: dict):
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+def symbolic_trace(model: nn.Module) -> fx.GraphModule:
+    """As ``torch.fx.symbolic_trace``, in several threads at once."""
+    with _TRACING:
+        return fx.GraphModule(model, _OneThread().trace(model), type(model).__name__)
+
+
+class _Tracer(_OneThread):
+    """And a user's subclass of a layer is that layer, if it computes the same; and modules that draw are noted."""
+
+    draws: _Draws | None = None
+    drawn: str | None = None  # the path of the first one
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict):
+        if self.draws is None or threading.get_ident() != self._thread:
+            return super().call_module(m, forward, args, kwargs)
+        before = self.draws.state()
+        out = super().call_module(m, forward, args, kwargs)
+        if self.drawn is None and self.draws.state() != before:
+            self.drawn = self.path_of_module(m)
+        return out
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         layers = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
+        layers += (StochasticDepth,)
         same = any(isinstance(module, layer) and type(module).forward is layer.forward for layer in layers)
         return same or super().is_leaf_module(module, name)
 
@@ -497,20 +619,155 @@ class _Proxy(fx.Proxy):
         return self._record(operator.itruediv, other)
 
 
-def _check_layer(name: str, module: nn.Module) -> None:
+def _in_mode(model: nn.Module, training: bool) -> fx.GraphModule:
+    """What torch.fx records of a model in one of its modes; the model is left as it was."""
+    modes, own = {m: m.training for m in model.modules()}, set(vars(model))
+    tracer = _Tracer()
+    with _TRACING, undisturbed(), _Draws() as tracer.draws:
+        try:
+            model.train(training)
+            before = tracer.draws.state()
+            module = fx.GraphModule(model, tracer.trace(model), type(model).__name__)
+            if tracer.draws.state() != before:
+                raise BarError(
+                    f"{f'module {tracer.drawn!r}' if tracer.drawn else 'the network itself'} draws random numbers when "
+                    f"it is called{' in training mode' if training else ''}, which would be the same in every step"
+                )
+        except BarError:
+            raise
+        except Exception as error:
+            why = (
+                " in training mode{}: {}. Only nn.Dropout, F.dropout and StochasticDepth are followed into that mode; "
+                "what another module does there would be lost"
+            )
+            why = (why if training else "{}: {}").format(tracer.place(error), error)
+            raise BarError(f"cannot trace {type(model).__name__} with torch.fx{why}") from error
+        finally:
+            for m, mode in modes.items():
+                m.training = mode
+            for constant in set(vars(model)) - own:  # torch.fx keeps here what is made in forward
+                delattr(model, constant)
+    module.training = modes[model]
+    return module
+
+
+def _compare_modes(model: nn.Module, module: fx.GraphModule) -> tuple[set[fx.Node], tuple[str, ...]]:
+    """Refuse a model that computes something else in training mode, by name.
+
+    Returns the calls of F.dropout in the graph of the eval mode that drop in training mode, and the names of modules
+    that only training has, for outputs of their own.
+    """
+    twin = _twin(model)
+    versions = {name: (id(buffer), buffer._version) for name, buffer in twin.named_buffers()}
+    learning = _in_mode(twin, training=True)
+    modules = dict(module.named_modules()) | dict(learning.named_modules())
+    for name, buffer in twin.named_buffers():
+        if versions.get(name) != (id(buffer), buffer._version):
+            raise BarError(f"the buffer {name!r} is changed in training mode, in a way that pruning cannot follow")
+    in_place = _name_in_place_results(learning)
+
+    table: dict = {}
+    quiet, loud = _numbers(module, table), _numbers(learning, table)
+    known = set(quiet.values())
+    changed = [n for n in in_place if loud[n] not in known and _origin(n).op == "get_attr"]  # an average, say
+    (result,), (results,) = (list(m.graph.find_nodes(op="output")) for m in (module, learning))
+    if result.all_input_nodes != [result.args[0]]:
+        return set(), ()  # several outputs: refused anyway
+    outputs = list(results.all_input_nodes)
+    outputs += [s for n in outputs if isinstance(n.target, type) for s in n.all_input_nodes]  # of a named tuple
+    if changed or quiet[result.args[0]] not in {loud[n] for n in outputs}:
+        # What one mode has and the other has not; first what is called in one of them only, not what comes after it.
+        there = set(loud.values())
+        new = [n for n in loud if loud[n] not in known and all(loud[s] in known for s in n.all_input_nodes)]
+        new += [n for n in quiet if quiet[n] not in there and all(quiet[s] in there for s in n.all_input_nodes)]
+        both = {(n.op, n.target) for n in quiet} & {(n.op, n.target) for n in loud}
+        new.sort(key=lambda n: (n.op, n.target) in both)
+        where = next((_place(n, modules) for n in [*changed, *new]), "the network itself")
+        raise BarError(
+            f"{where} makes the network compute something else in training mode, which pruning cannot follow: only "
+            "nn.Dropout, F.dropout and StochasticDepth may act while training and not afterwards"
+        )
+    called = [n.target for n in module.graph.find_nodes(op="call_module")]
+    parts = [n.target.split(".") for n in learning.graph.find_nodes(op="call_module") if n.target not in called]
+    prefixes = {".".join(target.split(".")[:i]) for target in called for i in range(target.count(".") + 2)}
+    auxiliary = dict.fromkeys(
+        next(p for i in range(1, len(part) + 1) if (p := ".".join(part[:i])) not in prefixes) for part in parts
+    )
+    drops = {loud[n] for n in loud if _is_dropout(n) and n.kwargs["training"]}
+    return {n for n in quiet if _is_dropout(n) and quiet[n] in drops}, tuple(auxiliary)
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """A copy of a model, with its parameters, whose forward may change buffers and attributes; the model if need be."""
+    memo: dict[int, Tensor] = {id(p): p for p in model.parameters()}
+    tensors = [*model.buffers(), *(t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor))]
+    memo |= {id(t): t.detach().clone() for t in tensors if id(t) not in memo}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception:  # something in it cannot be copied, such as a lock
+        return model
+
+
+def _origin(node: fx.Node) -> fx.Node:
+    """What a node has computed its result from, going back along first arguments."""
+    while node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _is_dropout(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target in (F.dropout, F.dropout2d)
+
+
+def _numbers(module: fx.GraphModule, table: dict) -> dict[fx.Node, int]:
+    """A number for what each node computes, the same for the same in all graphs that share a table."""
+    numbers: dict[fx.Node, int] = {}
+    calls: Counter = Counter()
+    for node in module.graph.nodes:
+        if node.op == "output":
+            continue
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: f"%{numbers[n]}")
+        target, options = node.target, dict(kwargs)
+        if _is_dropout(node):
+            del options["training"]
+        elif node.op == "get_attr":
+            tensor = operator.attrgetter(target)(module)
+            if not isinstance(tensor, nn.Parameter):  # the same constant may have another name
+                target = (tensor.dtype, tuple(tensor.shape), None if tensor.is_meta else str(tensor.tolist()))
+        key = (node.op, target, repr(args), repr(options))
+        calls[key] += _is_dropout(node)  # two that look alike need not be followed alike
+        numbers[node] = table.setdefault((*key, calls[key]), len(table))
+    return numbers
+
+
+def _check_ties(module: fx.GraphModule) -> None:
+    """Refuse weights that two layers share: pruning one of them would change the other."""
+    seen: dict = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            layer = module.get_submodule(node.target)
+            tensors = [(f"{node.target}.{name}", t) for name, t in (*layer.named_parameters(), *layer.named_buffers())]
+        elif node.op == "get_attr":
+            tensors = [(node.target, operator.attrgetter(node.target)(module))]
+        else:
+            continue
+        for name, tensor in tensors:
+            where = id(tensor) if tensor.is_meta or tensor.numel() == 0 else (tensor.device, tensor.data_ptr())
+            if seen.setdefault(where, name) != name:
+                raise BarError(
+                    f"{seen[where]!r} and {name!r} are one tensor: tied weights cannot be pruned, since each layer "
+                    "needs a smaller one of its own. Give one of the two a copy"
+                )
+
+
+def check_layer(name: str, module: nn.Module) -> None:
     """Refuse a layer that may compute something else than its class does: a smaller one would not."""
     if parametrize.is_parametrized(module):
         raise BarError(
             f"the {', '.join(module.parametrizations)} of {name!r} is parametrized: call "
             "torch.nn.utils.parametrize.remove_parametrizations on it first"
         )
-    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    if hooks:
-        what = getattr(hooks[0], "__name__", type(hooks[0]).__name__)
-        raise BarError(
-            f"{name!r} has a forward hook ({what}), which may change what it computes: remove it first (with "
-            "torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove, where these have put it there)"
-        )
+    check_hooks(name, module)
     for layer in (nn.Conv2d, nn.BatchNorm2d, nn.Linear):
         for method in ("forward", "_conv_forward") if isinstance(module, layer) else ():
             if method in vars(module) or getattr(type(module), method, None) is not getattr(layer, method, None):
@@ -518,18 +775,47 @@ def _check_layer(name: str, module: nn.Module) -> None:
                 raise BarError(f"{name!r} ({kind}) has a {method} of its own, which pruning does not know")
 
 
-def _drop_functional_dropout(module: fx.GraphModule) -> None:
-    """Replace F.dropout, whose `training` flag tracing has frozen, by nn.Dropout, which follows train() and eval()."""
+def check_hooks(name: str, module: nn.Module) -> None:
+    """Refuse a module with a hook around its call: neither the gated nor the pruned network calls it."""
+    hooks = {
+        "forward hook": [*module._forward_pre_hooks.values(), *module._forward_hooks.values()],
+        "backward hook": [*module._backward_pre_hooks.values(), *module._backward_hooks.values()],
+    }
+    for kind, found in hooks.items():
+        if found:
+            what = getattr(found[0], "__name__", type(found[0]).__name__)
+            raise BarError(
+                f"{repr(name) if name else 'the network itself'} has a {kind} ({what}), which may change what it "
+                "computes: remove it first (with torch.nn.utils.remove_weight_norm, remove_spectral_norm or "
+                "prune.remove, where these have put it there)"
+            )
+
+
+def _drop_functional_dropout(model: nn.Module, module: fx.GraphModule, dropped: set[fx.Node]) -> dict[str, str]:
+    """Replace F.dropout, whose `training` flag tracing has frozen, by nn.Dropout, which follows train() and eval().
+
+    Returns the new modules' names, and those of the user's modules that made the calls. What drops in neither mode
+    goes.
+    """
+    owners = {}
     for node in list(module.graph.nodes):
-        if node.op == "call_function" and node.target in (F.dropout, F.dropout2d):
+        if _is_dropout(node):
             if node.kwargs["training"]:
                 raise BarError(f"{_place(node, {})} drops features in eval mode, too: give it training=self.training")
-            layer = nn.Dropout if node.target is F.dropout else nn.Dropout2d
-            dropout = layer(node.kwargs["p"], node.kwargs["inplace"])
-            module.add_submodule(node.name, dropout.train(module.training))
-            with module.graph.inserting_before(node):
-                node.replace_all_uses_with(module.graph.call_module(node.name, (node.args[0],)))
+            new = node.args[0]
+            if node in dropped:
+                name = node.name
+                while hasattr(module, name):  # the user may have a module of this name
+                    name += "_"
+                owners[name], _ = next(reversed(node.meta.get("nn_module_stack", {}).values()), ("", None))
+                layer = nn.Dropout if node.target is F.dropout else nn.Dropout2d
+                dropout = layer(node.kwargs["p"], node.kwargs["inplace"])
+                module.add_submodule(name, dropout.train(model.get_submodule(owners[name]).training))
+                with module.graph.inserting_before(node):
+                    new = module.graph.call_module(name, (node.args[0],))
+            node.replace_all_uses_with(new)
             module.graph.erase_node(node)
+    return owners
 
 
 def _name_in_place_results(module: fx.GraphModule) -> set[fx.Node]:

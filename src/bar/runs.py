@@ -31,7 +31,7 @@ from bar.errors import BarError, is_plain, nearest
 from bar.inference import fold
 from bar.methods.search import chosen, next_weight
 from bar.methods.weight_magnitude import weights_of
-from bar.network import stride_first, trace
+from bar.network import stride_first, trace, undisturbed
 from bar.schedule import SCHEDULES
 from bar.training import PRESETS, Pruner, Settings, Training, accuracy, check_shares, fabric_on, steps_per_epoch
 
@@ -292,7 +292,8 @@ def run(
     launch = functools.cache(functools.partial(_launched, device, processes))  # once, and not before it is needed
     images = data.load(config.dataset, size=config.size, root=root, limit=config.limit)
     folder = place(Path(folder) if folder is not None else Path("runs") / config.name, config, images.fingerprint)
-    return _run(config, folder, images, launch, resume, report, tick)
+    with undisturbed(torch.cuda.is_available()):  # a run seeds torch's global generators, which are the caller's
+        return _run(config, folder, images, launch, resume, report, tick)
 
 
 def place(folder: Path | str, config: RunConfig, fingerprint: str) -> Path:
@@ -318,7 +319,12 @@ def place(folder: Path | str, config: RunConfig, fingerprint: str) -> Path:
         return folder
     try:
         held = json.loads((folder / CONFIG).read_text()).get("fingerprint")
-    except (OSError, ValueError, AttributeError):  # there is none, or none that can be read, which `read` will say
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ):  # there is none, or none that can be read, which `read` will say
         return folder
     return folder if held == fingerprint else folder.with_name(f"{folder.name}-data{fingerprint[:8]}")
 

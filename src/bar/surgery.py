@@ -19,7 +19,7 @@ from bar import cost
 from bar.errors import BarError, nearest
 from bar.hard_concrete import FLOOR as FLOOR
 from bar.hard_concrete import Gate, HardConcrete
-from bar.network import Network, stride_first, trace
+from bar.network import Network, check_hooks, check_layer, stride_first, trace, undisturbed
 
 
 class GatedNetwork(nn.Module):
@@ -37,10 +37,16 @@ class GatedNetwork(nn.Module):
         The network without its gates. It shares the user's modules, so a state dict of the user's network loads into
         it.
     gates : dict of str to Gate
-        Name of a convolution -> its gate.
+        Name of a convolution -> its gate. Gates stay in single precision, whatever the network is moved to.
     """
 
-    def __init__(self, network: Network, prunable: Sequence[str], make: Callable[[int], nn.Module] = Gate) -> None:
+    def __init__(
+        self,
+        network: Network,
+        prunable: Sequence[str],
+        make: Callable[[int], nn.Module] = Gate,
+        model: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.body = network.module
@@ -55,8 +61,48 @@ class GatedNetwork(nn.Module):
         )
         self._sizes = [len(weights[name]) for name in prunable]
         self._spine = [name for name in network.spine() if name in self._names]
-        self._with_gates: tuple[fx.GraphModule, ...] = ()  # in a tuple: its weights are those of the body
-        self.register_load_state_dict_post_hook(lambda gated, _: gated.connect_())
+        self.register_load_state_dict_post_hook(_connect)
+        self._watch(() if model is None else (model,))
+        self.connect_()
+
+    def _watch(self, model: tuple[nn.Module, ...]) -> None:
+        """Note what the user may change behind our back; see `_follow`. In tuples: these are no modules of our own."""
+        self._model = model
+        self._layers = tuple(
+            (name, module, type(module))
+            for name in dict.fromkeys(node.target for node in self.body.graph.find_nodes(op="call_module"))
+            for module in [self.body.get_submodule(name)]
+        )
+        self._watched = tuple((name, module) for root in (self.body, *model) for name, module in root.named_modules())
+
+    def _follow(self) -> None:
+        """Take over the mode that the user's model has been given since, and refuse what else has been done to it."""
+        for name, module, kind in self._layers:
+            for root in (self.body, *(() if name in self.network.dropouts else self._model)):
+                here = _submodule(root, name)
+                if here is not module:
+                    raise BarError(
+                        f"{name!r} has been replaced by {type(here).__name__} since the gates were put in, which would "
+                        "have no effect: change the network first, then call bar.gate on it"
+                    )
+            if type(module) is not kind or "forward" in vars(module):
+                check_layer(name, module)
+                raise BarError(f"{name!r} has become {type(module).__name__} since: call bar.gate on the network anew")
+        for name, module in self._watched:
+            if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+                check_hooks(name, module)
+        for model in self._model:
+            self.training = model.training
+            for name, owner in self.network.dropouts.items():
+                self.body.get_submodule(name).training = model.get_submodule(owner).training
+
+    def __getstate__(self) -> dict:
+        """Without what `connect_` makes, and without the user's own model, which a copy has nothing to do with."""
+        return {k: v for k, v in vars(self).items() if k not in ("_with_gates", "_model", "_layers", "_watched")}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._watch(())
         self.connect_()
 
     @property
@@ -68,6 +114,8 @@ class GatedNetwork(nn.Module):
     def log_alpha(self) -> Tensor:
         """All log alpha in one vector, shape (total features,), in the order of `gates`; differentiable.
 
+        Minus infinity for what has been cut.
+
         Raises
         ------
         BarError
@@ -75,7 +123,7 @@ class GatedNetwork(nn.Module):
         """
         if not isinstance(self._gates[0], Gate):
             raise BarError(f"{type(self._gates[0]).__name__} has no log alpha: this needs hard concrete gates")
-        return torch.cat([gate.log_alpha for gate in self._gates])
+        return torch.cat([gate.effective for gate in self._gates])
 
     @property
     def score(self) -> Tensor:
@@ -84,6 +132,7 @@ class GatedNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The network's output for a batch of images, shape (N, channels, height, width)."""
+        self._follow()
         if self.training:
             z = self._gates[0].sample(self._gates)
             values = dict(zip(self._names, z.to(images.dtype).split(self._sizes), strict=True))
@@ -150,9 +199,10 @@ class GatedNetwork(nn.Module):
     def cut_(self, features: dict[str, Tensor] | None = None) -> "GatedNetwork":
         """Take dead features out for good, while the other gates go on moving.
 
-        Their log alpha becomes minus infinity, z = 0 always, and nothing is computed for them any more, so that a step
-        of training takes less time. In eval mode nothing changes; in training mode their noise is missing from now on.
-        Weights keep their names, their size and their place in an optimizer.
+        A flag in their gate says so (`bar.Gate.cut`): z = 0 always, whatever becomes of log alpha, and nothing is
+        computed for them any more, so that a step of training takes less time. In eval mode nothing changes; in
+        training mode their noise is missing from now on. Weights keep their names, their size and their place in an
+        optimizer.
 
         Parameters
         ----------
@@ -174,19 +224,33 @@ class GatedNetwork(nn.Module):
         self.connect_()
         return self
 
+    @torch.inference_mode(False)  # what is made here is there to be trained
+    @torch.no_grad()
     def connect_(self) -> None:
         """Make what `forward` calls: the body with gates, without what has been cut."""
-        there = self.network.live({name: gate.score > -torch.inf for name, gate in self.gates.items()})
+        self._follow()
+        there = self.network.live({name: ~gate.cut for name, gate in self.gates.items()})
         body = _rebuild(self.network, there, None, self._gates[0].either)
-        self._with_gates = (body.to(self.score.device),)
+        self._with_gates = (body.to(self.score.device),)  # in a tuple: its weights are those of the body
 
     def train(self, mode: bool = True) -> "GatedNetwork":
-        """As `torch.nn.Module.train`."""
-        self._with_gates[0].train(mode)
+        """As `torch.nn.Module.train`; the user's model, whose layers these are, changes its mode with it."""
+        for model in self._model:
+            model.train(mode)
         return super().train(mode)
 
-    def _apply(self, *args, **kwargs) -> "GatedNetwork":  # what .to(), .double() and their like call
-        super()._apply(*args, **kwargs)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GatedNetwork":
+        """What .to(), .half() and their like call; gates only move, since their steps would drown in half precision."""
+        if fn(torch.empty(0)).is_meta:
+            raise BarError("a gated network cannot be moved to the meta device, where its gates would have no values")
+
+        def moved(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            exact = not new.is_floating_point() or torch.promote_types(new.dtype, torch.float32) == new.dtype
+            return new if exact else tensor.to(new.device, torch.float32)
+
+        self.body._apply(fn, recurse)
+        self._gates._apply(moved, recurse)
         self.connect_()
         return self
 
@@ -246,7 +310,7 @@ class GatedNetwork(nn.Module):
         metric : str
             "volume" (numbers per image) or "flops" (per image).
         """
-        return self._size({name: gate.score > -torch.inf for name, gate in self.gates.items()}, metric)
+        return self._size({name: ~gate.cut for name, gate in self.gates.items()}, metric)
 
     def _size(self, alive: dict[str, Tensor], metric: str) -> int:
         keep = self.network.live(alive)
@@ -341,6 +405,21 @@ class GatedNetwork(nn.Module):
         return self
 
 
+def _connect(gated: GatedNetwork, _: object) -> None:
+    """A hook of `torch.nn.Module.load_state_dict`; a function of the module, so that it can be pickled."""
+    gated.connect_()
+
+
+def _submodule(root: nn.Module, name: str) -> nn.Module | None:
+    """The module of a name, None if there is none; without `torch.nn.Module.get_submodule`'s checks."""
+    for part in name.split("."):
+        root = root._modules.get(part)
+        if root is None:
+            return None
+    return root
+
+
+@torch.inference_mode(False)  # gates are there to be trained
 def gate(
     model: nn.Module,
     input_size: Iterable[int],
@@ -354,6 +433,12 @@ def gate(
     norm further down, one that reads a residual signal or a depthwise convolution, would normalise the gate away and
     revive dead features by its shift; what it puts out is therefore gated again, by how present its input is (1 minus
     the chance that all features summed into it are missing).
+
+    The start of the gates follows from the state of torch's global generator, which is left as it is: after the same
+    `torch.manual_seed` it is the same, and what is drawn afterwards does not depend on whether there were gates.
+
+    What is done to the model later has its effect on the gated network, too, or is refused at the next step: its mode
+    (`model.eval()`) and its weights have, a module that is replaced and a hook are refused.
 
     Parameters
     ----------
@@ -377,7 +462,7 @@ def gate(
     ------
     BarError
         If the network cannot be followed (see `bar.network.trace`), a name is not that of a convolution, or a weight is
-        not a number.
+        not a number, or has no value because it is on the meta device.
 
     Examples
     --------
@@ -400,6 +485,8 @@ def gate(
         if not fnmatch.filter(network.convs, pattern):
             raise BarError(f"no convolution {pattern!r} to protect: {nearest(pattern, network.convs)}")
     for name, tensor in network.module.state_dict().items():
+        if tensor.is_meta:
+            raise BarError(f"{name} is on the meta device and has no values: give the model its weights first")
         if tensor.is_floating_point() and tensor.isnan().any():
             raise BarError(f"{name} has entries that are not a number")
     spine = network.spine()
@@ -415,9 +502,10 @@ def gate(
     ]
     if not prunable:
         raise BarError(f"{type(model).__name__} has no convolution that can be pruned")
-    gated = GatedNetwork(network, prunable, make or functools.partial(Gate, rule=rule))
-    gated.training = model.training  # not .train(), which would also switch the user's own submodules
-    return gated
+    with undisturbed():
+        # Of the generator's state, but not the numbers that the caller will draw next.
+        torch.default_generator.manual_seed(int(torch.randint(2**62, ())))
+        return GatedNetwork(network, prunable, make or functools.partial(Gate, rule=rule), model)
 
 
 def _reaches_output(network: Network, node: fx.Node) -> bool:
@@ -429,6 +517,7 @@ def _reaches_output(network: Network, node: fx.Node) -> bool:
     )
 
 
+@torch.inference_mode(False)  # the result may be fine-tuned
 @torch.no_grad()
 def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
     """Take the dead features out: a smaller plain network with the output of the gated one in eval mode.
@@ -448,8 +537,9 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
     Returns
     -------
     torch.fx.GraphModule
-        Plain modules and plain torch operations, in the mode (train or eval) of the gated network; `print(net.code)`
-        shows how they are called. It cannot be gated again: to prune in steps, shut more gates of the same gated
+        Plain modules and plain torch operations, in the mode (train or eval) of the gated network; a layer has the mode
+        of the one it comes from, and what was frozen stays frozen. `print(net.code)` shows how they are called. It
+        cannot be gated again: to prune in steps, shut more gates of the same gated
         network.
 
     Raises
@@ -459,6 +549,7 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
     """
     if connectivity not in ("mixed", "regular"):
         raise BarError(f"unknown connectivity {connectivity!r}: {nearest(connectivity, ['mixed', 'regular'])}")
+    gated._follow()
     gated._check()
     network, values, keep = gated.network, gated.values(), gated.live()
     heads = [n for n, kind in network.kinds.items() if kind in ("linear", "output")]
@@ -467,7 +558,12 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
     if connectivity == "regular":
         keep = _same_width(network, keep, _spaces(network))
     pruned = _rebuild(network, keep, values, gated._gates[0].either)
-    return pruned.to(next(gated.body.parameters()).device).train(gated.training)
+    modes = {m: m.training for m in pruned.modules() if type(m) is not nn.Module}  # those are mere names of layers
+    pruned.train(gated.training)
+    for module, mode in modes.items():
+        module.training = mode
+    pruned.training = gated.training
+    return pruned.to(next(gated.body.parameters()).device)
 
 
 def _rebuild(
@@ -488,9 +584,13 @@ def _rebuild(
     presence: dict = {}  # node -> how present its original channels are: numbers, or what will compute them
     fold = values is not None
     z: dict = dict(values or {})
+    taken = {name.split(".")[0] for name, _ in network.module.named_modules()}
+    learns: dict[fx.Node, bool] = {}  # whether anything that a node computes with is trained
 
     def index(channels: Tensor) -> fx.Node:
         name = f"index_{sum(isinstance(v, Tensor) for v in root.values())}"
+        while name in taken:
+            name += "_"
         root[name] = channels
         return graph.get_attr(name)
 
@@ -500,11 +600,15 @@ def _rebuild(
         return graph.call_module(name, (source, *gates))
 
     def convolution(old: nn.Conv2d, outputs: Tensor, inputs: Tensor, scale, depthwise: bool = False) -> nn.Module:
-        smaller = _smaller_conv(old, outputs, inputs, scale if fold else None, depthwise)
-        return smaller if fold else _PartOfConv(old, smaller, outputs, None if depthwise else inputs)
+        if fold:
+            return _smaller_conv(old, outputs, inputs, scale, depthwise)
+        return _PartOfConv(old, _empty_conv(old, outputs, inputs, depthwise), outputs, None if depthwise else inputs)
 
     for node, kind in network.kinds.items():
         sources = network.sources(node)
+        old = network.submodule(node) if node.op == "call_module" else None
+        own = [p.requires_grad for p in old.parameters()] if old is not None else []
+        learns[node] = any(own) or any(learns[n] for n in sources)
         if kind in ("input", "conv", "linear", "output"):
             presence[node] = z.get(node.target) if kind == "conv" and not network.normed(node) else None
         elif kind == "norm" and network.kinds[sources[0]] == "conv" and network.normed(sources[0]):
@@ -523,14 +627,14 @@ def _rebuild(
             continue
         if kind == "input":
             held[node] = graph.placeholder(node.target), torch.arange(network.features(node))
+            prefix = "gate_" if node.target.startswith("z") else "z"  # the user's parameter may be called z0
             for i, name in enumerate(network.convs if not fold else ()):
-                z[name] = fx.Proxy(graph.placeholder(f"z{i}"), tracer)
+                z[name] = fx.Proxy(graph.placeholder(f"{prefix}{i}"), tracer)
             continue
         parts = [held[n] for n in sources if n in held]
         if not keep[node].any() or not parts:
             continue
         twin, have = parts[0]
-        old = network.submodule(node) if node.op == "call_module" else None
         if kind in ("norm", "channelwise", "depthwise") and not keep[node][_inputs_of(network, node, have)].all():
             chosen = keep[node][_inputs_of(network, node, have)].nonzero().flatten()
             twin, have = graph.call_function(torch.index_select, (twin, 1, index(chosen))), have[chosen]
@@ -559,7 +663,7 @@ def _rebuild(
             new = convolution(old, stays, have, scale, depthwise=True)
             held[node] = module(node.target, new, twin, scale), stays
         elif kind == "norm":
-            new = _smaller_norm(old, have, scale) if fold else _PartOfNorm(old, have)
+            new = _smaller_norm(old, have, scale, learns[node]) if fold else _PartOfNorm(old, have)
             held[node] = module(node.target, new, twin, scale), have
         elif kind == "linear":
             new = _smaller_linear(old, have) if fold else _PartOfLinear(old, have)
@@ -588,8 +692,8 @@ def _rebuild(
                 have = (have[:, None] * pixels + torch.arange(pixels)).flatten()
             # Not in place: a block that has gone leaves its input and its output one and the same tensor.
             if old is not None:
-                new = copy.deepcopy(old) if fold or hasattr(old, "inplace") else old
-                if hasattr(new, "inplace"):
+                new = copy.deepcopy(old) if fold else _OutOfPlace(old) if hasattr(old, "inplace") else old
+                if fold and hasattr(new, "inplace"):
                     new.inplace = False
                 held[node] = module(node.target, new, twin), have
             else:
@@ -719,48 +823,58 @@ def _mixed_add(graph: fx.Graph, index, first: tuple[fx.Node, Tensor], second: tu
     return out, torch.cat([have, refined[new]])
 
 
-def _set(module: nn.Module, **tensors: Tensor | None) -> None:
-    """Fill a new module's parameters and buffers with copies."""
+# New layers are made on the meta device, where no numbers are drawn for weights that are replaced anyway.
+
+
+def _filled(new: nn.Module, old: nn.Module, **tensors: Tensor | None) -> nn.Module:
+    """A new module of the meta device with these parameters and buffers, in the mode of an old one and as frozen."""
     for name, tensor in tensors.items():
         if tensor is not None:
-            getattr(module, name).data.copy_(tensor)
+            mine, its = getattr(new, name), getattr(old, name)
+            filled = torch.empty_like(mine, device=tensor.device).copy_(tensor)
+            if isinstance(mine, nn.Parameter):
+                filled = nn.Parameter(filled, mine.requires_grad if its is None else its.requires_grad)
+            setattr(new, name, filled)
+    return new.train(old.training)
+
+
+def _empty_conv(old: nn.Conv2d, outputs: Tensor, inputs: Tensor, depthwise: bool = False) -> nn.Conv2d:
+    """A convolution from the channels `inputs` to the features `outputs`, on the meta device."""
+    return nn.Conv2d(
+        len(inputs), len(outputs), old.kernel_size, old.stride, old.padding, old.dilation,
+        len(inputs) if depthwise else 1, old.bias is not None, old.padding_mode, "meta", old.weight.dtype,
+    )  # fmt: skip
 
 
 def _smaller_conv(
     old: nn.Conv2d, outputs: Tensor, inputs: Tensor, scale: Tensor | None, depthwise: bool = False
 ) -> nn.Conv2d:
-    """A convolution from the channels `inputs` to the features `outputs`, gate values folded in."""
-    new = nn.Conv2d(
-        len(inputs), len(outputs), old.kernel_size, old.stride, old.padding, old.dilation,
-        len(inputs) if depthwise else 1, old.bias is not None, old.padding_mode, old.weight.device, old.weight.dtype,
-    )  # fmt: skip
+    """The same with its weights, gate values folded in."""
+    new = _empty_conv(old, outputs, inputs, depthwise)
     factor = torch.ones_like(old.weight[:, 0, 0, 0]) if scale is None else scale
     weight = old.weight[outputs] if depthwise else old.weight[outputs][:, inputs]
     bias = None if old.bias is None else old.bias[outputs] * factor[outputs]
-    _set(new, weight=weight * factor[outputs, None, None, None], bias=bias)
-    return new
+    return _filled(new, old, weight=weight * factor[outputs, None, None, None], bias=bias)
 
 
 def _smaller_linear(old: nn.Linear, inputs: Tensor) -> nn.Linear:
-    new = nn.Linear(len(inputs), old.out_features, old.bias is not None, old.weight.device, old.weight.dtype)
-    _set(new, weight=old.weight[:, inputs], bias=old.bias)
-    return new
+    new = nn.Linear(len(inputs), old.out_features, old.bias is not None, "meta", old.weight.dtype)
+    return _filled(new, old, weight=old.weight[:, inputs], bias=old.bias)
 
 
-def _smaller_norm(old: nn.BatchNorm2d, channels: Tensor, scale: Tensor | None) -> nn.BatchNorm2d:
-    affine = old.affine or scale is not None
-    like = old.weight if old.affine else (scale if affine else old.running_mean)
-    new = nn.BatchNorm2d(len(channels), old.eps, old.momentum, affine, old.track_running_stats)
-    new = new.to(like.device, like.dtype)
+def _smaller_norm(old: nn.BatchNorm2d, channels: Tensor, scale: Tensor | None, learns: bool) -> nn.BatchNorm2d:
+    affine, track, weight, bias = old.affine or scale is not None, old.track_running_stats, None, None
+    like = next((t for t in (old.weight, scale, old.running_mean) if t is not None), torch.empty(0))
+    new = nn.BatchNorm2d(len(channels), old.eps, old.momentum, affine, track, "meta", like.dtype)
     if affine:
+        new.requires_grad_(learns)  # unless it has been said of the old one
         factor = torch.ones_like(like) if scale is None else scale
         weight = old.weight if old.affine else torch.ones_like(factor)
         bias = old.bias if old.affine else torch.zeros_like(factor)
-        _set(new, weight=(weight * factor)[channels], bias=(bias * factor)[channels])
-    if old.track_running_stats:
-        _set(new, running_mean=old.running_mean[channels], running_var=old.running_var[channels])
-        _set(new, num_batches_tracked=old.num_batches_tracked)
-    return new
+        weight, bias = (weight * factor)[channels], (bias * factor)[channels]
+    mean, var = (old.running_mean[channels], old.running_var[channels]) if track else (None, None)
+    return _filled(new, old, weight=weight, bias=bias, running_mean=mean, running_var=var,
+                   num_batches_tracked=old.num_batches_tracked if track else None)  # fmt: skip
 
 
 # While gates move, layers compute with those of the network's own weights that have not been cut, times their gates:
@@ -773,7 +887,7 @@ class _PartOfConv(nn.Module):
     def __init__(self, whole: nn.Conv2d, smaller: nn.Conv2d, outputs: Tensor, inputs: Tensor | None) -> None:
         super().__init__()
         self.whole = whole
-        self._options = (smaller.to("meta"),)  # in a tuple: it has no weights to be found
+        self._options = (smaller,)  # in a tuple: it has no weights to be found
         self.register_buffer("outputs", _some(outputs, whole.weight.shape[0]))
         self.register_buffer("inputs", None if inputs is None else _some(inputs, whole.weight.shape[1]))
 
@@ -815,6 +929,21 @@ class _PartOfNorm(nn.Module):
         if watched and channels is not None:
             whole.running_mean[channels], whole.running_var[channels] = mean, var
         return out
+
+
+class _OutOfPlace(nn.Module):
+    """A layer of the user's, with the options and the mode that it has at the time, but not in place."""
+
+    def __init__(self, whole: nn.Module) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, signal: Tensor) -> Tensor:
+        layer = self.whole
+        if layer.inplace:
+            layer = copy.copy(layer)  # a shallow one
+            layer.inplace = False
+        return layer(signal)
 
 
 class _PartOfLinear(nn.Module):

@@ -425,14 +425,15 @@ def _training_batches(data: Dataset, settings: Settings, generator: torch.Genera
 
 @torch.no_grad()
 def accuracy(network: nn.Module, split: Split, data: Dataset) -> float:
-    """Share of a split's images that a network, in eval mode, gets right; in [0, 1]. The mode is restored."""
-    training = network.training
+    """Share of a split's images that a network, in eval mode, gets right; in [0, 1]. Each layer's mode is restored."""
+    modes = {module: module.training for module in network.modules()}
     network.eval()
     right = sum(
         (network(images).argmax(1) == labels).sum()
         for images, labels in batches(split, 256, mean=data.mean, std=data.std)
     )
-    network.train(training)
+    for module, training in modes.items():
+        module.training = training
     return float(right) / len(split)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bar.methods.l0 import record_of_cut
+from bar.methods.l0 import load_gates, record_of_cut
 from bar.surgery import gate, prune
 from bar.training import Pruner, Settings
 
@@ -120,7 +120,7 @@ class BudgetAware(Pruner):
         matters = torch.cat([live[gated.network.convs[name]] for name in gated.gates])
         self._dead_for = torch.where(matters, 0, self._dead_for + 1)
         due = self._dead_for >= max(2, round(self.settings.patience * self.settings.prune_epochs))
-        there = gated.log_alpha.detach().cpu() > -torch.inf
+        there = ~torch.cat([gate.cut for gate in gated.gates.values()]).cpu()
         sizes = [len(gate.log_alpha) for gate in gated.gates.values()]
         left = dict(zip(gated.gates, (there & ~due).split(sizes), strict=True))
         # Should V have fallen too far, the last step needs something to reopen.
@@ -143,12 +143,10 @@ class BudgetAware(Pruner):
 
     def state_dict(self) -> dict:
         """The gates, which the pruned network does not have, and what is remembered of the epochs before."""
-        gates = {name: gate.log_alpha.detach() for name, gate in self.network.gates.items()}
+        gates = {name: gate.state_dict() for name, gate in self.network.gates.items()}
         return {"gates": gates, "dead_for": self._dead_for, "lowest": self._lowest}
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
         """Go on from there."""
-        for name, log_alpha in state["gates"].items():
-            self.network.gates[name].log_alpha.copy_(log_alpha)
+        load_gates(self.network, state["gates"])
         self._dead_for, self._lowest = state["dead_for"], state["lowest"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from bar.methods.l0 import load_gates
 from bar.methods.uniform import Choose, narrow_, open_, widths
 from bar.surgery import gate, prune
 from bar.training import Pruner
@@ -110,18 +111,15 @@ class Halving(Pruner):
 
     def state_dict(self) -> dict:
         """What has been cut, and when; and where the draws are."""
-        scores = {name: gate.log_alpha.detach() for name, gate in self.network.gates.items()}
+        gates = {name: gate.state_dict() for name, gate in self.network.gates.items()}
         return {
-            "gates": scores, "epochs": self._epochs, "narrowed": self._narrowed,
+            "gates": gates, "epochs": self._epochs, "narrowed": self._narrowed,
             "generator": self._generator.get_state(),
         }  # fmt: skip
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
         """Go on from there."""
-        for name, log_alpha in state["gates"].items():
-            self.network.gates[name].log_alpha.copy_(log_alpha)
-        self.network.connect_()
+        load_gates(self.network, state["gates"])
         self._epochs, self._narrowed = state["epochs"], state["narrowed"]
         self._generator.set_state(state["generator"])
 

@@ -34,6 +34,8 @@ class GaussianGate(nn.Module):
     ----------
     mu, log_variance : nn.Parameter
         mu and log sigma^2, shape (features,), drawn from N(1, 0.01^2) and N(-9, 0.01^2) (supp. 4, after VIBNet).
+    cut : Tensor
+        bool, shape (features,): what has been shut for good (`cut_`), whatever becomes of mu and sigma.
 
     Raises
     ------
@@ -56,6 +58,7 @@ class GaussianGate(nn.Module):
         if isinstance(features, bool) or not isinstance(features, int) or features < 1:
             raise BarError(f"a gate needs at least one feature, a whole number, got {features!r}")
         self.mu, self.log_variance = nn.Parameter(torch.empty(features)), nn.Parameter(torch.empty(features))
+        self.register_buffer("cut", torch.zeros(features, dtype=torch.bool))
         self.start_()
 
     @torch.no_grad()
@@ -73,8 +76,7 @@ class GaussianGate(nn.Module):
     @property
     def score(self) -> Tensor:
         """What features are ranked by: log mu^2 - log sigma^2, shape (features,); -inf for what has been cut."""
-        # A cut gate has neither signal nor noise: sigma = 0.
-        return (self._log_square - self.log_variance.detach()).masked_fill(self.log_variance == -torch.inf, -torch.inf)
+        return (self._log_square - self.log_variance.detach()).masked_fill(self.cut, -torch.inf)
 
     @property
     def alive(self) -> Tensor:
@@ -88,14 +90,15 @@ class GaussianGate(nn.Module):
 
     def information(self) -> Tensor:
         """The bound on what each feature carries, in nats: 1/2 log(1 + mu^2 / sigma^2), shape (features,)."""
-        return _information(self.mu, self.log_variance)
+        return _information(self.mu, self.log_variance, self.cut)
 
     @staticmethod
     def sample(gates: Iterable["GaussianGate"]) -> Tensor:
         """Draw the values of several gates at once, as one vector; differentiable."""
-        mu, log_variance = (torch.cat(parts) for parts in zip(*((g.mu, g.log_variance) for g in gates), strict=True))
+        parts = zip(*((g.mu, g.log_variance, g.cut) for g in gates), strict=True)
+        mu, log_variance, cut = (torch.cat(part) for part in parts)
         z = mu + (log_variance / 2).exp() * torch.randn_like(mu)
-        return z.masked_fill(log_variance == -torch.inf, 0)
+        return z.masked_fill(cut, 0)
 
     @staticmethod
     def either(p: Tensor, q: Tensor) -> Tensor:
@@ -110,10 +113,9 @@ class GaussianGate(nn.Module):
     @torch.no_grad()
     def keep_(self, alive: Tensor) -> None:
         """Let features through whole (mu = 1, hardly any noise), and nothing of the others; what was cut stays out."""
-        alive = alive.to(self.mu.device)
-        cut = self.log_variance == -torch.inf
-        self.mu.copy_(alive & ~cut)
-        self.log_variance.copy_(torch.where(alive, -9.0, -20.0).masked_fill(cut, -torch.inf))
+        alive = alive.to(self.mu.device) & ~self.cut
+        self.mu.copy_(alive)
+        self.log_variance.copy_(torch.where(alive, -9.0, -20.0))
 
     @torch.no_grad()
     def settle_(self, alive: Tensor) -> None:
@@ -125,9 +127,9 @@ class GaussianGate(nn.Module):
 
     @torch.no_grad()
     def cut_(self, features: Tensor) -> None:
-        """Shut features for good: z = 0 always, whatever an optimizer does."""
-        features = features.to(self.mu.device)
-        self.mu[features], self.log_variance[features] = 0, -torch.inf
+        """Shut features for good: z = 0 always, whatever is done to mu and sigma from now on."""
+        self.cut |= features.to(self.cut.device)
+        self.mu[self.cut], self.log_variance[self.cut] = 0, -20.0
 
     @torch.no_grad()
     def floor_(self) -> None:
@@ -162,11 +164,11 @@ class InformationBottleneck(Sparsity):
 
     def loss(self) -> Tensor:
         """The sum over all features of 1/2 log(1 + mu^2 / sigma^2) (Dai et al. 2018, section 3)."""
-        gates = self.network.gates.values()
-        return _information(torch.cat([g.mu for g in gates]), torch.cat([g.log_variance for g in gates])).sum()
+        parts = zip(*((g.mu, g.log_variance, g.cut) for g in self.network.gates.values()), strict=True)
+        return _information(*(torch.cat(part) for part in parts)).sum()
 
 
-def _information(mu: Tensor, log_variance: Tensor) -> Tensor:
-    there = log_variance > -torch.inf  # masked before the quotient, so that gradients are not 0 times infinity
-    mu, log_variance = torch.where(there, mu, 0), torch.where(there, log_variance, 0)
+def _information(mu: Tensor, log_variance: Tensor, cut: Tensor) -> Tensor:
+    # masked before the quotient, so that gradients are not 0 times infinity
+    mu, log_variance = mu.masked_fill(cut, 0), log_variance.masked_fill(cut, 0)
     return torch.log1p(mu.square() * (-log_variance).exp()) / 2

@@ -51,7 +51,7 @@ def open_(gated: GatedNetwork) -> GatedNetwork:
             [1., 1.]])
     """
     for gate in gated.gates.values():
-        gate.log_alpha.requires_grad_(False)[_uncut(gate.log_alpha)] = torch.inf
+        gate.log_alpha.requires_grad_(False).fill_(torch.inf)
     return gated
 
 
@@ -157,7 +157,7 @@ def widths(gated: GatedNetwork, factor: float, metric: str = "volume") -> dict[s
         raise BarError(f"the pruning factor must be a number of at least 1, got {factor}")
     if metric not in cost.METRICS:
         raise BarError(f"unknown metric {metric!r}: {nearest(str(metric), cost.METRICS)}")
-    uncut = {name: _uncut(gate.log_alpha).cpu() for name, gate in gated.gates.items()}
+    uncut = {name: ~gate.cut.cpu() for name, gate in gated.gates.items()}
     joined, budget = signals(gated), gated.full(metric) / factor
     full = [len(uncut[names[0]]) for names in joined]
     there = [min(int(uncut[name].sum()) for name in names) for names in joined]
@@ -241,7 +241,7 @@ def filters(gated: GatedNetwork, name: str, alive: dict[str, Tensor] | None = No
     group = torch.arange(conv.groups)
     dense[group, :, group] = weight
     dense = dense.reshape(conv.out_channels, conv.in_channels, -1)
-    there = {n: _uncut(gate.log_alpha) for n, gate in gated.gates.items()} if alive is None else alive
+    there = {n: ~gate.cut for n, gate in gated.gates.items()} if alive is None else alive
     return dense * network.live(there)[network.sources(node)[0]][:, None]
 
 
@@ -266,7 +266,7 @@ def highest(gated: GatedNetwork, widths: dict[str, int], scores: dict[str, Tenso
     for names in signals(gated):
         score = sum(scores[name].cpu() for name in names)
         for name in names:
-            mine = score.masked_fill(~_uncut(gated.gates[name].log_alpha).cpu(), -torch.inf)
+            mine = score.masked_fill(gated.gates[name].cut.cpu(), -torch.inf)
             alive[name] = torch.zeros(len(mine), dtype=torch.bool)
             alive[name][mine.argsort(descending=True, stable=True)[: widths[name]]] = True
     return {name: alive[name] for name in gated.gates}
@@ -308,7 +308,7 @@ def merge_(gated: GatedNetwork, widths: dict[str, int], decompose: Decompose) ->
         For each gated convolution, which features stay.
     """
     network, joined = gated.network, signals(gated)
-    alive = {name: _uncut(gate.log_alpha).cpu() for name, gate in gated.gates.items()}
+    alive = {name: ~gate.cut.cpu() for name, gate in gated.gates.items()}
     readers = {names[0]: _readers(network, network.convs[names[0]]) for names in joined}
     for names in joined:  # a signal's first writer comes before all that read it, so they are compared by what stays
         first, here = names[0], torch.stack([alive[name] for name in names]).all(0).nonzero().flatten()
@@ -326,10 +326,6 @@ def merge_(gated: GatedNetwork, widths: dict[str, int], decompose: Decompose) ->
             alive[name] = torch.zeros_like(alive[name])
             alive[name][kept] = True
     return alive
-
-
-def _uncut(log_alpha: Tensor) -> Tensor:
-    return log_alpha.detach() > -torch.inf
 
 
 def _norm(network: Network, node: fx.Node) -> nn.BatchNorm2d | None:
