@@ -22,7 +22,7 @@ from torch import fx, nn
 from torch.nn.utils import prune
 
 import bar
-from bar import runs, schema, storage
+from bar import data, runs, schema, storage
 from bar.network import on_meta
 
 TINY = {"limit": 96, "size": 8, "epochs": (2, 1, 0), "pruning_factor": 2.0}
@@ -256,7 +256,8 @@ def test_f3_records_from_before_are_read():
 @pytest.mark.parametrize("content", ["[]", "{", '{"lambda": 1, "volume": "x", "flops": 1, "seconds": 1}'])
 def test_f3_a_bad_trial_is_named(content, tmp_path):
     config = bar.RunConfig(**TINY, method="l0")
-    trial = tmp_path / config.trials / "0.1" / runs.TRIAL
+    images = data.load("digits", size=TINY["size"], limit=TINY["limit"])
+    trial = tmp_path / f"{config.trials}-data{images.fingerprint[:8]}" / "0.1" / runs.TRIAL
     trial.parent.mkdir(parents=True)
     trial.write_text(content)
     with pytest.raises(bar.BarError, match=r"-trials-.*/0\.1: trial\.json"):
@@ -366,7 +367,7 @@ def test_f4_a_folder_that_may_only_be_read(what, recorded, bar_command, monkeypa
         forbidden.setattr(os, what, failing(getattr(os, what), lambda call: True, errno.EROFS))
         code, out, err = bar_command("run", *OPTIONS, "--out", str(recorded.parent / "new"))
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert err.endswith("new: Read-only file system\n")
+        assert err.endswith(": Read-only file system\n")
         forbidden.setattr(Path, "unlink", failing(Path.unlink, lambda call: True, errno.EROFS))
         assert bar_command("run", *OPTIONS, "--out", str(recorded))[0] == 0
     assert names(recorded.parent) - {"new"} == before
