@@ -35,7 +35,7 @@ def gradients_of(command: list, isa: str = "DEFAULT") -> tuple[str, list[str]]:
     environment = {"ONEDNN_MAX_CPU_ISA": isa, "ONEDNN_VERBOSE": "1", **heap_check()}
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", *map(str, command)],
-        capture_output=True, text=True, timeout=120, env=os.environ | environment,
+        capture_output=True, text=True, timeout=300, env=os.environ | environment,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-500:]
     gradients = [line for line in ended.stdout.splitlines() if "backward_weights" in line]
