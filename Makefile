@@ -39,7 +39,7 @@ TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -
 test: $(STAMP)  ## unit tests, doctests, stored notebook outputs, every page of the book in a browser
 	$(TEST)
 
-test-all: $(STAMP)  ## the same with everything at full length: takes an hour or more
+test-all: $(STAMP)  ## the same with everything at full length: takes half an hour
 	$(TEST) --all
 
 lint: $(STAMP)  ## ruff: style and formatting
