@@ -259,6 +259,10 @@ def test_what_is_unchanged_is_not_run_again(tmp_path, monkeypatch, capsys):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "one.png").write_bytes(b"")
     others += [printed({"dataset": str(tmp_path / "images")})]
+    (tmp_path / "weights.safetensors").write_bytes(b"1")
+    others += [printed({"dataset": str(tmp_path / "weights.safetensors")})]
+    (tmp_path / "weights.safetensors").write_bytes(b"12")
+    others += [printed({"dataset": str(tmp_path / "weights.safetensors")})]
     monkeypatch.setattr(book, "_hardware", lambda: {"Processor": "another"})
     others += [printed()]
     monkeypatch.setattr(book, "distributions", list)

@@ -302,14 +302,24 @@ def _fingerprint(path: Path, given: Mapping[str, object], declared: Mapping[str,
             known.update(source.relative_to(Path(__file__).parent).as_posix().encode() + source.read_bytes())
     installed = sorted(f"{each.name}=={each.version}" for each in distributions())
     records = [path.parent.parent / "results", path.parent.parent / "runs"]
-    dataset = str(given.get("dataset", declared.get("dataset", "digits"))).strip("'\"")
     files = {file for folder in records for file in folder.rglob("*.json*")}
-    if dataset != "digits":  # which come with scikit-learn
-        files |= {file for folder in (Path(dataset), data.root_folder() / dataset) for file in folder.rglob("*")}
+    for text in _texts(given, declared):  # a data set, a file of weights, other records
+        for place in (path.parent / text, data.root_folder() / text):
+            files |= {place, *place.rglob("*")}
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files) if file.is_file()]
     facts = [dict(given), installed, platform.python_version(), _hardware(), stats]
     known.update(json.dumps(facts, sort_keys=True, default=str).encode())
     return known.hexdigest()
+
+
+def _texts(given: Mapping[str, object], declared: Mapping[str, str]) -> Iterator[str]:
+    """The texts among a notebook's parameters, each of which may name what it reads."""
+    for name, default in declared.items():
+        with contextlib.suppress(SyntaxError, ValueError):  # a default that is computed
+            value = given[name] if name in given else ast.literal_eval(default)
+            yield from (
+                text for text in (value if isinstance(value, list) else [value]) if text and isinstance(text, str)
+            )
 
 
 def _run_of(path: Path) -> dict:
