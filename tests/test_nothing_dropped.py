@@ -206,6 +206,51 @@ def test_c3_buffers_of_the_user_survive():
     assert relative(gated(images), stored(bar.prune(gated))(images)) <= 1e-12
 
 
+@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("connectivity", ["mixed", "regular"])
+def test_c3_buffers_that_forward_does_not_read_survive(way, connectivity, tmp_path):
+    """A count of epochs, say: of the network, of a block, of a block's block, of a layer; kept in files or not."""
+    block = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()))
+    net = Net(lambda net, x: net.head(net.c(net.block(net.norm(net.b(net.a(x)))))), block=block)
+    for i, owner in enumerate([net, block, block[1], net.c, net.norm, net.fc]):
+        owner.register_buffer("epochs", torch.tensor(i + 1))
+        owner.register_buffer("index_0", torch.tensor([i + 0.5, torch.nan]), persistent=False)
+    kept = {name: buffer for name, buffer in net.named_buffers() if name.split(".")[-1] in ("epochs", "index_0")}
+    assert len(kept) == 12
+    gated = shut(bar.gate(net.eval(), SIZE))
+    gated.body.load_state_dict(net.state_dict(), strict=True)
+    assert gated.body.state_dict().keys() == net.state_dict().keys()
+    images = torch.randn(2, *SIZE)
+    expected = gated(images)
+    for network in (gated, bar.prune(gated, connectivity)):
+        again = COPIES[way](COPIES[way](network))
+        body = again.body if network is gated else again
+        for name, buffer in kept.items():
+            assert torch.equal(body.get_buffer(name).nan_to_num(9), buffer.nan_to_num(9))
+        assert again.state_dict().keys() == network.state_dict().keys()
+        assert {name for name in kept if name.endswith("epochs")} <= body.state_dict().keys()
+        assert not any(name.endswith("index_0") for name in body.state_dict())
+        assert relative(expected, again(images)) <= 1e-5
+    pruned = bar.prune(COPIES[way](gated), connectivity)
+    assert kept.keys() <= dict(pruned.named_buffers()).keys()
+    bar.storage.save(pruned, tmp_path / "stored")
+    assert torch.equal(bar.load(tmp_path / "stored").get_buffer("block.1.epochs"), kept["block.1.epochs"])
+    assert relative(expected, bar.fold(pruned)(images)) <= 1e-5
+    assert bar.export(pruned, SIZE, tmp_path / "network.pt2") <= 1e-4
+    bar.gate(pruned, SIZE)
+    assert bar.count(pruned, SIZE).volume == gated.size() or connectivity == "regular"
+
+
+def test_c3_a_block_that_has_gone_takes_its_buffers_along():
+    block = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+    net = Net(lambda net, x: net.head(net.c(net.block(x := net.a(x)) + x)), block=block)
+    block.register_buffer("epochs", torch.tensor(1))
+    net.c.register_buffer("epochs", torch.tensor(2))
+    gated = bar.gate(net, SIZE)
+    gated.gates["block.0"].log_alpha.data[:] = -5.0
+    assert set(dict(bar.prune(gated).named_buffers())) == {"c.epochs"}
+
+
 def named(parameter: str) -> type[Net]:
     """A network whose forward calls the images by this name."""
     space = {}

@@ -499,6 +499,9 @@ def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
     for node in in_place:
         node.target = _IN_PLACE_OPERATORS.get(node.target, node.target)
     module.graph.eliminate_dead_code()
+    for node in _keep_unread(model, module):
+        kinds[node], shapes.shapes[node] = "opaque", node.meta["shape"]
+        fixed.add(node)
     module.recompile()
     kinds = {node: kinds[node] for node in module.graph.nodes}
     if auxiliary:
@@ -509,6 +512,51 @@ def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
         )
     shapes = {n: shapes.shapes[n] for n in kinds}
     return Network(module, size, kinds, fixed & kinds.keys(), shapes, dropouts, auxiliary)
+
+
+class KeepUnread(fx.Tracer):
+    """Finds tensors that nothing reads again, too, when torch.fx unpickles a network: it traces the code for that."""
+
+    proxy_buffer_attributes = True
+
+
+def _keep_unread(model: nn.Module, module: fx.GraphModule) -> list[fx.Node]:
+    """Let the graph name the buffers that no forward reads, such as a count of epochs; torch.fx drops what it does not.
+
+    Those of modules that are called; what a layer needs itself comes with it.
+    """
+    called = {n.target for n in module.graph.find_nodes(op="call_module")}
+    stacks = (n.meta.get("nn_module_stack", {}).values() for n in module.graph.nodes)
+    there = {"", *(path for stack in stacks for path, _ in stack), *called}
+    there |= {".".join(target.split(".")[:i]) for target in called for i in range(1, target.count(".") + 1)}
+    named = {n.target for n in module.graph.find_nodes(op="get_attr")}
+    found = []
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        owner, _, last = name.rpartition(".")
+        part = _followed(model.get_submodule(owner))
+        if owner not in there or name in named or (owner in called and (not part or last in STATISTICS)):
+            continue
+        if owner not in called:
+            here = module
+            for piece in owner.split(".") if owner else ():
+                if piece not in here._modules:
+                    here.add_module(piece, nn.Module())
+                here = here._modules[piece]
+            here.register_buffer(last, buffer, last not in model.get_submodule(owner)._non_persistent_buffers_set)
+        with module.graph.inserting_before(next(iter(module.graph.find_nodes(op="output")))):
+            found.append(module.graph.get_attr(name))
+        found[-1].meta["shape"] = buffer.shape
+    if found:
+        module._tracer_cls = KeepUnread
+    return found
+
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # the buffers that a smaller batch norm has
+
+
+def _followed(module: nn.Module) -> bool:
+    """Whether pruning makes another layer in place of this one."""
+    return isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear)
 
 
 @contextlib.contextmanager

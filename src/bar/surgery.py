@@ -19,7 +19,7 @@ from bar import cost
 from bar.errors import BarError, nearest
 from bar.hard_concrete import FLOOR as FLOOR
 from bar.hard_concrete import Gate, HardConcrete
-from bar.network import Network, check_hooks, check_layer, stride_first, trace, undisturbed
+from bar.network import KeepUnread, Network, check_hooks, check_layer, stride_first, trace, undisturbed
 
 
 class GatedNetwork(nn.Module):
@@ -484,10 +484,11 @@ def gate(
     for pattern in protect:
         if not fnmatch.filter(network.convs, pattern):
             raise BarError(f"no convolution {pattern!r} to protect: {nearest(pattern, network.convs)}")
+    unread = {node.target for node in network.module.graph.find_nodes(op="get_attr") if not node.users}
     for name, tensor in network.module.state_dict().items():
         if tensor.is_meta:
             raise BarError(f"{name} is on the meta device and has no values: give the model its weights first")
-        if tensor.is_floating_point() and tensor.isnan().any():
+        if name not in unread and tensor.is_floating_point() and tensor.isnan().any():
             raise BarError(f"{name} has entries that are not a number")
     spine = network.spine()
     # A floor of one feature would not do where a group may read none of it: such convolutions keep everything.
@@ -538,9 +539,9 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
     -------
     torch.fx.GraphModule
         Plain modules and plain torch operations, in the mode (train or eval) of the gated network; a layer has the mode
-        of the one it comes from, and what was frozen stays frozen. `print(net.code)` shows how they are called. It
-        cannot be gated again: to prune in steps, shut more gates of the same gated
-        network.
+        of the one it comes from, and what was frozen stays frozen; buffers that no forward reads are kept.
+        `print(net.code)` shows how they are called. It can be gated again only where no sum or branch needed channels
+        picked by an index: to prune in steps, shut more gates of the same gated network.
 
     Raises
     ------
@@ -584,7 +585,9 @@ def _rebuild(
     presence: dict = {}  # node -> how present its original channels are: numbers, or what will compute them
     fold = values is not None
     z: dict = dict(values or {})
+    called = [node.target for node in network.kinds if node.op == "call_module"]
     taken = {name.split(".")[0] for name, _ in network.module.named_modules()}
+    taken |= {node.target for node in network.kinds if node.op == "get_attr"}
     learns: dict[fx.Node, bool] = {}  # whether anything that a node computes with is trained
 
     def index(channels: Tensor) -> fx.Node:
@@ -621,6 +624,9 @@ def _rebuild(
         scale = presence[node]
 
         if node.op == "get_attr":
+            owner = node.target.rpartition(".")[0]
+            if not node.users and _within(owner, called) and not _within(owner, root):
+                continue  # a layer or block that has gone takes along what nobody reads
             tensor = operator.attrgetter(node.target)(network.module)
             root[node.target] = copy.deepcopy(tensor) if fold else tensor
             held[node] = graph.get_attr(node.target), torch.arange(network.features(node))
@@ -704,7 +710,20 @@ def _rebuild(
                     new.target = new.target.removesuffix("_")
                 held[node] = new, have
 
-    return stride_first(fx.GraphModule(root, graph, class_name="Pruned" if fold else "Gated"))
+    new = fx.GraphModule(root, graph, class_name="Pruned" if fold else "Gated")
+    for node in new.graph.find_nodes(op="get_attr"):  # torch.fx makes all buffers persistent
+        owner, _, name = node.target.rpartition(".")
+        old = _submodule(network.module, owner) if owner else network.module
+        if old is not None and name in old._non_persistent_buffers_set:
+            new.get_submodule(owner)._non_persistent_buffers_set.add(name)
+        if not node.users:
+            new._tracer_cls = KeepUnread
+    return stride_first(new)
+
+
+def _within(owner: str, names: Iterable[str]) -> bool:
+    """Whether one of the names is that of a module, or of a part of it; of the network itself none is."""
+    return bool(owner) and any(f"{name}.".startswith(f"{owner}.") for name in names)
 
 
 def _inputs_of(network: Network, node: fx.Node, have: Tensor) -> Tensor:
