@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import bar
 from bar import cost, data, models, runs
-from bar.surgery import _same_width, _spaces
+from bar.surgery import same_width
 
 LAYER, FEATURE, NOISE = 0.5, 1.0, 1.0  # standard deviations of the synthetic log alpha
 DENSE_WITHIN = 0.01  # largest relative difference of the dense network's FLOPs
@@ -42,7 +42,7 @@ def synthetic(gated: bar.GatedNetwork, seed: int) -> None:
     """Random log alpha: an effect of the layer, one of the channel (shared by all that write it), and noise."""
     generator = torch.Generator().manual_seed(seed)
     channel: dict[int, Tensor] = {}
-    spaces = _spaces(gated.network)
+    spaces = gated.network.spaces()
     for name, gate in gated.gates.items():
         space, width = spaces[gated.network.convs[name]], len(gate.log_alpha)
         if space not in channel:
@@ -81,7 +81,7 @@ def dense(gated: bar.GatedNetwork, flops: int) -> nn.Module:
     inside blocks may then have a few features more or fewer.
     """
     live, network = gated.live(), gated.network
-    space = _spaces(network)
+    space = network.spaces()
     spaces = [space[node] for node in network.convs.values()]
     inner = [n for n, s in zip(network.convs, spaces, strict=True) if spaces.count(s) == 1 and n in gated.gates]
 
@@ -93,7 +93,7 @@ def dense(gated: bar.GatedNetwork, flops: int) -> nn.Module:
         return {n: torch.arange(len(g.alive)) < widths[n] for n, g in gated.gates.items()}
 
     def error(widths: dict[str, int]) -> float:
-        return abs(gated._size(alive(widths), "flops") / flops - 1)
+        return abs(gated.size_of(alive(widths), "flops") / flops - 1)
 
     best = min((features(i / 2000) for i in range(1, 2001)), key=error)
     while error(best) > DENSE_WITHIN / 2:
@@ -112,8 +112,8 @@ def torch_pruned(gated: bar.GatedNetwork, model: nn.Module, images: Tensor) -> n
         import torch_pruning
     except ImportError:
         return None
-    network, spaces = gated.network, _spaces(gated.network)
-    keep = _same_width(network, gated.live(), spaces)
+    network, spaces = gated.network, gated.network.spaces()
+    keep = same_width(network, gated.live(), spaces)
     model = copy.deepcopy(model).eval()
     graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=images)
     done = set()

@@ -49,7 +49,7 @@ LOOKS = {
     "same precision": lambda gated: gated.double(),
     "copy and cut": lambda gated: copy.deepcopy(gated).cut_(),
     "gate another": lambda gated: bar.gate(build_quietly("plain"), SIZE),
-    "gate with another law": lambda gated: bar.gate(build_quietly("plain"), SIZE, make=GaussianGate),
+    "gate with another law": lambda gated: bar.gate(build_quietly("plain"), SIZE, gate_factory=GaussianGate),
     "fold": lambda gated: bar.fold(bar.prune(gated)),
     "eval and back": lambda gated: (gated.eval(), gated.train()),
 }
@@ -63,7 +63,7 @@ def build_quietly(name: str) -> nn.Module:
 def trained(name: str, seed: int, looks: dict[int, list[str]], make=None) -> list[torch.Tensor]:
     """Weights, gates and losses of a few steps, with looks before some of them; and a cut half-way."""
     torch.manual_seed(seed)
-    gated = bar.gate(build(name), SIZE, make=make)
+    gated = bar.gate(build(name), SIZE, gate_factory=make)
     gated.train()
     weights = [p for p in gated.parameters() if p.is_leaf]
     adam, losses = torch.optim.Adam(weights, lr=0.01), []
@@ -374,7 +374,7 @@ def test_b3_googlenet_with_its_heads():
 @pytest.mark.parametrize("name", ["plain", "wrn-10-1", "depthwise"])
 def test_b4_what_was_cut_stays_cut(name, make):
     """Whatever is done to the gates afterwards: gated and pruned network agree, and the size is no larger."""
-    gated = bar.gate(build(name), SIZE, make=make)
+    gated = bar.gate(build(name), SIZE, gate_factory=make)
     generator = torch.Generator().manual_seed(3)
     for gate in gated.gates.values():
         gate.settle_(torch.rand(len(gate.alive), generator=generator) < 0.5)
@@ -398,7 +398,7 @@ def test_b4_what_was_cut_stays_cut(name, make):
         assert not any((gate.value.detach()[dead[name]] != 0).any() for name, gate in gated.gates.items())
         assert gated.size() <= size
         assert relative(gated(images), bar.prune(gated)(images)) <= 1e-10
-        again = bar.gate(build(name), SIZE, make=make)
+        again = bar.gate(build(name), SIZE, gate_factory=make)
         again.load_state_dict(gated.state_dict())
         assert relative(gated(images), again.eval()(images)) == 0
 
@@ -406,7 +406,7 @@ def test_b4_what_was_cut_stays_cut(name, make):
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
 @pytest.mark.parametrize("make", [None, GaussianGate], ids=["hard concrete", "Gaussian"])
 def test_b5_weight_decay_on_everything_is_harmless(optimizer, make):
-    gated = bar.gate(build("wrn-10-1"), SIZE, make=make)
+    gated = bar.gate(build("wrn-10-1"), SIZE, gate_factory=make)
     for gate in gated.gates.values():
         gate.settle_(torch.arange(len(gate.alive)) % 2 == 0)
     gated.floor_().cut_().train()
@@ -540,7 +540,7 @@ def test_b6_one_layer_in_eval_mode_stays_so():
 @pytest.mark.parametrize("make", [None, GaussianGate], ids=["hard concrete", "Gaussian"])
 @pytest.mark.parametrize("wrapped", [False, True], ids=["itself", "in another module"])
 def test_b7_gates_stay_in_single_precision(dtype, make, wrapped):
-    gated = bar.gate(build("wrn-10-1").float(), SIZE, make=make)
+    gated = bar.gate(build("wrn-10-1").float(), SIZE, gate_factory=make)
     before = {name: tensor.clone() for name, tensor in gated._gates.state_dict().items()}
     (nn.Sequential(gated) if wrapped else gated).to(dtype)
     assert {p.dtype for p in gated._gates.parameters()} == {torch.float32}

@@ -27,7 +27,7 @@ NORMED = ("wrn-10-1", "wrn-16-1", "resnet-basic", "resnet-bottleneck")  # a batc
 def gaussian(name: str, seed: int, share: float) -> bar.GatedNetwork:
     """A network with Gaussian gates of either sign, also above 1; some convolutions have all dead, others none."""
     torch.manual_seed(seed)
-    gated = bar.gate(build(name), SIZE, make=GaussianGate)
+    gated = bar.gate(build(name), SIZE, gate_factory=GaussianGate)
     for gate in gated.gates.values():
         here = (0.0, share, share, 1.0)[int(torch.randint(4, ()))]
         gate.mu.data.uniform_(-2, 2)
@@ -102,7 +102,7 @@ def test_cutting_gaussian_gates_while_training(name, seed, share):
 def test_open_gaussian_gates_change_nothing(name, seed):
     torch.manual_seed(seed)
     net = build(name)
-    gated = bar.gate(net, SIZE, make=GaussianGate)
+    gated = bar.gate(net, SIZE, gate_factory=GaussianGate)
     gated.keep_({n: torch.ones_like(g.alive) for n, g in gated.gates.items()})
     images = torch.randn(4, *SIZE, dtype=torch.float64)
     torch.testing.assert_close(gated(images), net(images), rtol=1e-12, atol=1e-12)
@@ -113,7 +113,7 @@ def test_a_channel_that_another_convolution_writes_stays(make):
     """Shutting some of the stem, whose channels a block writes as well, is the same as filters and shifts of zeros."""
     torch.manual_seed(0)
     net, images = build("wrn-10-1"), torch.randn(4, *SIZE, dtype=torch.float64)
-    gated = bar.gate(copy.deepcopy(net), SIZE, make=make)
+    gated = bar.gate(copy.deepcopy(net), SIZE, gate_factory=make)
     keep = {n: torch.ones_like(g.alive) for n, g in gated.gates.items()}
     keep["conv1"][::3] = False
     net.conv1.weight.data[::3] = 0
@@ -153,7 +153,7 @@ def test_settling_gaussian_gates(name, seed, share, factor):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gaussian_gates_keep_a_path_open(name):
-    gated = bar.gate(build(name), SIZE, make=GaussianGate)
+    gated = bar.gate(build(name), SIZE, gate_factory=GaussianGate)
     for gate in gated.gates.values():
         gate.log_variance.data.fill_(20.0)
         gate.mu.data.uniform_(-1e-3, 1e-3)
@@ -199,7 +199,7 @@ def test_presence_of_gaussian_sums(z):
 def test_a_gate_without_features_and_gates_of_the_wrong_law():
     with pytest.raises(bar.BarError, match="at least one feature"):
         GaussianGate(0)
-    gated = bar.gate(layers(), SIZE, make=GaussianGate)
+    gated = bar.gate(layers(), SIZE, gate_factory=GaussianGate)
     with pytest.raises(bar.BarError, match="needs hard concrete gates"):
         bar.Budget(gated, factor=2, steps=10)(0)
     with pytest.raises(bar.BarError, match="needs Gaussian gates"):
@@ -230,7 +230,7 @@ def test_loss_of_l0(seed, lam):
 
 @given(seed=st.integers(0, 10**6), lam=st.floats(1e-6, 1))
 def test_loss_of_the_information_bottleneck(seed, lam):
-    gated = bar.gate(layers(), SIZE, make=GaussianGate)
+    gated = bar.gate(layers(), SIZE, gate_factory=GaussianGate)
     torch.manual_seed(seed)
     for gate in gated.gates.values():
         gate.mu.data.uniform_(-2, 2)
@@ -272,7 +272,7 @@ def test_the_bound_is_a_divergence(mu, log_variance, h):
 def test_the_loss_alone_shuts_all_but_the_spine(method):
     """With the groups and the rate that a training loop is given, and nothing to hold against."""
     make = GaussianGate if method is InformationBottleneck else None
-    pruner = method(bar.gate(build("wrn-10-1"), SIZE, make=make), 10**9, 1.0, lr=0.05)
+    pruner = method(bar.gate(build("wrn-10-1"), SIZE, gate_factory=make), 10**9, 1.0, lr=0.05)
     (group,) = pruner.groups()
     optimizer = torch.optim.Adam([group])
     assert sum(p.numel() for p in group["params"]) == len(pruner.network.score) * (1 + (make is not None))
@@ -303,7 +303,7 @@ def pruner_of(method: str, settle: bool = False):
         for gate in pruner.network.gates.values():
             gate.spread_(-4, 4)
         return pruner
-    pruner = InformationBottleneck(bar.gate(net, SIZE, make=GaussianGate), limit, 0.1, settle=settle)
+    pruner = InformationBottleneck(bar.gate(net, SIZE, gate_factory=GaussianGate), limit, 0.1, settle=settle)
     for gate in pruner.network.gates.values():
         gate.log_variance.data.uniform_(-6, 2)
     return pruner
@@ -428,7 +428,7 @@ def test_in_training(method):
 def test_bad_arguments(arguments, message):
     for make, method in ((None, L0), (GaussianGate, InformationBottleneck), (None, MorphNet)):
         with pytest.raises(bar.BarError, match=message):
-            method(bar.gate(layers(), SIZE, make=make), *arguments)
+            method(bar.gate(layers(), SIZE, gate_factory=make), *arguments)
 
 
 # MorphNet

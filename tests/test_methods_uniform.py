@@ -46,7 +46,7 @@ def test_halving_again_and_again(method, name, metric, factor, seed):
             widths = uniform.widths(gated, factor**step, metric)
         except bar.BarError:
             least = {n: torch.arange(len(g.alive)) == int(uncut(gated)[n].nonzero()[0]) for n, g in gated.gates.items()}
-            assert gated._size(least, metric) > gated.full(metric) / factor**step
+            assert gated.size_of(least, metric) > gated.full(metric) / factor**step
             return
         before = uncut(gated)
         chosen = METHODS[method].choose(copy.deepcopy(gated), widths, draw(seed))
@@ -99,7 +99,7 @@ def test_the_budget_is_used(name, metric, factor):
     """At least 95 % of it, with widths that are uniform up to one feature."""
     gated, full = _wide(name)
     widths = uniform.widths(gated, factor, metric)
-    size = gated._size({name: torch.arange(n) < widths[name] for name, n in full.items()}, metric)
+    size = gated.size_of({name: torch.arange(n) < widths[name] for name, n in full.items()}, metric)
     assert 0.95 <= size * factor / gated.full(metric) <= 1
     above = min((width + 1) / full[name] for name, width in widths.items())
     assert max((width - 1) / full[name] for name, width in widths.items()) < above

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import bar
-from bar.surgery import FLOOR
+from bar.hard_concrete import FLOOR
 
 
 def randomise(gated: bar.GatedNetwork, seed: int, share: float) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bar.errors import BarError
-from bar.network import Network, on_meta, symbolic_trace
+from bar.network import Network, follow, on_meta, symbolic_trace
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,10 @@ def volume(network: Network, features: Mapping[str, Tensor]) -> Tensor:
         A scalar, differentiable. Depthwise convolutions count what passes through them.
     """
     total = sum(present.sum() * network.area(network.convs[name]) for name, present in features.items())
-    for node, present in _depthwise(network, features).items():
-        total = total + present.sum() * network.area(node)
+    depthwise = [node for node, kind in network.kinds.items() if kind == "depthwise"]
+    flow = _presence(network, features) if depthwise else {}
+    for node in depthwise:
+        total = total + flow[node].sum() * network.area(node)
     return total
 
 
@@ -206,7 +208,7 @@ def flops(network: Network, features: Mapping[str, Tensor]) -> Tensor:
     Tensor
         A scalar, differentiable.
     """
-    flow = _flow(network, features)
+    flow = _presence(network, features)
     total = torch.zeros(())
     for node, kind in network.kinds.items():
         if kind in ("conv", "depthwise"):
@@ -218,31 +220,24 @@ def flops(network: Network, features: Mapping[str, Tensor]) -> Tensor:
                 inputs = network.features(source) / len(outputs)
             else:
                 inputs = flow[source].view(len(outputs), -1).sum(1)
-            taps = network.submodule(node).weight[0, 0].numel()
-            total = total + 2 * taps * network.area(node) * (inputs * outputs).sum()
+            total = total + flops_of_pair(network, node) * (inputs * outputs).sum()
     return total
 
 
-def _flow(network: Network, features: Mapping[str, Tensor]) -> dict:
-    """Presence of the channels of every node; None where they are always there."""
-    flow = {}
-    for node, kind in network.kinds.items():
-        if kind in ("input", "linear", "output"):
-            flow[node] = None
-        elif kind == "conv":
-            flow[node] = features[node.target]
-        else:
-            flow[node] = network.presence(node, [flow[n] for n in network.sources(node)])
-        if kind == "depthwise" and flow[node] is None:
-            flow[node] = torch.ones(network.features(node))
-    return flow
+def flops_of_pair(network: Network, node: fx.Node) -> int:
+    """FLOPs per image that a convolution takes for one of its inputs and one of its features: 2 a tap and pixel."""
+    return 2 * network.submodule(node).weight[0, 0].numel() * network.area(node)
 
 
-def _depthwise(network: Network, features: Mapping[str, Tensor]) -> dict:
-    """Presence of what the depthwise convolutions put out."""
-    nodes = [node for node, kind in network.kinds.items() if kind == "depthwise"]
-    flow = _flow(network, features) if nodes else {}
-    return {node: flow[node] for node in nodes}
+def _presence(network: Network, features: Mapping[str, Tensor]) -> dict:
+    """How present the channels of every node are; None where they are always there."""
+
+    def rule(node: fx.Node, inputs: list, passed: Tensor | None) -> Tensor | None:
+        if network.kinds[node] == "depthwise" and passed is None:
+            return torch.ones(network.features(node))
+        return features[node.target] if network.kinds[node] == "conv" else passed
+
+    return follow(network, rule, lambda p, q: p + q - p * q)
 
 
 METRICS = {"volume": volume, "flops": flops}  # what a budget may be counted in (section 3.3)

@@ -262,7 +262,7 @@ class HardConcrete(Distribution):
 class Gate(nn.Module):
     """One hard concrete variable per feature of a convolution.
 
-    A law of one's own for the values of gates is a class with `value`, `alive`, `score`, `cut`, `sample`, `either` and
+    A law of one's own for the values of gates is a class with `value`, `alive`, `score`, `cut`, `sample`, `union` and
     the methods that open and shut: nothing else is asked of a gate by `bar.surgery`.
 
     Parameters
@@ -352,7 +352,7 @@ class Gate(nn.Module):
         return HardConcrete(torch.cat([gate.effective for gate in gates]), validate_args=False).rsample()
 
     @staticmethod
-    def either(p: Tensor, q: Tensor) -> Tensor:
+    def union(p: Tensor, q: Tensor) -> Tensor:
         """How present the sum of two features is, given their gates' values: see `bar.network.Network.presence`."""
         return p + q - p * q
 

@@ -105,7 +105,7 @@ def build(
             normal_(gated, generator=draws)
         kind, travel, betas = L0, settings.l0_travel, settings.gate_betas
     elif name == "information-bottleneck":
-        gated = gate(network, input_size, make=GaussianGate)
+        gated = gate(network, input_size, gate_factory=GaussianGate)
         for each in gated.gates.values():
             each.start_(draws)
         kind, travel, betas = InformationBottleneck, settings.ib_travel, (0.9, 0.999)

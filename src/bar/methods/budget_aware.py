@@ -124,7 +124,7 @@ class BudgetAware(Pruner):
         sizes = [len(gate.log_alpha) for gate in gated.gates.values()]
         left = dict(zip(gated.gates, (there & ~due).split(sizes), strict=True))
         # Should V have fallen too far, the last step needs something to reopen.
-        if (due & there).any() and gated._size(left, self.budget.metric) >= self.budget.limit:
+        if (due & there).any() and gated.size_of(left, self.budget.metric) >= self.budget.limit:
             gated.cut_(dict(zip(gated.gates, due.split(sizes), strict=True)))
 
     def watched(self) -> nn.Module:

@@ -101,7 +101,7 @@ class GaussianGate(nn.Module):
         return z.masked_fill(cut, 0)
 
     @staticmethod
-    def either(p: Tensor, q: Tensor) -> Tensor:
+    def union(p: Tensor, q: Tensor) -> Tensor:
         """How present the sum of two features is, given their gates' values: the one of the larger modulus.
 
         p + q - p q of hard concrete gates would leave [0, 1] and may vanish where neither does. Clamping the values to
@@ -151,7 +151,7 @@ class InformationBottleneck(Sparsity):
     --------
     >>> import bar
     >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2))
-    >>> gated = bar.gate(net, (1, 6, 6), make=GaussianGate)
+    >>> gated = bar.gate(net, (1, 6, 6), gate_factory=GaussianGate)
     >>> pruner = InformationBottleneck(gated, limit=64, lam=0.1)
     >>> print(f"{pruner(step=0):.1f}")  # 0.1 times 8 features of about 1/2 log(1 + e^9)
     3.6
@@ -159,7 +159,7 @@ class InformationBottleneck(Sparsity):
 
     def __init__(self, gated, limit: float, lam: float, metric: str = "volume", **options) -> None:
         if not all(isinstance(gate, GaussianGate) for gate in gated.gates.values()):
-            raise BarError("the information bottleneck needs Gaussian gates: bar.gate(…, make=GaussianGate)")
+            raise BarError("the information bottleneck needs Gaussian gates: bar.gate(…, gate_factory=GaussianGate)")
         super().__init__(gated, limit, lam, metric, **options)
 
     def loss(self) -> Tensor:

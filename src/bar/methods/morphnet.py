@@ -10,11 +10,12 @@ import bisect
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from bar.cost import flops_of_pair
 from bar.errors import BarError
 from bar.methods.l0 import check_limit, load_gates, record_of_cut, sizes
-from bar.network import Network
+from bar.network import Network, ask, follow
 from bar.surgery import GatedNetwork, prune
 from bar.training import Pruner
 
@@ -154,8 +155,8 @@ class MorphNet(Pruner):
 
         # Only where a layer gains a feature does the size change; it grows with the multiplier.
         steps = sorted({k / w for name, w in widths.items() if w for k in range(1, len(order[name]) + 1)})
-        least = 1 if self.gated._size(widened(0.0, 1), self.metric) <= self.limit else 0
-        fits = bisect.bisect(steps, self.limit, key=lambda s: self.gated._size(widened(s, least), self.metric))
+        least = 1 if self.gated.size_of(widened(0.0, 1), self.metric) <= self.limit else 0
+        fits = bisect.bisect(steps, self.limit, key=lambda s: self.gated.size_of(widened(s, least), self.metric))
         self.multiplier = steps[fits - 1] if fits else 0.0
         return learnt, widened(self.multiplier, least)
 
@@ -174,23 +175,21 @@ def scales(network: Network) -> dict[str, Tensor]:
         Convolution -> the largest |gamma| among the first batch norms that read each of its features; infinite where
         something reads it without one. Differentiable.
     """
-    read: dict = {}
-    for node, kind in reversed(network.kinds.items()):
-        for position, source in enumerate(network.sources(node)):
-            features = network.features(source)
-            gamma = network.submodule(node).weight if kind == "norm" else None
-            if gamma is not None:
-                wanted = gamma.abs()
-            elif kind in ("norm", "conv", "linear", "opaque", "output"):
-                wanted = torch.full((features,), torch.inf, device=_device(network))
-            elif kind == "cat":
-                wanted = read[node].split([network.features(n) for n in network.sources(node)])[position]
-            elif kind in ("flatten", "depthwise"):
-                wanted = read[node].view(features, -1).amax(1)
-            else:
-                wanted = read[node]
-            read[source] = wanted if source not in read else torch.maximum(read[source], wanted)
-    return {name: read[node] for name, node in network.convs.items()}
+    found: dict[fx.Node, Tensor] = {}
+
+    def rule(node: fx.Node, wanted: Tensor | None) -> Tensor:
+        kind = network.kinds[node]
+        if kind == "conv":
+            found[node] = wanted
+        gamma = network.submodule(node).weight if kind == "norm" else None
+        if gamma is not None:
+            return gamma.abs()
+        if wanted is None or kind in ("norm", "conv", "linear", "opaque", "output"):
+            return torch.full((network.features(node),), torch.inf, device=_device(network))
+        return wanted
+
+    ask(network, rule)
+    return {name: found[node] for name, node in network.convs.items()}
 
 
 def penalty(network: Network, gamma: dict[str, Tensor], metric: str, threshold: float) -> Tensor:
@@ -220,17 +219,17 @@ def penalty(network: Network, gamma: dict[str, Tensor], metric: str, threshold: 
     for node, kind in network.kinds.items():
         if kind not in ("conv", "depthwise"):
             continue
-        area, out = network.area(node), flow[node]
+        out = flow[node]
         if metric == "volume":
-            total = total if out is None else total + area * out.sum()
+            total = total if out is None else total + network.area(node) * out.sum()
             continue
-        taps, groups = network.submodule(node).weight[0, 0].numel(), network.groups(node)
+        groups = network.groups(node)
         if kind == "depthwise":
-            total = total if out is None else total + 2 * taps * area * out.sum()
+            total = total if out is None else total + flops_of_pair(network, node) * out.sum()
             continue
         gamma_in, alive_in = _sums(network, network.sources(node)[0], flow, groups, threshold)
         gamma_out, alive_out = _sums(network, node, flow, groups, threshold)
-        total = total + 2 * taps * area * (gamma_out * alive_in + gamma_in * alive_out).sum()
+        total = total + flops_of_pair(network, node) * (gamma_out * alive_in + gamma_in * alive_out).sum()
     return total
 
 
@@ -245,20 +244,14 @@ def _sums(network: Network, node, flow: dict, groups: int, threshold: float) -> 
 
 def _flow(network: Network, gamma: dict[str, Tensor]) -> dict:
     """The |gamma| of the channels of every node; None where they are always there."""
-    flow: dict = {}
-    for node, kind in network.kinds.items():
-        parts = [flow[n] for n in network.sources(node)]
-        if kind == "conv":
-            flow[node] = gamma.get(node.target)
-        elif kind in ("input", "linear", "opaque", "output"):
-            flow[node] = None
-        elif kind == "add":
-            flow[node] = None if any(part is None for part in parts) else torch.maximum(*parts)
-        elif kind == "norm" and parts[0] is not None and network.submodule(node).affine:
-            flow[node] = network.submodule(node).weight.abs()
-        else:
-            flow[node] = network.presence(node, parts)
-    return flow
+
+    def rule(node: fx.Node, inputs: list, passed: Tensor | None) -> Tensor | None:
+        kind = network.kinds[node]
+        if kind == "norm" and passed is not None and network.submodule(node).affine:
+            return network.submodule(node).weight.abs()
+        return gamma.get(node.target) if kind == "conv" else passed
+
+    return follow(network, rule, torch.maximum)
 
 
 def _device(network: Network) -> torch.device:

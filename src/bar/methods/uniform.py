@@ -10,6 +10,7 @@ with twice the factor: what was cut stays out, and what stays was there before.
 """
 
 import bisect
+import itertools
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -20,8 +21,8 @@ from torch import Tensor, fx, nn
 
 from bar import cost
 from bar.errors import BarError, nearest
-from bar.network import Network
-from bar.surgery import GatedNetwork, _spaces
+from bar.network import Network, backwards
+from bar.surgery import GatedNetwork
 
 Choose = Callable[[GatedNetwork, dict[str, int], torch.Generator], dict[str, Tensor]]
 
@@ -107,7 +108,7 @@ def narrow_(
     alive = choose(gated, widths(gated, factor, metric), generator)
     budget, asked = gated.full(metric) / factor, factor
     # Where a concatenation is summed with something, the cost depends on which channels of the two coincide.
-    while (size := gated._size(alive, metric)) > budget:
+    while (size := gated.size_of(alive, metric)) > budget:
         gated.body.load_state_dict(before)
         asked *= size / budget
         alive = choose(gated, widths(gated, asked, metric), generator)
@@ -167,7 +168,7 @@ def widths(gated: GatedNetwork, factor: float, metric: str = "volume") -> dict[s
         return {name: found[name] for name in gated.gates}
 
     def size(counts: list[int]) -> int:  # of the first features; which ones does not matter, but see `narrow_`
-        return gated._size({n: uncut[n] & (uncut[n].cumsum(0) <= k) for n, k in per_conv(counts).items()}, metric)
+        return gated.size_of({n: uncut[n] & (uncut[n].cumsum(0) <= k) for n, k in per_conv(counts).items()}, metric)
 
     def times(multiplier: Fraction) -> list[int]:
         return [min(max(1, math.floor(n * multiplier)), most) for n, most in zip(full, there, strict=True)]
@@ -208,8 +209,8 @@ def signals(gated: GatedNetwork) -> list[list[str]]:
     ['group1.0.conv1']
     ['group2.0.shortcut', 'group2.0.conv2']
     """
-    space = _spaces(gated.network)
-    found: dict[int, list[str]] = {}
+    space = gated.network.spaces()
+    found: dict[fx.Node, list[str]] = {}
     for name in gated.gates:
         found.setdefault(space[gated.network.convs[name]], []).append(name)
     return list(found.values())
@@ -309,7 +310,7 @@ def merge_(gated: GatedNetwork, widths: dict[str, int], decompose: Decompose) ->
     """
     network, joined = gated.network, signals(gated)
     alive = {name: ~gate.cut.cpu() for name, gate in gated.gates.items()}
-    readers = {names[0]: _readers(network, network.convs[names[0]]) for names in joined}
+    readers = _readers(network)
     for names in joined:  # a signal's first writer comes before all that read it, so they are compared by what stays
         first, here = names[0], torch.stack([alive[name] for name in names]).all(0).nonzero().flatten()
         rows = torch.cat([_preactivations(gated, name, alive)[here] for name in names], 1)
@@ -371,34 +372,33 @@ def _average(
     conv.weight[kept] = weight.view(len(kept), *conv.weight.shape[1:]).to(conv.weight)
 
 
-def _readers(network: Network, node: fx.Node) -> list[tuple[fx.Node, int, int]]:
-    """The layers that read a convolution's features, if all of them can be changed to read others instead.
+def _readers(network: Network) -> dict[str, list[tuple[fx.Node, int, int]]]:
+    """The layers that read each convolution's features, if all of them can be changed to read others instead.
 
     For each the place of the first feature among its inputs, and how many inputs each feature has there.
     """
-    norm = _norm(network, node)
-    if network.submodule(node).groups > 1 or (norm is not None and not (norm.affine and norm.track_running_stats)):
-        return []
-    return _follow(network, node if norm is None else next(iter(node.users)), 0, 1) or []
 
+    def rule(node: fx.Node, asked: list) -> tuple[list | None, list]:
+        kind = network.kinds[node]
+        here = None if any(part is None for part in asked) else [entry for part in asked for entry in part]
+        sources = network.sources(node)
+        parts = [None] * len(sources)
+        if kind == "linear" or (kind == "conv" and network.groups(node) == 1):
+            parts = [[(node, 0, 1)]]
+        elif here is not None and kind in ("channelwise", "flatten"):
+            times = network.features(node) // network.features(sources[0])
+            parts = [[(reader, start, each * times) for reader, start, each in here]]
+        elif here is not None and kind == "cat":
+            widths = [0, *(network.features(n) for n in sources)]
+            starts = itertools.accumulate(widths[:-1])
+            parts = [[(reader, start + first * each, each) for reader, start, each in here] for first in starts]
+        return here, parts
 
-def _follow(network: Network, node: fx.Node, start: int, each: int) -> list[tuple[fx.Node, int, int]] | None:
-    found = []
-    for user in node.users:
-        kind = network.kinds.get(user)
-        if kind == "linear" or (kind == "conv" and network.groups(user) == 1):
-            found.append((user, start, each))
-            continue
-        if kind in ("channelwise", "flatten"):
-            times = network.features(user) // network.features(node)
-            paths = [_follow(network, user, start * times, each * times)]
-        elif kind == "cat":
-            sources = network.sources(user)
-            before = [sum(network.features(n) for n in sources[:i]) for i, n in enumerate(sources) if n is node]
-            paths = [_follow(network, user, start + offset, each) for offset in before]
-        else:
-            return None
-        if any(path is None for path in paths):
-            return None
-        found += [entry for path in paths for entry in path]
+    read, found = backwards(network, rule), {}
+    for name, node in network.convs.items():
+        norm = _norm(network, node)
+        fixed = network.submodule(node).groups > 1 or (
+            norm is not None and not (norm.affine and norm.track_running_stats)
+        )
+        found[name] = [] if fixed else read[node if norm is None else next(iter(node.users))] or []
     return found

@@ -1,0 +1,309 @@
+"""What tracing found, and the one way to walk over it: forwards, or backwards, with a rule.
+
+`forwards` and `backwards` go through the nodes once, in order; `follow` and `ask` do so for values of channels, which
+the table of operations takes through everything that does not make new channels. Liveness, presence, the spine and the
+spaces of shared channels are rules of a few lines.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import networkx
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from bar.network.operations import OPERATIONS, Operation
+
+
+@dataclass
+class _Place:
+    """Stands for a node of a graph that is stored."""
+
+    i: int
+
+
+@dataclass
+class Network:
+    """What tracing found in a CNN; made by `trace`.
+
+    Attributes
+    ----------
+    module : torch.fx.GraphModule
+        The traced network. Its submodules are the user's own, weights shared.
+    input_size : tuple of int
+        (channels, height, width) of one image.
+    kinds : dict
+        Graph node -> the name of what it does to channels (`bar.network.operations`): input, conv, depthwise, norm,
+        linear, channelwise, add, cat, flatten, output; "opaque" for anything that reads no gated feature, such as a
+        softmax behind the last linear layer.
+    fixed : set
+        The nodes whose channels are always there: what precedes the first convolutions, and what follows linear layers.
+    shapes : dict
+        Graph node -> shape of what it returns, for one image (batch of 1).
+    convs : dict
+        Name of a convolution -> its node, in order of execution; depthwise ones are not among them, since their
+        features live or die with their input.
+    dropouts : dict
+        Name of an ``nn.Dropout`` that stands for a call of ``F.dropout`` -> the user's module that made the call, whose
+        mode it has.
+    auxiliary : tuple of str
+        Modules that run in training mode only, and that the graph leaves out: auxiliary heads.
+    """
+
+    module: fx.GraphModule
+    input_size: tuple[int, int, int]
+    kinds: dict[fx.Node, str]
+    fixed: set[fx.Node]
+    shapes: dict[fx.Node, torch.Size]
+    dropouts: dict[str, str] = field(default_factory=dict)
+    auxiliary: tuple[str, ...] = ()
+    convs: dict[str, fx.Node] = field(init=False)
+
+    def __getstate__(self) -> dict:
+        """Nodes by their places: they know their neighbours, and a deep network is too deep to be pickled that way."""
+        place = {node: i for i, node in enumerate(self.kinds)}
+
+        def named(target):  # functions such as F.max_pool2d can be found by their name only
+            return name if getattr(F, name := getattr(target, "__name__", ""), None) is target else target
+
+        nodes = [
+            (n.name, n.op, named(n.target), *fx.node.map_arg((n.args, n.kwargs), lambda n: _Place(place[n])))
+            for n in place
+        ]
+        return vars(self) | {
+            "kinds": [(nodes[i], kind, self.shapes[node]) for i, (node, kind) in enumerate(self.kinds.items())],
+            "fixed": [place[node] for node in self.fixed], "shapes": None, "convs": None,
+        }  # fmt: skip
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        graph, nodes = fx.Graph(), []
+        for (name, op, target, args, kwargs), _, _ in state["kinds"]:
+            args, kwargs = fx.node.map_aggregate((args, kwargs), lambda a: nodes[a.i] if isinstance(a, _Place) else a)
+            target = getattr(F, target) if op == "call_function" and isinstance(target, str) else target
+            nodes.append(graph.create_node(op, target, args, kwargs, name))
+        self.module.graph = graph
+        self.kinds = {node: kind for node, (_, kind, _) in zip(nodes, state["kinds"], strict=True)}
+        self.shapes = {node: shape for node, (_, _, shape) in zip(nodes, state["kinds"], strict=True)}
+        self.fixed = {nodes[i] for i in state["fixed"]}
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        self.convs = {n.target: n for n, kind in self.kinds.items() if kind == "conv"}
+
+    def operation(self, node: fx.Node) -> Operation:
+        """What a node does to channels."""
+        return OPERATIONS[self.kinds[node]]
+
+    def submodule(self, node: fx.Node) -> nn.Module:
+        """The module that a ``call_module`` node calls."""
+        return self.module.get_submodule(node.target)
+
+    def sources(self, node: fx.Node) -> list[fx.Node]:
+        """The nodes whose signals a node reads, in order; a node that adds a signal to itself names it twice."""
+        return self.operation(node).sources(node)
+
+    def features(self, node: fx.Node) -> int:
+        """Number of channels (of columns, after flatten) that a node returns."""
+        return self.shapes[node][1] if len(self.shapes[node]) > 1 else 1
+
+    def area(self, node: fx.Node) -> int:
+        """A_l of eq. 4: pixels of one feature map that a node returns."""
+        return self.shapes[node][2:].numel()
+
+    def groups(self, node: fx.Node) -> int:
+        """Number of groups of a convolution: features of a group read the input channels of that group only."""
+        return self.submodule(node).groups if self.kinds[node] == "conv" else 1
+
+    def normed(self, node: fx.Node) -> bool:
+        """Whether a batch norm, and nothing else, reads a convolution: its gate then sits after that batch norm."""
+        return len(node.users) == 1 and self.kinds[next(iter(node.users))] == "norm"
+
+    def shifts(self, node: fx.Node) -> bool:
+        """Whether a node may turn a zero channel into something else, so that a dead one needs masking after it."""
+        kind = self.kinds[node]
+        return kind == "norm" or (kind == "depthwise" and self.submodule(node).bias is not None)
+
+    def passed(self, node: fx.Node, inputs: list, join: Callable):
+        """Values of a node's channels, from those of its inputs; None for "always there", and where they are new.
+
+        Parameters
+        ----------
+        node : torch.fx.Node
+        inputs : list of (Tensor or Proxy of shape (..., channels)) or None
+            For each source.
+        join : callable
+            What a sum of two channels has of both.
+        """
+        return self.operation(node).forwards(self, node, inputs, join)
+
+    def live(self, alive: Mapping[str, Tensor]) -> dict[fx.Node, Tensor]:
+        """Which channels of each node matter, when only some features of the convolutions are alive.
+
+        A channel is live if something non-zero can reach it and something live reads it: a convolution none of whose
+        inputs is live produces nothing, whatever its own gates say, and a feature that nobody reads is dead too
+        (section 4.1; this is how whole blocks disappear).
+
+        Parameters
+        ----------
+        alive : mapping of str to bool Tensor of shape (features,)
+            For each convolution, which of its features are alive by themselves; a convolution that is not named is
+            wholly alive.
+
+        Returns
+        -------
+        dict of torch.fx.Node to bool Tensor of shape (channels,)
+            On the CPU.
+        """
+
+        def reached(node: fx.Node, inputs: list[Tensor], passed: Tensor | None) -> Tensor:
+            kind = self.kinds[node]
+            if kind in ("conv", "linear"):
+                fed = inputs[0].view(self.groups(node), -1).any(1)
+                here = fed.repeat_interleave(self.features(node) // len(fed))
+                own = alive.get(node.target) if kind == "conv" else None
+                return here if own is None else here & own.detach().cpu()
+            if kind in ("input", "opaque"):
+                return torch.full((self.features(node),), all(p.any() for p in inputs))
+            return passed
+
+        flow = follow(self, reached, torch.logical_or)
+
+        def read(node: fx.Node, wanted: Tensor | None) -> Tensor:
+            if self.kinds[node] == "output":
+                return flow[node]
+            return torch.zeros_like(flow[node]) if wanted is None else wanted & flow[node]
+
+        return ask(self, read)
+
+    def spine(self) -> list[str]:
+        """The convolutions of which one feature must survive, or no signal passes (section 4.1, "fatal pruning").
+
+        They lie on the path from input to output that crosses the fewest convolutions, grouped ones only where there is
+        no other, and on such a path to each linear layer: without any input, that would lose its bias, too. In a
+        residual network these are the stem and the 1x1 convolution of every pooling block, as in the paper; in a plain
+        chain, all of them.
+
+        Returns
+        -------
+        list of str
+            Names of convolutions, in order of execution.
+        """
+
+        def shortest(node: fx.Node, paths: list[tuple]) -> tuple[int, int, tuple]:
+            """How many grouped convolutions, how many of all, and which."""
+            grouped, length, path = min(paths, key=lambda p: p[:2], default=(0, 0, ()))
+            if self.kinds[node] == "conv":
+                return grouped + (self.groups(node) > 1), length + 1, (*path, node)
+            return grouped, length, path
+
+        best = forwards(self, shortest)
+        heads = {n for node, kind in self.kinds.items() if kind in ("linear", "output") for n in best[node][2]}
+        return [name for name, node in self.convs.items() if node in heads]
+
+    def spaces(self) -> dict[fx.Node, fx.Node]:
+        """Which signals hold the same channels, because sums join them: for each node, one that stands for them all."""
+        joined = networkx.utils.UnionFind(self.kinds)
+        for node, kind in self.kinds.items():
+            sources = self.sources(node)
+            same = kind == "depthwise" and self.features(node) == self.features(sources[0])
+            if same or kind in ("norm", "channelwise", "add"):
+                joined.union(node, *sources)
+        return {node: joined[node] for node in self.kinds}
+
+    def returned(self) -> dict[fx.Node, bool]:
+        """Which nodes' features are the network's own outputs, with no convolution or linear layer in between."""
+
+        def reaches(node: fx.Node, asked: list[bool]) -> tuple[bool, list[bool]]:
+            kind = self.kinds[node]
+            ends = kind == "output" or (kind not in ("conv", "linear") and any(asked))
+            return any(asked), [ends for _ in self.sources(node)]
+
+        return backwards(self, reaches)
+
+
+def forwards(network: Network, rule: Callable) -> dict:
+    """Walk from the images on.
+
+    Parameters
+    ----------
+    network : Network
+    rule : callable
+        ``rule(node, inputs)`` returns a node's value, from those of its sources.
+
+    Returns
+    -------
+    dict
+        Node -> its value.
+    """
+    values: dict = {}
+    for node in network.kinds:
+        values[node] = rule(node, [values[n] for n in network.sources(node)])
+    return values
+
+
+def backwards(network: Network, rule: Callable) -> dict:
+    """Walk from the output on.
+
+    Parameters
+    ----------
+    network : Network
+    rule : callable
+        ``rule(node, asked)``, `asked` being what each reader of the node asks of it, returns the node's value and what
+        it asks of each of its sources.
+
+    Returns
+    -------
+    dict
+        Node -> its value.
+    """
+    asked: dict[fx.Node, list] = {node: [] for node in network.kinds}
+    values: dict = {}
+    for node in reversed(network.kinds):
+        values[node], parts = rule(node, asked[node])
+        for source, part in zip(network.sources(node), parts, strict=True):
+            asked[source].append(part)
+    return values
+
+
+def follow(network: Network, rule: Callable, join: Callable) -> dict:
+    """Follow values of channels from the images on.
+
+    Parameters
+    ----------
+    network : Network
+    rule : callable
+        ``rule(node, inputs, passed)`` returns the values of a node's channels. `passed` is what the table makes of
+        those of its inputs: None where its channels are new, or always there.
+    join : callable
+        ``join(p, q)``: what a sum of two channels has of both.
+
+    Returns
+    -------
+    dict
+        Node -> values of its channels.
+    """
+    return forwards(network, lambda node, inputs: rule(node, inputs, network.passed(node, inputs, join)))
+
+
+def ask(network: Network, rule: Callable) -> dict[fx.Node, Tensor]:
+    """Follow values of channels from the output back: where several read a channel, it gets the largest.
+
+    Parameters
+    ----------
+    network : Network
+    rule : callable
+        ``rule(node, wanted)`` returns the values of a node's channels; `wanted` is what its readers make of theirs,
+        None if it has none.
+
+    Returns
+    -------
+    dict of torch.fx.Node to Tensor of shape (channels,)
+    """
+
+    def walked(node: fx.Node, asked: list[Tensor]) -> tuple[Tensor, Iterable[Tensor]]:
+        here = rule(node, torch.stack(asked).amax(0) if asked else None)
+        return here, network.operation(node).backwards(network, node, here)
+
+    return backwards(network, walked)

@@ -1,0 +1,70 @@
+"""What cannot be followed is refused by name: hooks, parametrizations, tied weights, layers that do something else."""
+
+import operator
+from collections.abc import Mapping
+
+from torch import fx, nn
+from torch.nn.utils import parametrize
+
+from bar.errors import BarError
+
+
+def place_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
+    """The name of a node, what it does, and the path of the module that does it, for errors."""
+    if node.op == "call_module":
+        module = modules[node.target]
+        return f"{node.name!r} ({type(module).__name__}({module.extra_repr()}), module {node.target!r})"
+    path, _ = next(reversed(node.meta.get("nn_module_stack", {}).values()), ("", None))
+    what = getattr(node.target, "__name__", node.target)
+    return f"{node.name!r} ({what}, in " + (f"module {path!r})" if path else "the network itself)")
+
+
+def check_layer(name: str, module: nn.Module) -> None:
+    """Refuse a layer that may compute something else than its class does: a smaller one would not."""
+    if parametrize.is_parametrized(module):
+        raise BarError(
+            f"the {', '.join(module.parametrizations)} of {name!r} is parametrized: call "
+            "torch.nn.utils.parametrize.remove_parametrizations on it first"
+        )
+    check_hooks(name, module)
+    for layer in (nn.Conv2d, nn.BatchNorm2d, nn.Linear):
+        for method in ("forward", "_conv_forward") if isinstance(module, layer) else ():
+            if method in vars(module) or getattr(type(module), method, None) is not getattr(layer, method, None):
+                kind = f"{type(module).__name__}, an nn.{layer.__name__}"
+                raise BarError(f"{name!r} ({kind}) has a {method} of its own, which pruning does not know")
+
+
+def check_hooks(name: str, module: nn.Module) -> None:
+    """Refuse a module with a hook around its call: neither the gated nor the pruned network calls it."""
+    hooks = {
+        "forward hook": [*module._forward_pre_hooks.values(), *module._forward_hooks.values()],
+        "backward hook": [*module._backward_pre_hooks.values(), *module._backward_hooks.values()],
+    }
+    for kind, found in hooks.items():
+        if found:
+            what = getattr(found[0], "__name__", type(found[0]).__name__)
+            raise BarError(
+                f"{repr(name) if name else 'the network itself'} has a {kind} ({what}), which may change what it "
+                "computes: remove it first (with torch.nn.utils.remove_weight_norm, remove_spectral_norm or "
+                "prune.remove, where these have put it there)"
+            )
+
+
+def check_ties(module: fx.GraphModule) -> None:
+    """Refuse weights that two layers share: pruning one of them would change the other."""
+    seen: dict = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            layer = module.get_submodule(node.target)
+            tensors = [(f"{node.target}.{name}", t) for name, t in (*layer.named_parameters(), *layer.named_buffers())]
+        elif node.op == "get_attr":
+            tensors = [(node.target, operator.attrgetter(node.target)(module))]
+        else:
+            continue
+        for name, tensor in tensors:
+            where = id(tensor) if tensor.is_meta or tensor.numel() == 0 else (tensor.device, tensor.data_ptr())
+            if seen.setdefault(where, name) != name:
+                raise BarError(
+                    f"{seen[where]!r} and {name!r} are one tensor: tied weights cannot be pruned, since each layer "
+                    "needs a smaller one of its own. Give one of the two a copy"
+                )

@@ -1,0 +1,129 @@
+"""What a model does in training mode and not in eval mode is followed, or refused by name."""
+
+import copy
+import operator
+from collections import Counter
+
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from bar.errors import BarError
+from bar.network.checks import place_of
+from bar.network.recording import record
+from bar.network.rewriting import name_in_place_results
+
+
+def compare_modes(model: nn.Module, module: fx.GraphModule) -> tuple[set[fx.Node], tuple[str, ...]]:
+    """Refuse a model that computes something else in training mode, by name.
+
+    Returns the calls of F.dropout in the graph of the eval mode that drop in training mode, and the names of modules
+    that only training has, for outputs of their own.
+    """
+    twin = _twin(model)
+    versions = {name: (id(buffer), buffer._version) for name, buffer in twin.named_buffers()}
+    learning = record(twin, training=True)
+    modules = dict(module.named_modules()) | dict(learning.named_modules())
+    for name, buffer in twin.named_buffers():
+        if versions.get(name) != (id(buffer), buffer._version):
+            raise BarError(f"the buffer {name!r} is changed in training mode, in a way that pruning cannot follow")
+    in_place = name_in_place_results(learning)
+
+    table: dict = {}
+    quiet, loud = _numbers(module, table), _numbers(learning, table)
+    known = set(quiet.values())
+    changed = [n for n in in_place if loud[n] not in known and _origin(n).op == "get_attr"]  # an average, say
+    (result,), (results,) = (list(m.graph.find_nodes(op="output")) for m in (module, learning))
+    if result.all_input_nodes != [result.args[0]]:
+        return set(), ()  # several outputs: refused anyway
+    outputs = list(results.all_input_nodes)
+    outputs += [s for n in outputs if isinstance(n.target, type) for s in n.all_input_nodes]  # of a named tuple
+    if changed or quiet[result.args[0]] not in {loud[n] for n in outputs}:
+        # What one mode has and the other has not; first what is called in one of them only, not what comes after it.
+        there = set(loud.values())
+        new = [n for n in loud if loud[n] not in known and all(loud[s] in known for s in n.all_input_nodes)]
+        new += [n for n in quiet if quiet[n] not in there and all(quiet[s] in there for s in n.all_input_nodes)]
+        both = {(n.op, n.target) for n in quiet} & {(n.op, n.target) for n in loud}
+        new.sort(key=lambda n: (n.op, n.target) in both)
+        where = next((place_of(n, modules) for n in [*changed, *new]), "the network itself")
+        raise BarError(
+            f"{where} makes the network compute something else in training mode, which pruning cannot follow: only "
+            "nn.Dropout, F.dropout and StochasticDepth may act while training and not afterwards"
+        )
+    called = [n.target for n in module.graph.find_nodes(op="call_module")]
+    parts = [n.target.split(".") for n in learning.graph.find_nodes(op="call_module") if n.target not in called]
+    prefixes = {".".join(target.split(".")[:i]) for target in called for i in range(target.count(".") + 2)}
+    auxiliary = dict.fromkeys(
+        next(p for i in range(1, len(part) + 1) if (p := ".".join(part[:i])) not in prefixes) for part in parts
+    )
+    drops = {loud[n] for n in loud if is_dropout(n) and n.kwargs["training"]}
+    return {n for n in quiet if is_dropout(n) and quiet[n] in drops}, tuple(auxiliary)
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """A copy of a model, with its parameters, whose forward may change buffers and attributes; the model if need be."""
+    memo: dict[int, Tensor] = {id(p): p for p in model.parameters()}
+    tensors = [*model.buffers(), *(t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor))]
+    memo |= {id(t): t.detach().clone() for t in tensors if id(t) not in memo}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception:  # something in it cannot be copied, such as a lock
+        return model
+
+
+def _origin(node: fx.Node) -> fx.Node:
+    """What a node has computed its result from, going back along first arguments."""
+    while node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def is_dropout(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target in (F.dropout, F.dropout2d)
+
+
+def _numbers(module: fx.GraphModule, table: dict) -> dict[fx.Node, int]:
+    """A number for what each node computes, the same for the same in all graphs that share a table."""
+    numbers: dict[fx.Node, int] = {}
+    calls: Counter = Counter()
+    for node in module.graph.nodes:
+        if node.op == "output":
+            continue
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: f"%{numbers[n]}")
+        target, options = node.target, dict(kwargs)
+        if is_dropout(node):
+            del options["training"]
+        elif node.op == "get_attr":
+            tensor = operator.attrgetter(target)(module)
+            if not isinstance(tensor, nn.Parameter):  # the same constant may have another name
+                target = (tensor.dtype, tuple(tensor.shape), None if tensor.is_meta else str(tensor.tolist()))
+        key = (node.op, target, repr(args), repr(options))
+        calls[key] += is_dropout(node)  # two that look alike need not be followed alike
+        numbers[node] = table.setdefault((*key, calls[key]), len(table))
+    return numbers
+
+
+def drop_functional_dropout(model: nn.Module, module: fx.GraphModule, dropped: set[fx.Node]) -> dict[str, str]:
+    """Replace F.dropout, whose `training` flag tracing has frozen, by nn.Dropout, which follows train() and eval().
+
+    Returns the new modules' names, and those of the user's modules that made the calls. What drops in neither mode
+    goes.
+    """
+    owners = {}
+    for node in list(module.graph.nodes):
+        if is_dropout(node):
+            if node.kwargs["training"]:
+                raise BarError(f"{place_of(node, {})} drops features in eval mode, too: give it training=self.training")
+            new = node.args[0]
+            if node in dropped:
+                name = node.name
+                while hasattr(module, name):  # the user may have a module of this name
+                    name += "_"
+                owners[name], _ = next(reversed(node.meta.get("nn_module_stack", {}).values()), ("", None))
+                layer = nn.Dropout if node.target is F.dropout else nn.Dropout2d
+                dropout = layer(node.kwargs["p"], node.kwargs["inplace"])
+                module.add_submodule(name, dropout.train(model.get_submodule(owners[name]).training))
+                with module.graph.inserting_before(node):
+                    new = module.graph.call_module(name, (node.args[0],))
+            node.replace_all_uses_with(new)
+            module.graph.erase_node(node)
+    return owners

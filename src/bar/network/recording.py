@@ -1,0 +1,156 @@
+"""Record what a model does with `torch.fx`: in several threads, without drawing numbers, in either mode."""
+
+import contextlib
+import operator
+import random
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.ops import StochasticDepth
+
+from bar.errors import BarError
+
+
+@contextlib.contextmanager
+def undisturbed(cuda: bool = False) -> Iterator[None]:
+    """Leave the global generators as they were, whatever is drawn meanwhile; `cuda`: also where none is in use yet."""
+    devices = range(torch.cuda.device_count()) if cuda or torch.cuda.is_initialized() else ()
+    state, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numbers)  # noqa: NPY002
+
+
+class _Draws(TorchDispatchMode):
+    """Counts the random tensors that this thread draws; others may go on drawing."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
+
+    def state(self) -> tuple:
+        """Changes whenever something is drawn that a user's forward may draw."""
+        numbers = np.random.get_state()  # noqa: NPY002
+        return self.count, random.getstate(), numbers[1].tobytes(), numbers[2:]
+
+
+_TRACING = threading.RLock()  # while torch.fx traces, it replaces methods of nn.Module, for all threads
+
+
+class _OneThread(fx.Tracer):
+    """As torch.fx traces, but other threads may run modules meanwhile."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._thread = threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict):
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val, parameter_proxy_cache: dict):
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+def symbolic_trace(model: nn.Module) -> fx.GraphModule:
+    """As ``torch.fx.symbolic_trace``, in several threads at once."""
+    with _TRACING:
+        return fx.GraphModule(model, _OneThread().trace(model), type(model).__name__)
+
+
+class _Tracer(_OneThread):
+    """And a user's subclass of a layer is that layer, if it computes the same; and modules that draw are noted."""
+
+    draws: _Draws | None = None
+    drawn: str | None = None  # the path of the first one
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict):
+        if self.draws is None or threading.get_ident() != self._thread:
+            return super().call_module(m, forward, args, kwargs)
+        before = self.draws.state()
+        out = super().call_module(m, forward, args, kwargs)
+        if self.drawn is None and self.draws.state() != before:
+            self.drawn = self.path_of_module(m)
+        return out
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        layers = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
+        layers += (StochasticDepth,)
+        same = any(isinstance(module, layer) and type(module).forward is layer.forward for layer in layers)
+        return same or super().is_leaf_module(module, name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def place(self, error: Exception) -> str:
+        """The module, and the line of the user's code, that an error while tracing comes from."""
+        path, _ = next(reversed(self.module_stack.values()), ("", None))
+        frames = [
+            f for f in traceback.extract_tb(error.__traceback__)[1:] if not f.filename.startswith(torch.__path__[0])
+        ]
+        line = [f"line {frames[-1].lineno} of {frames[-1].filename}"] if frames else []
+        return "".join(f", {part}" for part in ([f"module {path!r}"] if path else []) + line)
+
+
+class _Proxy(fx.Proxy):
+    """As torch.fx records, but ``x += y`` is not taken for ``x = x + y``."""
+
+    def _record(self, operation: Callable, other) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    def __iadd__(self, other):
+        return self._record(operator.iadd, other)
+
+    def __isub__(self, other):
+        return self._record(operator.isub, other)
+
+    def __imul__(self, other):
+        return self._record(operator.imul, other)
+
+    def __itruediv__(self, other):
+        return self._record(operator.itruediv, other)
+
+
+def record(model: nn.Module, training: bool) -> fx.GraphModule:
+    """What torch.fx records of a model in one of its modes; the model is left as it was."""
+    modes, own = {m: m.training for m in model.modules()}, set(vars(model))
+    tracer = _Tracer()
+    with _TRACING, undisturbed(), _Draws() as tracer.draws:
+        try:
+            model.train(training)
+            before = tracer.draws.state()
+            module = fx.GraphModule(model, tracer.trace(model), type(model).__name__)
+            if tracer.draws.state() != before:
+                raise BarError(
+                    f"{f'module {tracer.drawn!r}' if tracer.drawn else 'the network itself'} draws random numbers when "
+                    f"it is called{' in training mode' if training else ''}, which would be the same in every step"
+                )
+        except BarError:
+            raise
+        except Exception as error:
+            why = (
+                " in training mode{}: {}. Only nn.Dropout, F.dropout and StochasticDepth are followed into that mode; "
+                "what another module does there would be lost"
+            )
+            why = (why if training else "{}: {}").format(tracer.place(error), error)
+            raise BarError(f"cannot trace {type(model).__name__} with torch.fx{why}") from error
+        finally:
+            for m, mode in modes.items():
+                m.training = mode
+            for constant in set(vars(model)) - own:  # torch.fx keeps here what is made in forward
+                delattr(model, constant)
+    module.training = modes[model]
+    return module

@@ -1,0 +1,148 @@
+"""Say the same in other words: small changes to a graph that leave what it computes as it is."""
+
+import operator
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from bar.network.operations import IN_PLACE_OPERATORS
+
+
+def name_in_place_results(module: fx.GraphModule) -> set[fx.Node]:
+    """Let everything that reads a signal after it was changed in place read the result of that change.
+
+    That is what in-place means; written out, the graph stays true when pruning makes the operation out-of-place.
+    """
+    modules = dict(module.named_modules())
+    after = {node: i for i, node in enumerate(module.graph.nodes)}
+    found = set()
+    for node in module.graph.nodes:
+        name = str(getattr(node.target, "__name__", node.target))
+        in_place = (
+            (node.op == "call_module" and getattr(modules[node.target], "inplace", False))
+            or (node.op == "call_function" and (node.kwargs.get("inplace") or node.target in IN_PLACE_OPERATORS))
+            or (node.op in ("call_function", "call_method") and name.endswith("_") and not name.endswith("__"))
+        )
+        if in_place and node.all_input_nodes:
+            found.add(node)
+            source = node.all_input_nodes[0]
+            source.replace_all_uses_with(node, lambda user, node=node: after[user] > after[node])
+    return found
+
+
+def flatten_views(module: fx.GraphModule) -> None:
+    """Replace x.view(x.size(0), -1) and x.view(-1, width), which say in numbers what flatten(x, 1) says in words."""
+    for node in list(module.graph.nodes):
+        if node.op == "call_method" and node.target in ("view", "reshape") and len(node.args) == 3:
+            source, rows, columns = node.args
+            if (columns == -1 and _is_batch_size(rows)) or (rows == -1 and isinstance(columns, int)):
+                with module.graph.inserting_before(node):
+                    flat = module.graph.call_function(torch.flatten, (source, 1))
+                flat.meta.update(node.meta)
+                if columns != -1:
+                    flat.meta["columns"] = (columns,)  # to be compared when shapes are known
+                node.replace_all_uses_with(flat)
+                module.graph.erase_node(node)
+
+
+def stride_first(module: fx.GraphModule) -> fx.GraphModule:
+    """Let an average pool of one pixel skip the pixels that a strided 1x1 convolution would not read; in place.
+
+    The numbers are the same. The weight gradient of such a convolution, in channels_last and with fewer inputs than a
+    vector register holds, writes past its memory in oneDNN (uxlfoundation/oneDNN 6035): wrong gradients, or the end of
+    the process. Pruning makes exactly such convolutions of the shortcuts of a residual network.
+
+    Parameters
+    ----------
+    module : torch.fx.GraphModule
+        Its strided 1x1 convolutions are changed too: their stride becomes 1.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        The same one.
+
+    Examples
+    --------
+    >>> net = stride_first(fx.symbolic_trace(nn.Sequential(nn.Conv2d(4, 2, 1, stride=2))))
+    >>> net.get_submodule("0").stride, net(torch.zeros(1, 4, 7, 7)).shape
+    ((1, 1), torch.Size([1, 2, 4, 4]))
+    """
+    found = {}
+    for node in module.graph.find_nodes(op="call_module"):
+        called = module.get_submodule(node.target)
+        conv = getattr(called, "options", called)  # of a part of a convolution, see `bar.surgery`
+        if isinstance(conv, nn.Conv2d) and is_pointwise(conv) and conv.stride != (1, 1):
+            found[node] = conv, conv.stride
+    for node, (conv, stride) in found.items():
+        with module.graph.inserting_before(node):
+            pooled = module.graph.call_function(F.avg_pool2d, (node.args[0], 1, stride))
+        node.args = (pooled, *node.args[1:])
+        conv.stride = (1, 1)
+    module.recompile()
+    return module
+
+
+def is_pointwise(conv: nn.Conv2d) -> bool:
+    """Whether a convolution reads one pixel for each that it writes, and nothing beyond the border."""
+    return conv.kernel_size == (1, 1) and conv.padding in ((0, 0), "valid", "same")
+
+
+def _is_batch_size(value) -> bool:
+    """Whether a node is x.size(0), x.size()[0] or x.shape[0]."""
+    if not isinstance(value, fx.Node):
+        return False
+    if value.op == "call_method" and value.target == "size":
+        return value.args[1:] == (0,)
+    if value.op == "call_function" and value.target is operator.getitem and value.args[1] == 0:
+        sizes = value.args[0]
+        return (sizes.op, sizes.target) == ("call_method", "size") or (
+            sizes.op == "call_function" and sizes.target is getattr and sizes.args[1] == "shape"
+        )
+    return False
+
+
+class KeepUnread(fx.Tracer):
+    """Finds tensors that nothing reads again, too, when torch.fx unpickles a network: it traces the code for that."""
+
+    proxy_buffer_attributes = True
+
+
+def keep_unread(model: nn.Module, module: fx.GraphModule) -> list[fx.Node]:
+    """Let the graph name the buffers that no forward reads, such as a count of epochs; torch.fx drops what it does not.
+
+    Those of modules that are called; what a layer needs itself comes with it.
+    """
+    called = {n.target for n in module.graph.find_nodes(op="call_module")}
+    stacks = (n.meta.get("nn_module_stack", {}).values() for n in module.graph.nodes)
+    there = {"", *(path for stack in stacks for path, _ in stack), *called}
+    there |= {".".join(target.split(".")[:i]) for target in called for i in range(1, target.count(".") + 1)}
+    named = {n.target for n in module.graph.find_nodes(op="get_attr")}
+    found = []
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        owner, _, last = name.rpartition(".")
+        part = _followed(model.get_submodule(owner))
+        if owner not in there or name in named or (owner in called and (not part or last in STATISTICS)):
+            continue
+        if owner not in called:
+            here = module
+            for piece in owner.split(".") if owner else ():
+                if piece not in here._modules:
+                    here.add_module(piece, nn.Module())
+                here = here._modules[piece]
+            here.register_buffer(last, buffer, last not in model.get_submodule(owner)._non_persistent_buffers_set)
+        with module.graph.inserting_before(next(iter(module.graph.find_nodes(op="output")))):
+            found.append(module.graph.get_attr(name))
+        found[-1].meta["shape"] = buffer.shape
+    if found:
+        module._tracer_cls = KeepUnread
+    return found
+
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # the buffers that a smaller batch norm has
+
+
+def _followed(module: nn.Module) -> bool:
+    """Whether pruning makes another layer in place of this one."""
+    return isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear)

@@ -1,0 +1,106 @@
+"""Mixed connectivity: sums of signals that hold different channels (figures 4 and 5, supplement 2)."""
+
+import operator
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, fx
+
+from bar.network import Network
+
+
+def same_width(network: Network, keep: dict[fx.Node, Tensor], spaces: dict[fx.Node, fx.Node]) -> dict[fx.Node, Tensor]:
+    """Widen what is live so that all parts of a signal have the same channels, except those that have none at all."""
+    union: dict[fx.Node, Tensor] = {}
+    for node, k in keep.items():
+        union[spaces[node]] = union.get(spaces[node], torch.zeros_like(k)) | k
+    return {node: union[spaces[node]] if k.any() else k for node, k in keep.items()}
+
+
+def order_of_features(
+    network: Network, keep: dict[fx.Node, Tensor], spaces: dict[fx.Node, fx.Node]
+) -> dict[fx.Node, Tensor]:
+    """For each convolution, the features it keeps, in an order that makes sums cheap.
+
+    Channels of a residual signal are ordered by the first convolution that writes them, so that what a block reads is a
+    prefix of the signal. Within that order every writer in turn puts what it refines next to each other, as in a Gray
+    code: refined channels go to the end of one stretch and to the start of the next, and to the end of the last, where
+    the writer's new channels follow. Two writers then always meet in one slice; each further one at most doubles it.
+    """
+    writers: dict[fx.Node, list[fx.Node]] = {}
+    for node in network.convs.values():
+        writers.setdefault(spaces[node], []).append(node)
+    order = {}
+    for nodes in writers.values():
+        unborn = torch.ones_like(keep[nodes[0]])
+        stretches: list[Tensor] = []
+        for n in nodes:
+            split: list[Tensor] = []
+            for i, channels in enumerate(reversed(stretches)):
+                parts = [channels[keep[n][channels]], channels[~keep[n][channels]]]  # from the end of the signal
+                split += parts if i % 2 == 0 else parts[::-1]
+            stretches = [s for s in [*reversed(split), (keep[n] & unborn).nonzero().flatten()] if len(s)]
+            unborn = unborn & ~keep[n]
+        rank = torch.cat([*stretches, torch.empty(0, dtype=torch.long)])
+        for n in nodes:
+            order[n] = rank[keep[n][rank]]
+    return order
+
+
+_SLICES = 3  # up to so many, a sum is made of slices; with more, index_add copies less
+
+
+def slices(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """Group pairs (place, entry) into stretches (first place, first entry, length) in which both count up.
+
+    Examples
+    --------
+    >>> slices([(4, 0), (5, 1), (6, 2), (1, 3), (2, 4)])
+    [(4, 0, 3), (1, 3, 2)]
+    """
+    found: list[tuple[int, int, int]] = []
+    for place, entry in pairs:
+        if found and (place, entry) == (found[-1][0] + found[-1][2], found[-1][1] + found[-1][2]):
+            found[-1] = (*found[-1][:2], found[-1][2] + 1)
+        else:
+            found.append((place, entry, 1))
+    return found
+
+
+def mixed_add(graph: fx.Graph, index, first: tuple[fx.Node, Tensor], second: tuple[fx.Node, Tensor]):
+    """Add two signals that hold different channels: figure 4's cases, and their mixture (supp. 2).
+
+    Where both have a channel the values are summed; the rest of either is passed on. The result holds the first
+    signal's channels in their order, then the new ones of the second.
+    """
+    (base, have), (delta, refined) = first, second
+    if torch.equal(have, refined):
+        return graph.call_function(operator.add, (base, delta)), have
+    where = {c: i for i, c in enumerate(have.tolist())}
+    common = [i for i, c in enumerate(refined.tolist()) if c in where]
+    new = [i for i, c in enumerate(refined.tolist()) if c not in where]
+
+    def take(node: fx.Node, start: int, stop: int, width: int) -> fx.Node:
+        return (
+            node if (start, stop) == (0, width) else graph.call_function(torch.narrow, (node, 1, start, stop - start))
+        )
+
+    if common + new != list(range(len(refined))):
+        delta = graph.call_function(torch.index_select, (delta, 1, index(torch.tensor(common + new))))
+    target = [where[c] for c in refined[common].tolist()]
+    stretches = slices((place, entry) for entry, place in enumerate(target))
+    pieces, end = [], 0
+    if target == sorted(target) and len(stretches) <= _SLICES:
+        for place, entry, length in stretches:
+            pieces += [take(base, end, place, len(have))] if place > end else []
+            end = place + length
+            shared = take(delta, entry, entry + length, len(refined))
+            pieces.append(graph.call_function(operator.add, (take(base, place, end, len(have)), shared)))
+        pieces += [take(base, end, len(have), len(have))] if end < len(have) else []
+    else:
+        shared = take(delta, 0, len(common), len(refined))
+        pieces = [graph.call_function(torch.index_add, (base, 1, index(torch.tensor(target)), shared))]
+    if new:
+        pieces.append(take(delta, len(common), len(refined), len(refined)))
+    out = pieces[0] if len(pieces) == 1 else graph.call_function(torch.cat, (pieces, 1))
+    return out, torch.cat([have, refined[new]])

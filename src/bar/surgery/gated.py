@@ -1,0 +1,361 @@
+"""A network with gates, which says at any time what pruning would leave of it (sections 3.3 and 4)."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, fx, nn
+
+from bar import cost
+from bar.errors import BarError
+from bar.hard_concrete import Gate, HardConcrete
+from bar.network import Network, check_hooks, check_layer
+from bar.surgery.layers import Gated
+from bar.surgery.pruning import prune
+from bar.surgery.rewiring import rewire, submodule_of
+from bar.surgery.settling import settled
+
+
+class GatedNetwork(nn.Module):
+    """A network with a gate on every prunable convolution; made by `gate`, called like the network.
+
+    In training mode a vector of gate values z is drawn anew for each batch, from the hard concrete distribution (eq. 2)
+    unless the gates have another law.
+    In eval mode z is constant (section 3.1), and 0 for features that cannot matter (`live`).
+
+    Attributes
+    ----------
+    network : bar.network.Network
+        What tracing found.
+    body : torch.fx.GraphModule
+        The network without its gates. It shares the user's modules, so a state dict of the user's network loads into
+        it.
+    gates : dict of str to Gate
+        Name of a convolution -> its gate. Gates stay in single precision, whatever the network is moved to.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        prunable: Sequence[str],
+        gate_factory: Callable[[int], nn.Module] = Gate,
+        model: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.body = network.module
+        self._names = tuple(prunable)
+        weights = {name: network.submodule(network.convs[name]).weight for name in network.convs}
+        self._gates = nn.ModuleList(
+            gate_factory(len(weights[name])).to(
+                weights[name].device,
+                torch.promote_types(weights[name].dtype, torch.float32),  # the steps of a gate drown in half precision
+            )
+            for name in prunable
+        )
+        self._sizes = [len(weights[name]) for name in prunable]
+        self._spine = [name for name in network.spine() if name in self._names]
+        self.register_load_state_dict_post_hook(_connect)
+        self._watch(() if model is None else (model,))
+        self.connect_()
+
+    def _watch(self, model: tuple[nn.Module, ...]) -> None:
+        """Note what the user may change behind our back; see `_follow`. In tuples: these are no modules of our own."""
+        self._model = model
+        self._layers = tuple(
+            (name, module, type(module))
+            for name in dict.fromkeys(node.target for node in self.body.graph.find_nodes(op="call_module"))
+            for module in [self.body.get_submodule(name)]
+        )
+        self._watched = tuple((name, module) for root in (self.body, *model) for name, module in root.named_modules())
+
+    def _follow(self) -> None:
+        """Take over the mode that the user's model has been given since, and refuse what else has been done to it."""
+        for name, module, kind in self._layers:
+            for root in (self.body, *(() if name in self.network.dropouts else self._model)):
+                here = submodule_of(root, name)
+                if here is not module:
+                    raise BarError(
+                        f"{name!r} has been replaced by {type(here).__name__} since the gates were put in, which would "
+                        "have no effect: change the network first, then call bar.gate on it"
+                    )
+            if type(module) is not kind or "forward" in vars(module):
+                check_layer(name, module)
+                raise BarError(f"{name!r} has become {type(module).__name__} since: call bar.gate on the network anew")
+        for name, module in self._watched:
+            if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+                check_hooks(name, module)
+        for model in self._model:
+            self.training = model.training
+            for name, owner in self.network.dropouts.items():
+                self.body.get_submodule(name).training = model.get_submodule(owner).training
+
+    def __getstate__(self) -> dict:
+        """Without what `connect_` makes, and without the user's own model, which a copy has nothing to do with."""
+        return {k: v for k, v in vars(self).items() if k not in ("_with_gates", "_model", "_layers", "_watched")}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._watch(())
+        self.connect_()
+
+    @property
+    def gates(self) -> dict[str, Gate]:
+        """Name of a convolution -> its gate, in order of execution."""
+        return dict(zip(self._names, self._gates, strict=True))
+
+    @property
+    def log_alpha(self) -> Tensor:
+        """All log alpha in one vector, shape (total features,), in the order of `gates`; differentiable.
+
+        Minus infinity for what has been cut.
+
+        Raises
+        ------
+        BarError
+            If the gates are not hard concrete.
+        """
+        if not isinstance(self._gates[0], Gate):
+            raise BarError(f"{type(self._gates[0]).__name__} has no log alpha: this needs hard concrete gates")
+        return torch.cat([gate.effective for gate in self._gates])
+
+    @property
+    def score(self) -> Tensor:
+        """What all features are ranked by, shape (total features,), in the order of `gates`; -inf for what was cut."""
+        return torch.cat([gate.score for gate in self._gates])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The network's output for a batch of images, shape (N, channels, height, width)."""
+        self._follow()
+        if self.training:
+            z = self._gates[0].sample(self._gates)
+            values = dict(zip(self._names, z.to(images.dtype).split(self._sizes), strict=True))
+            for name, node in self.network.convs.items():
+                values.setdefault(name, images.new_ones(self.network.features(node)))
+        else:
+            values = self.values()
+        return self._with_gates[0](images, *(values[name] for name in self.network.convs))
+
+    def live(self) -> dict[fx.Node, Tensor]:
+        """Which channels of each node of `network` matter in eval mode; see `bar.network.Network.live`."""
+        return self.network.live({name: gate.alive for name, gate in self.gates.items()})
+
+    def values(self) -> dict[str, Tensor]:
+        """The test-time gate values: convolution -> shape (features,), 0 for what does not matter."""
+        keep, gates, values = self.live(), self.gates, {}
+        for name, node in self.network.convs.items():
+            weight = self.network.submodule(node).weight
+            values[name] = keep[node].to(weight.device, weight.dtype)
+            if name in gates:
+                values[name] = values[name] * gates[name].value.to(weight.device, weight.dtype)
+        return values
+
+    def expected(self) -> dict[str, Tensor]:
+        """P(z > 0) of every feature: convolution -> shape (features,), differentiable (supp. eq. 5)."""
+        return self._per_conv(HardConcrete(self.log_alpha, validate_args=False).prob_active)
+
+    def indicators(self) -> dict[str, Tensor]:
+        """Ind(E[z] > 0) of eq. 4 as zeros and ones: convolution -> shape (features,); no wait for the device."""
+        return self._per_conv(torch.cat([gate.alive for gate in self._gates]).to(self.score.dtype))
+
+    def _per_conv(self, flat: Tensor) -> dict[str, Tensor]:
+        parts = dict(zip(self._names, flat.split(self._sizes), strict=True))
+        for name, node in self.network.convs.items():
+            parts.setdefault(name, flat.new_ones(self.network.features(node)))
+        return {name: parts[name] for name in self.network.convs}
+
+    @torch.no_grad()
+    def floor_(self) -> "GatedNetwork":
+        """Keep a path open from input to output: hold up the highest log alpha of the spine (section 4.1).
+
+        The spine is the stem and the 1x1 convolution of every pooling block, in a chain every convolution; see
+        `bar.network.Network.spine`. Called at every step, it makes fatal pruning impossible.
+        """
+        gates = self.gates
+        for name in self._spine:
+            gates[name].floor_()
+        return self
+
+    @torch.no_grad()
+    def keep_(self, alive: dict[str, Tensor]) -> "GatedNetwork":
+        """Open and shut gates for good: those kept let everything through (z = 1), the others nothing.
+
+        Parameters
+        ----------
+        alive : dict of str to bool Tensor of shape (features,)
+            For each gated convolution, which features to keep.
+        """
+        for name, gate in self.gates.items():
+            gate.keep_(alive[name])
+        return self
+
+    @torch.no_grad()
+    def cut_(self, features: dict[str, Tensor] | None = None) -> "GatedNetwork":
+        """Take dead features out for good, while the other gates go on moving.
+
+        A flag in their gate says so (`bar.Gate.cut`): z = 0 always, whatever becomes of log alpha, and nothing is
+        computed for them any more, so that a step of training takes less time. In eval mode nothing changes; in
+        training mode their noise is missing from now on. Weights keep their names, their size and their place in an
+        optimizer.
+
+        Parameters
+        ----------
+        features : dict of str to bool Tensor of shape (features,), optional
+            For each gated convolution, which features to take out; by default all that do not matter (see `live`).
+
+        Raises
+        ------
+        BarError
+            If a feature matters in eval mode.
+        """
+        live = self.live()
+        for name, gate in self.gates.items():
+            matters = live[self.network.convs[name]]
+            chosen = ~matters if features is None else features[name].cpu()
+            if (chosen & matters).any():
+                raise BarError(f"feature {int((chosen & matters).nonzero()[0])} of {name!r} is alive: it cannot be cut")
+            gate.cut_(chosen)
+        self.connect_()
+        return self
+
+    @torch.inference_mode(False)  # what is made here is there to be trained
+    @torch.no_grad()
+    def connect_(self) -> None:
+        """Make what `forward` calls: the body with gates, without what has been cut."""
+        self._follow()
+        there = self.network.live({name: ~gate.cut for name, gate in self.gates.items()})
+        body = rewire(self.network, there, Gated(), {}, self._gates[0].union)
+        self._with_gates = (body.to(self.score.device),)  # in a tuple: its weights are those of the body
+
+    def train(self, mode: bool = True) -> "GatedNetwork":
+        """As `torch.nn.Module.train`; the user's model, whose layers these are, changes its mode with it."""
+        for model in self._model:
+            model.train(mode)
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GatedNetwork":
+        """What .to(), .half() and their like call; gates only move, since their steps would drown in half precision."""
+        if fn(torch.empty(0)).is_meta:
+            raise BarError("a gated network cannot be moved to the meta device, where its gates would have no values")
+
+        def moved(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            exact = not new.is_floating_point() or torch.promote_types(new.dtype, torch.float32) == new.dtype
+            return new if exact else tensor.to(new.device, torch.float32)
+
+        self.body._apply(fn, recurse)
+        self._gates._apply(moved, recurse)
+        self.connect_()
+        return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
+        """As `torch.nn.Module.load_state_dict`, but nothing is loaded unless everything fits.
+
+        Raises
+        ------
+        BarError
+            With the first entry that is missing, of another shape, or not expected.
+        """
+        own = self.state_dict()
+        for name, tensor in own.items():
+            if name not in state_dict:
+                if strict:
+                    raise BarError(
+                        f"the state dict has no {name!r}: it is another network's. That of the network without gates "
+                        "loads into `body`"
+                    )
+            elif state_dict[name].shape != tensor.shape:
+                theirs, mine = tuple(state_dict[name].shape), tuple(tensor.shape)
+                raise BarError(f"{name!r} is {theirs} in the state dict and {mine} here: it is another network's")
+        unknown = [name for name in state_dict if name not in own]
+        if strict and unknown:
+            raise BarError(f"the state dict has {unknown[0]!r}, which is not known here: it is another network's")
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _check(self) -> None:
+        if any(parameter.isnan().any() for parameter in self._gates.parameters()):
+            raise BarError("the gates have entries that are not a number: did the training diverge?")
+
+    def size(self, metric: str = "volume") -> int:
+        """Volume or FLOPs that `prune` would leave, exactly: only live features count.
+
+        Parameters
+        ----------
+        metric : str
+            "volume" (numbers per image) or "flops" (per image).
+        """
+        return self.size_of({name: gate.alive for name, gate in self.gates.items()}, metric)
+
+    def full(self, metric: str = "volume") -> int:
+        """Volume or FLOPs with all features (V_F).
+
+        Parameters
+        ----------
+        metric : str
+            "volume" (numbers per image) or "flops" (per image).
+        """
+        return self.size_of({name: torch.ones_like(gate.alive) for name, gate in self.gates.items()}, metric)
+
+    def uncut(self, metric: str = "volume") -> int:
+        """Volume or FLOPs of what is still computed while training: all that has not been cut (`cut_`).
+
+        Parameters
+        ----------
+        metric : str
+            "volume" (numbers per image) or "flops" (per image).
+        """
+        return self.size_of({name: ~gate.cut for name, gate in self.gates.items()}, metric)
+
+    def size_of(self, alive: dict[str, Tensor], metric: str) -> int:
+        keep = self.network.live(alive)
+        features = {name: keep[node].double() for name, node in self.network.convs.items()}
+        return int(cost.METRICS[metric](self.network, features).round())
+
+    def smallest(self, metric: str = "volume") -> int:
+        """The least that any pruning leaves: one feature in each convolution of the spine."""
+        alive = {name: torch.zeros_like(gate.alive) for name, gate in self.gates.items()}
+        for name in self._spine:
+            alive[name][0] = True
+        return self.size_of(alive, metric)
+
+    def costs(self) -> dict[str, int]:
+        """What `prune` would leave: volume and flops, and volume_regular and flops_regular without mixed connectivity.
+
+        Table 2 compares the two.
+        """
+        regular = cost.count(prune(self, "regular"), self.network.input_size)
+        return {
+            "volume": self.size("volume"), "flops": self.size("flops"),
+            "volume_regular": regular.volume, "flops_regular": regular.flops,
+        }  # fmt: skip
+
+    @torch.no_grad()
+    def settle_(self, budget: float, metric: str = "volume", use: float = 0.95) -> "GatedNetwork":
+        """Make the budget certain: shut or reopen gates in the order of log alpha until use * B <= size <= B.
+
+        A schedule alone does not end exactly below its budget. If what is alive exceeds it, the gates with the lowest
+        log alpha are shut; if it leaves more than 1 - `use` of it idle, those with the highest are reopened. A feature
+        that would overshoot is passed over for the next one. Gates of another law have a score of their own for this.
+
+        Parameters
+        ----------
+        budget : float
+            B, in units of `metric`.
+        metric : str
+            "volume" or "flops".
+        use : float
+            The part of the budget to use at least, in [0, 1], as far as whole features allow.
+
+        Raises
+        ------
+        BarError
+            If not even one feature per convolution of the spine fits.
+        """
+        self._check()
+        for part, gate in zip(settled(self, budget, metric, use), self._gates, strict=True):
+            gate.settle_(part)
+        return self
+
+
+def _connect(gated: GatedNetwork, _: object) -> None:
+    """A hook of `torch.nn.Module.load_state_dict`; a function of the module, so that it can be pickled."""
+    gated.connect_()

@@ -1,0 +1,105 @@
+"""Gates in: from a plain network to one with a gate on every prunable convolution (section 4)."""
+
+import fnmatch
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import nn
+
+from bar.errors import BarError, nearest
+from bar.hard_concrete import Gate
+from bar.network import trace, undisturbed
+from bar.surgery.gated import GatedNetwork
+
+
+@torch.inference_mode(False)  # gates are there to be trained
+def gate(
+    model: nn.Module,
+    input_size: Iterable[int],
+    protect: Sequence[str] = (),
+    rule: str = "median",
+    gate_factory: Callable[[int], nn.Module] | None = None,
+) -> GatedNetwork:
+    """Put a gate on every convolution of a plain network.
+
+    A gate multiplies the features of its convolution, after the batch norm that reads it where there is one. A batch
+    norm further down, one that reads a residual signal or a depthwise convolution, would normalise the gate away and
+    revive dead features by its shift; what it puts out is therefore gated again, by how present its input is (1 minus
+    the chance that all features summed into it are missing).
+
+    The start of the gates follows from the state of torch's global generator, which is left as it is: after the same
+    `torch.manual_seed` it is the same, and what is drawn afterwards does not depend on whether there were gates.
+
+    What is done to the model later has its effect on the gated network, too, or is refused at the next step: its mode
+    (`model.eval()`) and its weights have, a module that is replaced and a hook are refused.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A plain CNN. Its modules are shared, not copied: training the gated network, or moving it, trains or moves it.
+    input_size : iterable of int
+        (channels, height, width) of one image.
+    protect : sequence of str
+        Names of convolutions that must keep all their features, or patterns such as ``"layer1.*"``.
+    rule : str
+        Test-time value of a gate, see `bar.hard_concrete.Gate`.
+    gate_factory : callable, optional
+        Makes the gate for a number of features, such as `bar.methods.information_bottleneck.GaussianGate`; by default
+        a `bar.Gate` with this rule.
+
+    Returns
+    -------
+    GatedNetwork
+
+    Raises
+    ------
+    BarError
+        If the network cannot be followed (see `bar.network.trace`), a name is not that of a convolution, or a weight is
+        not a number, or has no value because it is on the meta device.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+    >>> gated = gate(net, (3, 6, 6))
+    >>> gated.gates
+    {'0': Gate(8, alive=8, rule='median'), '2': Gate(4, alive=4, rule='median')}
+    >>> gated.gates["0"].log_alpha.data[3:] = -5
+    >>> prune(gated)
+    Pruned(
+      (0): Conv2d(3, 3, kernel_size=(3, 3), stride=(1, 1))
+      (1): ReLU()
+      (2): Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
+      (3): Flatten(start_dim=1, end_dim=-1)
+      (4): Linear(in_features=16, out_features=2, bias=True)
+    )
+    """
+    network = trace(model, input_size)
+    for pattern in protect:
+        if not fnmatch.filter(network.convs, pattern):
+            raise BarError(f"no convolution {pattern!r} to protect: {nearest(pattern, network.convs)}")
+    unread = {node.target for node in network.module.graph.find_nodes(op="get_attr") if not node.users}
+    for name, tensor in network.module.state_dict().items():
+        if tensor.is_meta:
+            raise BarError(f"{name} is on the meta device and has no values: give the model its weights first")
+        if name not in unread and tensor.is_floating_point() and tensor.isnan().any():
+            raise BarError(f"{name} has entries that are not a number")
+    spine = network.spine()
+    # A floor of one feature would not do where a group may read none of it: such convolutions keep everything.
+    whole = {n for n, reader in itertools.pairwise([*spine, *spine[-1:]]) for name in (n, reader)
+             if network.groups(network.convs[name]) > 1}  # fmt: skip
+    returned = network.returned()
+    prunable = [
+        name
+        for name, node in network.convs.items()
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in protect)
+        and name not in whole
+        and not returned[node]
+    ]
+    if not prunable:
+        raise BarError(f"{type(model).__name__} has no convolution that can be pruned")
+    with undisturbed():
+        # Of the generator's state, but not the numbers that the caller will draw next.
+        torch.default_generator.manual_seed(int(torch.randint(2**62, ())))
+        return GatedNetwork(network, prunable, gate_factory or functools.partial(Gate, rule=rule), model)

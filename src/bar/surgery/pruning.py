@@ -1,0 +1,65 @@
+"""Dead features out: from a gated network to a smaller plain one (section 4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import fx, nn
+
+from bar.errors import BarError, nearest
+from bar.surgery.connectivity import same_width
+from bar.surgery.layers import Plain
+from bar.surgery.rewiring import rewire
+
+if TYPE_CHECKING:
+    from bar.surgery.gated import GatedNetwork
+
+
+@torch.inference_mode(False)  # the result may be fine-tuned
+@torch.no_grad()
+def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
+    """Take the dead features out: a smaller plain network with the output of the gated one in eval mode.
+
+    Surviving gate values are folded into the weights that follow or precede them, so that nothing is sampled any more.
+    Blocks without a live feature leave no trace ("automatic depth determination", section 4.1).
+
+    Parameters
+    ----------
+    gated : GatedNetwork
+        Gates decide what stays; it is not changed, and no weight is shared with the result.
+    connectivity : str
+        "mixed": a sum of signals with different features adds where both have one, and passes on or concatenates the
+        rest (figure 4, supp. 2). "regular": all summands compute every feature that any of them has (figure 5a), which
+        is what an ordinary residual network needs.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        Plain modules and plain torch operations, in the mode (train or eval) of the gated network; a layer has the mode
+        of the one it comes from, and what was frozen stays frozen; buffers that no forward reads are kept.
+        `print(net.code)` shows how they are called. It can be gated again only where no sum or branch needed channels
+        picked by an index: to prune in steps, shut more gates of the same gated network.
+
+    Raises
+    ------
+    BarError
+        If no signal can pass from input to output, or the kind of connectivity is unknown.
+    """
+    if connectivity not in ("mixed", "regular"):
+        raise BarError(f"unknown connectivity {connectivity!r}: {nearest(connectivity, ['mixed', 'regular'])}")
+    gated._follow()
+    gated._check()
+    network, values, keep = gated.network, gated.values(), gated.live()
+    heads = [n for n, kind in network.kinds.items() if kind in ("linear", "output")]
+    if not all(keep[n].any() for n in heads):  # a linear layer without input would lose its bias, too
+        raise BarError("fatal pruning: every path from input to output crosses a convolution without a live feature")
+    if connectivity == "regular":
+        keep = same_width(network, keep, network.spaces())
+    pruned = rewire(network, keep, Plain(), values, gated._gates[0].union)
+    modes = {m: m.training for m in pruned.modules() if type(m) is not nn.Module}  # those are mere names of layers
+    pruned.train(gated.training)
+    for module, mode in modes.items():
+        module.training = mode
+    pruned.training = gated.training
+    return pruned.to(next(gated.body.parameters()).device)

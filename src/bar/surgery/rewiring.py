@@ -1,0 +1,210 @@
+"""One walk that wires a smaller network: `Wiring` holds what has been built, the operations say what comes next.
+
+Which channels each signal still has is decided here; `bar.surgery.layers` makes the layers, plain or gated.
+"""
+
+import operator
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, fx, nn
+
+from bar.network import KeepUnread, Network, stride_first
+from bar.surgery.connectivity import mixed_add, order_of_features
+from bar.surgery.layers import Gated, Plain
+
+
+def rewire(
+    network: Network, keep: dict[fx.Node, Tensor], layers: Plain | Gated, gates: dict[str, Tensor], union: Callable
+) -> fx.GraphModule:
+    """The network without the channels that are not kept, and with the gates in its weights.
+
+    A gate scales what comes before it: the batch norm's weight and bias, or those of a convolution without one. Plain
+    layers have the values of gates folded in. With gated ones, gates are inputs, ``(images, *z)`` with one z of shape
+    (features,) for each convolution.
+
+    Parameters
+    ----------
+    network : Network
+    keep : dict of torch.fx.Node to bool Tensor of shape (channels,)
+        Which channels of each node stay.
+    layers : Plain or Gated
+        Makes the layers.
+    gates : dict of str to Tensor of shape (features,)
+        Convolution -> the values of its gates, for plain layers; else empty.
+    union : callable
+        How present a sum is, from how present both are (`bar.Gate.union`).
+
+    Returns
+    -------
+    torch.fx.GraphModule
+    """
+    wiring = Wiring(network, keep, layers, gates, union)
+    for node in network.kinds:
+        wiring.add(node)
+    return wiring.finish()
+
+
+class Wiring:
+    """A smaller network in the making, and what operations need to build their part of it.
+
+    Attributes
+    ----------
+    network : Network
+        The whole one.
+    graph : torch.fx.Graph
+        The new one.
+    held : dict
+        Node -> its twin in the new graph, and the original channels that it holds, in their order there.
+    order : dict
+        Convolution's node -> the features that it keeps, in order.
+    """
+
+    def __init__(self, network, keep, layers, gates, union) -> None:
+        self.network, self.keep, self.layers, self.union = network, keep, layers, union
+        self.order = order_of_features(network, keep, network.spaces())
+        self.graph = fx.Graph()
+        self.held: dict[fx.Node, tuple[fx.Node, Tensor]] = {}
+        self._gates: dict = dict(gates)  # convolution -> its z: numbers, or what will be an input
+        self._presence: dict = {}  # node -> how present its original channels are: numbers, or what will compute them
+        self._learns: dict[fx.Node, bool] = {}  # whether anything that a node computes with is trained
+        self._root: dict[str, nn.Module | Tensor] = {}
+        self._called = [node.target for node in network.kinds if node.op == "call_module"]
+        self._taken = {name.split(".")[0] for name, _ in network.module.named_modules()}
+        self._taken |= {node.target for node in network.kinds if node.op == "get_attr"}
+        self._place = {node: i for i, node in enumerate(network.kinds)}
+
+    def add(self, node: fx.Node) -> None:
+        """Build a node's twin, if it has one."""
+        sources = self.network.sources(node)
+        own = self.network.submodule(node).parameters() if node.op == "call_module" else ()
+        self._learns[node] = any([p.requires_grad for p in own]) or any(self._learns[n] for n in sources)
+        self._presence[node] = self._present(node, sources)
+        if node.op == "get_attr":
+            self._constant(node)
+        elif node.op == "placeholder":
+            self._images(node)
+        elif self.keep[node].any() and (parts := [self.held[n] for n in sources if n in self.held]):
+            twin = self.network.operation(node).rebuild(self, node, parts)
+            if twin is not None:
+                self.held[node] = twin
+
+    def _present(self, node: fx.Node, sources: list[fx.Node]):
+        """How present each channel is: its gate sits behind the batch norm that reads it, where there is one."""
+        kinds = self.network.kinds
+        if kinds[node] == "conv":
+            return None if self.network.normed(node) else self._gates[node.target]
+        if kinds[node] == "norm" and kinds[sources[0]] == "conv" and self.network.normed(sources[0]):
+            return self._gates[sources[0].target]
+        return self.network.passed(node, [self._presence[n] for n in sources], self.union)
+
+    def _constant(self, node: fx.Node) -> None:
+        owner = node.target.rpartition(".")[0]
+        if not node.users and _within(owner, self._called) and not _within(owner, self._root):
+            return  # a layer or block that has gone takes along what nobody reads
+        self._root[node.target] = self.layers.copied(operator.attrgetter(node.target)(self.network.module))
+        self.held[node] = self.graph.get_attr(node.target), torch.arange(self.network.features(node))
+
+    def _images(self, node: fx.Node) -> None:
+        self.held[node] = self.graph.placeholder(node.target), torch.arange(self.network.features(node))
+        tracer = fx.proxy.GraphAppendingTracer(self.graph)
+        prefix = "gate_" if node.target.startswith("z") else "z"  # the user's parameter may be called z0
+        for i, name in enumerate(self.network.convs if self.layers.takes_gates else ()):
+            self._gates[name] = fx.Proxy(self.graph.placeholder(f"{prefix}{i}"), tracer)
+
+    # What operations build with; see `bar.network.operations`.
+
+    def index(self, channels: Tensor) -> fx.Node:
+        """A constant of the graph."""
+        name = f"index_{sum(isinstance(value, Tensor) for value in self._root.values())}"
+        while name in self._taken:
+            name += "_"
+        self._root[name] = channels
+        return self.graph.get_attr(name)
+
+    def select(self, twin: fx.Node, places: Tensor) -> fx.Node:
+        """Some channels of a signal."""
+        return self.graph.call_function(torch.index_select, (twin, 1, self.index(places)))
+
+    def narrowed(self, node: fx.Node, twin: fx.Node, have: Tensor, times: int = 1) -> tuple[fx.Node, Tensor]:
+        """Of what a node's input holds, the channels that it keeps; `times`: how many it makes of each."""
+        kept = self.keep[node][have * times]
+        if kept.all():
+            return twin, have
+        chosen = kept.nonzero().flatten()
+        return self.select(twin, chosen), have[chosen]
+
+    def joined(self, twins: list[fx.Node]) -> fx.Node:
+        """Signals one behind the other."""
+        return twins[0] if len(twins) == 1 else self.graph.call_function(torch.cat, (twins, 1))
+
+    def sum(self, node: fx.Node) -> tuple[fx.Node, Tensor]:
+        """The sum of what is left of a node's sources."""
+        # What ran first is the base: its channels come first in `order`, too, so later sums need no gathering.
+        sources = sorted(self.network.sources(node), key=self._place.__getitem__)
+        parts = [self.held[n] for n in sources if n in self.held]
+        return parts[0] if len(parts) == 1 else mixed_add(self.graph, self.index, *parts)
+
+    def convolution(self, node: fx.Node, twin: fx.Node, outputs: Tensor, inputs: Tensor, part: str = "") -> fx.Node:
+        """A node's convolution, or a part of that name, from the channels `inputs` to the features `outputs`."""
+        scale = self._presence[node] if self.network.kinds[node] == "conv" or self.network.shifts(node) else None
+        new = self.layers.convolution(self.network.submodule(node), outputs, inputs, scale)
+        return self._call(node.target + part, new, twin, scale)
+
+    def norm(self, node: fx.Node, twin: fx.Node, channels: Tensor) -> fx.Node:
+        """A node's batch norm on some channels."""
+        scale = self._presence[node]
+        new = self.layers.norm(self.network.submodule(node), channels, scale, self._learns[node])
+        return self._call(node.target, new, twin, scale)
+
+    def linear(self, node: fx.Node, twin: fx.Node, inputs: Tensor) -> fx.Node:
+        """A node's linear layer on some columns."""
+        return self._call(node.target, self.layers.linear(self.network.submodule(node), inputs), twin)
+
+    def unchanged(self, node: fx.Node, twin: fx.Node) -> fx.Node:
+        """A node that does to fewer channels what it did to all; not in place, see `Plain.unchanged`."""
+        if node.op == "call_module":
+            return self._call(node.target, self.layers.unchanged(self.network.submodule(node)), twin)
+        new = self.graph.node_copy(node, lambda _: twin)
+        if "inplace" in new.kwargs:
+            new.kwargs = {**new.kwargs, "inplace": False}
+        if new.op == "call_method":
+            new.target = new.target.removesuffix("_")
+        return new
+
+    def copied(self, node: fx.Node) -> fx.Node:
+        """A node of whole signals, as it is."""
+        if node.op == "call_module":
+            self._root[node.target] = self.layers.copied(self.network.submodule(node))
+        return self.graph.node_copy(node, lambda n: self.held[n][0])
+
+    def _call(self, name: str, new: nn.Module, twin: fx.Node, scale=None) -> fx.Node:
+        self._root[name] = new
+        gates = (scale.node,) if self.layers.takes_gates and scale is not None else ()
+        return self.graph.call_module(name, (twin, *gates))
+
+    def finish(self) -> fx.GraphModule:
+        """The new network."""
+        new = fx.GraphModule(self._root, self.graph, class_name=self.layers.name)
+        for node in new.graph.find_nodes(op="get_attr"):  # torch.fx makes all buffers persistent
+            owner, _, name = node.target.rpartition(".")
+            old = submodule_of(self.network.module, owner) if owner else self.network.module
+            if old is not None and name in old._non_persistent_buffers_set:
+                new.get_submodule(owner)._non_persistent_buffers_set.add(name)
+            if not node.users:
+                new._tracer_cls = KeepUnread
+        return stride_first(new)
+
+
+def submodule_of(root: nn.Module, name: str) -> nn.Module | None:
+    """The module of a name, None if there is none; without `torch.nn.Module.get_submodule`'s checks."""
+    for part in name.split("."):
+        root = root._modules.get(part)
+        if root is None:
+            return None
+    return root
+
+
+def _within(owner: str, names: Iterable[str]) -> bool:
+    """Whether one of the names is that of a module, or of a part of it; of the network itself none is."""
+    return bool(owner) and any(f"{name}.".startswith(f"{owner}.") for name in names)
