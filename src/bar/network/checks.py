@@ -1,6 +1,8 @@
 """What cannot be followed is refused by name: hooks, parametrizations, tied weights, layers that do something else."""
 
+import keyword
 import operator
+import unicodedata
 from collections.abc import Mapping
 
 from torch import fx, nn
@@ -17,6 +19,13 @@ def place_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     path, _ = next(reversed(node.meta.get("nn_module_stack", {}).values()), ("", None))
     what = getattr(node.target, "__name__", node.target)
     return f"{node.name!r} ({what}, in " + (f"module {path!r})" if path else "the network itself)")
+
+
+def check_name(name: str) -> None:
+    """Refuse the name of a module that torch.fx cannot write into source code."""
+    last = name.rpartition(".")[2]
+    if last.isidentifier() and (keyword.iskeyword(last) or unicodedata.normalize("NFKC", last) != last):
+        raise BarError(f"module {name!r} cannot be called {last!r}, which Python reads as something else: rename it")
 
 
 def check_layer(name: str, module: nn.Module) -> None:

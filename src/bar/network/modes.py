@@ -22,41 +22,54 @@ def compare_modes(model: nn.Module, module: fx.GraphModule) -> tuple[set[fx.Node
     twin = _twin(model)
     versions = {name: (id(buffer), buffer._version) for name, buffer in twin.named_buffers()}
     learning = record(twin, training=True)
-    modules = dict(module.named_modules()) | dict(learning.named_modules())
     for name, buffer in twin.named_buffers():
         if versions.get(name) != (id(buffer), buffer._version):
             raise BarError(f"the buffer {name!r} is changed in training mode, in a way that pruning cannot follow")
     in_place = name_in_place_results(learning)
+    without = record(twin, training=False, inference=True)
+    name_in_place_results(without)
 
     table: dict = {}
-    quiet, loud = _numbers(module, table), _numbers(learning, table)
-    known = set(quiet.values())
-    changed = [n for n in in_place if loud[n] not in known and _origin(n).op == "get_attr"]  # an average, say
+    quiet, loud, still = (_numbers(graph, table) for graph in (module, learning, without))
+    other = [n for n in still if still[n] not in set(quiet.values())]
+    if other or len(still) != len(quiet):
+        raise BarError(
+            f"{place_of(other[0], dict(without.named_modules())) if other else 'the network itself'} makes the network "
+            "compute something else where torch needs no gradients, or each time that it is called"
+        )
+    changed = [n for n in in_place if loud[n] not in set(quiet.values()) and _origin(n).op == "get_attr"]
     (result,), (results,) = (list(m.graph.find_nodes(op="output")) for m in (module, learning))
     if result.all_input_nodes != [result.args[0]]:
         return set(), ()  # several outputs: refused anyway
     outputs = list(results.all_input_nodes)
     outputs += [s for n in outputs if isinstance(n.target, type) for s in n.all_input_nodes]  # of a named tuple
-    if changed or quiet[result.args[0]] not in {loud[n] for n in outputs}:
-        # What one mode has and the other has not; first what is called in one of them only, not what comes after it.
-        there = set(loud.values())
-        new = [n for n in loud if loud[n] not in known and all(loud[s] in known for s in n.all_input_nodes)]
-        new += [n for n in quiet if quiet[n] not in there and all(quiet[s] in there for s in n.all_input_nodes)]
-        both = {(n.op, n.target) for n in quiet} & {(n.op, n.target) for n in loud}
-        new.sort(key=lambda n: (n.op, n.target) in both)
-        where = next((place_of(n, modules) for n in [*changed, *new]), "the network itself")
+    if changed or quiet[result.args[0]] not in {loud[n] for n in outputs}:  # changed: an average, say
+        modules = dict(module.named_modules()) | dict(learning.named_modules())
+        where = next((place_of(n, modules) for n in [*changed, *_first_differences(quiet, loud)]), "the network itself")
         raise BarError(
             f"{where} makes the network compute something else in training mode, which pruning cannot follow: only "
             "nn.Dropout, F.dropout and StochasticDepth may act while training and not afterwards"
         )
+    drops = {loud[n] for n in loud if is_dropout(n) and n.kwargs["training"]}
+    return {n for n in quiet if is_dropout(n) and quiet[n] in drops}, _auxiliary(module, learning)
+
+
+def _first_differences(quiet: dict[fx.Node, int], loud: dict[fx.Node, int]) -> list[fx.Node]:
+    """What one mode has and the other has not; first what is called in one of them only, not what comes after it."""
+    known, there = set(quiet.values()), set(loud.values())
+    new = [n for n in loud if loud[n] not in known and all(loud[s] in known for s in n.all_input_nodes)]
+    new += [n for n in quiet if quiet[n] not in there and all(quiet[s] in there for s in n.all_input_nodes)]
+    both = {(n.op, n.target) for n in quiet} & {(n.op, n.target) for n in loud}
+    return sorted(new, key=lambda n: (n.op, n.target) in both)
+
+
+def _auxiliary(module: fx.GraphModule, learning: fx.GraphModule) -> tuple[str, ...]:
+    """The modules that run in training mode only, by the shortest names that say so."""
     called = [n.target for n in module.graph.find_nodes(op="call_module")]
     parts = [n.target.split(".") for n in learning.graph.find_nodes(op="call_module") if n.target not in called]
     prefixes = {".".join(target.split(".")[:i]) for target in called for i in range(target.count(".") + 2)}
-    auxiliary = dict.fromkeys(
-        next(p for i in range(1, len(part) + 1) if (p := ".".join(part[:i])) not in prefixes) for part in parts
-    )
-    drops = {loud[n] for n in loud if is_dropout(n) and n.kwargs["training"]}
-    return {n for n in quiet if is_dropout(n) and quiet[n] in drops}, tuple(auxiliary)
+    names = (next(p for i in range(1, len(part) + 1) if (p := ".".join(part[:i])) not in prefixes) for part in parts)
+    return tuple(dict.fromkeys(names))
 
 
 def _twin(model: nn.Module) -> nn.Module:

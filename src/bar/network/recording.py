@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import StochasticDepth
 
 from bar.errors import BarError
+from bar.network.checks import place_of
 
 
 @contextlib.contextmanager
@@ -92,6 +93,15 @@ class _Tracer(_OneThread):
         same = any(isinstance(module, layer) and type(module).forward is layer.forward for layer in layers)
         return same or super().is_leaf_module(module, name)
 
+    def create_node(self, kind: str, target, args, kwargs, name=None, type_expr=None) -> fx.Node:
+        node = super().create_node(kind, target, args, kwargs, name, type_expr)
+        if kind.startswith("call") and not torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+            raise BarError(
+                f"{place_of(node, dict(self.root.named_modules()))} is computed without gradients, by torch.no_grad or "
+                "an autograd.Function, which pruning would lose: freeze weights by requires_grad_(False) instead"
+            )
+        return node
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
@@ -124,11 +134,13 @@ class _Proxy(fx.Proxy):
         return self._record(operator.itruediv, other)
 
 
-def record(model: nn.Module, training: bool) -> fx.GraphModule:
+def record(model: nn.Module, training: bool, inference: bool = False) -> fx.GraphModule:
     """What torch.fx records of a model in one of its modes; the model is left as it was."""
-    modes, own = {m: m.training for m in model.modules()}, set(vars(model))
+    own = {m: vars(m).copy() for m in model.modules()}
+    modes = {m: m.training for m in own}
     tracer = _Tracer()
-    with _TRACING, undisturbed(), _Draws() as tracer.draws:
+    grad = torch.inference_mode() if inference else torch.enable_grad()
+    with _TRACING, undisturbed(), grad, _Draws() as tracer.draws:
         try:
             model.train(training)
             before = tracer.draws.state()
@@ -138,6 +150,7 @@ def record(model: nn.Module, training: bool) -> fx.GraphModule:
                     f"{f'module {tracer.drawn!r}' if tracer.drawn else 'the network itself'} draws random numbers when "
                     f"it is called{' in training mode' if training else ''}, which would be the same in every step"
                 )
+            _check_attributes(model, own)
         except BarError:
             raise
         except Exception as error:
@@ -149,8 +162,19 @@ def record(model: nn.Module, training: bool) -> fx.GraphModule:
             raise BarError(f"cannot trace {type(model).__name__} with torch.fx{why}") from error
         finally:
             for m, mode in modes.items():
-                m.training = mode
-            for constant in set(vars(model)) - own:  # torch.fx keeps here what is made in forward
-                delattr(model, constant)
+                for key in vars(m).keys() - own[m].keys():  # torch.fx keeps here what is made in forward
+                    del vars(m)[key]
+                vars(m).update(own[m] | {"training": mode})
     module.training = modes[model]
     return module
+
+
+def _check_attributes(model: nn.Module, before: dict[nn.Module, dict]) -> None:
+    """Refuse a model whose forward changes a number or a text that it keeps, such as a count of calls."""
+    for name, m in model.named_modules():
+        for key, value in before[m].items():
+            if type(value) in (bool, int, float, str) and key != "training" and vars(m).get(key) != value:
+                raise BarError(
+                    f"{f'module {name!r}' if name else 'the network itself'} changes its attribute {key!r} when it is "
+                    "called, which happens once only in what pruning makes of it"
+                )

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from bar.errors import BarError
 from bar.network.channels import Network
-from bar.network.checks import check_hooks, check_layer, check_ties, place_of
+from bar.network.checks import check_hooks, check_layer, check_name, check_ties, place_of
 from bar.network.modes import compare_modes, drop_functional_dropout
 from bar.network.operations import IN_PLACE_OPERATORS, operation_of
 from bar.network.recording import record
@@ -46,7 +46,7 @@ def _kinds(module: fx.GraphModule) -> tuple[dict[fx.Node, str], set[fx.Node]]:
     return kinds, fixed
 
 
-class _Shapes(fx.Interpreter):
+class _OnMeta(fx.Interpreter):
     """Runs a graph on the meta device, noting the shape that each node returns."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
@@ -131,12 +131,12 @@ def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
     if len(size) != 3 or min(size) < 1:
         raise BarError(f"input size must be three positive numbers (channels, height, width), not {size}")
     for name, layer in model.named_modules():
+        check_name(name)
         check_hooks(name, layer)
     # Tracing freezes `self.training`; only modules such as nn.Dropout see later changes of it.
     module = record(model, training=False)
-    for node in module.graph.nodes:
-        if node.op == "call_module":
-            check_layer(node.target, module.get_submodule(node.target))
+    for node in module.graph.find_nodes(op="call_module"):
+        check_layer(node.target, module.get_submodule(node.target))
     check_ties(module)
     in_place = name_in_place_results(module)
     dropped, auxiliary = compare_modes(model, module)
@@ -145,47 +145,62 @@ def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
     module.graph.eliminate_dead_code(lambda node: node.is_impure() or node in in_place)
 
     kinds, fixed = _kinds(module)
-    if sum(kind == "input" for kind in kinds.values()) != 1:
-        raise BarError(f"{type(model).__name__} must take one tensor, the images")
-    called = [n.target for n, kind in kinds.items() if kind in ("conv", "depthwise", "norm", "linear")]
-    for name in called:
-        if called.count(name) > 1:
-            raise BarError(f"{name!r} is called {called.count(name)} times: a shared layer cannot be pruned")
-    for node in module.graph.find_nodes(op="get_attr"):
-        owner, _, parameter = node.target.rpartition(".")
-        if owner in called:
-            raise BarError(f"the network computes with the {parameter} of {owner!r} itself, which pruning changes")
-    if "conv" not in kinds.values():
-        raise BarError(f"{type(model).__name__} has no nn.Conv2d that reads several channels: nothing can be pruned")
-
-    if not isinstance(next(reversed(kinds)).args[0], fx.Node):
-        raise BarError(f"{type(model).__name__} must return one tensor, not a tuple, list or dict")
-    shapes = _Shapes(on_meta(module), module.graph)
-    dtype = next((p.dtype for p in module.parameters()), None)
-    shapes.run(torch.empty(1, *size, device="meta", dtype=dtype))
-    modules = dict(module.named_modules())
-    for node, kind in kinds.items():
-        if kind == "add" and len({shapes.shapes[n] for n in node.all_input_nodes}) != 1:
-            raise BarError(f"{place_of(node, modules)} adds signals of different shapes; broadcasting is not supported")
-        if kind == "linear" and len(shapes.shapes[node]) != 2 and node.all_input_nodes[0] not in fixed:
-            raise BarError(f"{node.target!r} is a linear layer on features that have not been flattened")
-        if shapes.shapes[node][1:] != node.meta.get("columns", shapes.shapes[node][1:]):
-            raise BarError(
-                f"{place_of(node, modules)} reshapes images into each other; only flatten(1) can be followed"
-            )
+    _check_calls(type(model).__name__, module, kinds)
+    shapes = _shapes(module, size, kinds, fixed)
     for node in in_place:
         node.target = IN_PLACE_OPERATORS.get(node.target, node.target)
     module.graph.eliminate_dead_code()
     for node in keep_unread(model, module):
-        kinds[node], shapes.shapes[node] = "opaque", node.meta["shape"]
+        kinds[node], shapes[node] = "opaque", node.meta["shape"]
         fixed.add(node)
     module.recompile()
-    kinds = {node: kinds[node] for node in module.graph.nodes}
     if auxiliary:
         warnings.warn(
             f"{', '.join(map(repr, auxiliary))} of {type(model).__name__} run in training mode only, for outputs of "
             "their own: the gated and the pruned network have no such part, and return the main output alone",
             stacklevel=5,  # whoever called `bar.gate`
         )
-    shapes = {n: shapes.shapes[n] for n in kinds}
-    return Network(module, size, kinds, fixed & kinds.keys(), shapes, dropouts, auxiliary)
+    nodes = list(module.graph.nodes)
+    return Network(
+        module, size, {n: kinds[n] for n in nodes}, fixed & set(nodes), {n: shapes[n] for n in nodes}, dropouts,
+        auxiliary,
+    )  # fmt: skip
+
+
+def _check_calls(name: str, module: fx.GraphModule, kinds: dict[fx.Node, str]) -> None:
+    """Refuse what does not take one tensor, or return one, or calls a layer twice, or has nothing to prune."""
+    images = list(module.graph.find_nodes(op="placeholder"))
+    if len(images) != 1 or images[0].target.startswith("*"):
+        raise BarError(f"{name} must take one tensor, the images")
+    called = [n.target for n, kind in kinds.items() if kind in ("conv", "depthwise", "norm", "linear")]
+    for layer in called:
+        if called.count(layer) > 1:
+            raise BarError(f"{layer!r} is called {called.count(layer)} times: a shared layer cannot be pruned")
+    for node in module.graph.find_nodes(op="get_attr"):
+        owner, _, parameter = node.target.rpartition(".")
+        if owner in called:
+            raise BarError(f"the network computes with the {parameter} of {owner!r} itself, which pruning changes")
+    if "conv" not in kinds.values():
+        raise BarError(f"{name} has no nn.Conv2d that reads several channels: nothing can be pruned")
+    if not isinstance(next(reversed(kinds)).args[0], fx.Node):
+        raise BarError(f"{name} must return one tensor, not a tuple, list or dict")
+
+
+def _shapes(
+    module: fx.GraphModule, size: tuple[int, int, int], kinds: dict[fx.Node, str], fixed: set[fx.Node]
+) -> dict[fx.Node, torch.Size]:
+    """The shape of what each node returns, for one image; refuses what shows in shapes only."""
+    meta = _OnMeta(on_meta(module), module.graph)
+    dtype = next((p.dtype for p in module.parameters()), None)
+    meta.run(torch.empty(1, *size, device="meta", dtype=dtype))
+    shapes, modules = meta.shapes, dict(module.named_modules())
+    for node, kind in kinds.items():
+        if kind == "add" and len({shapes[n] for n in node.all_input_nodes}) != 1:
+            raise BarError(f"{place_of(node, modules)} adds signals of different shapes; broadcasting is not supported")
+        if kind == "linear" and len(shapes[node]) != 2 and node.all_input_nodes[0] not in fixed:
+            raise BarError(f"{node.target!r} is a linear layer on features that have not been flattened")
+        if shapes[node][1:] != node.meta.get("columns", shapes[node][1:]):
+            raise BarError(
+                f"{place_of(node, modules)} reshapes images into each other; only flatten(1) can be followed"
+            )
+    return shapes

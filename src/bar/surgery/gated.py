@@ -228,9 +228,10 @@ class GatedNetwork(nn.Module):
 
     def train(self, mode: bool = True) -> "GatedNetwork":
         """As `torch.nn.Module.train`; the user's model, whose layers these are, changes its mode with it."""
-        for model in self._model:
+        super().train(mode)
+        for model in self._model:  # afterwards: its own `train` may keep a batch norm in eval mode
             model.train(mode)
-        return super().train(mode)
+        return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GatedNetwork":
         """What .to(), .half() and their like call; gates only move, since their steps would drown in half precision."""
