@@ -1,7 +1,6 @@
 """What is exported computes the same in another process, which has no `bar`; mistakes leave no file."""
 
 import copy
-import importlib
 import json
 import subprocess
 import sys
@@ -20,8 +19,8 @@ from torch import nn
 
 import bar
 from bar import runs, storage
+from bar.inference import exporting, plain
 
-module = importlib.import_module("bar.export")  # the function hides it
 EXPORTED = [("plain", 0), ("branches", 14), ("depthwise", 0), ("grouped", 1), ("wrn-10-1", 1), ("wrn-16-1", 4),
             ("resnet-basic", 2), ("resnet-bottleneck", 0)]  # fmt: skip
 FRESH = {
@@ -61,13 +60,13 @@ def test_folding_and_gathering_are_exact(name, seed):
     before = copy.deepcopy(network.state_dict())
     images = torch.randn(4, *SIZE, dtype=torch.float64)
     expected = network(images)
-    plain = module._plain(network)
-    assert relative(expected, plain(images)) <= 1e-10
-    module._gather_instead_of_scatter(plain, images)
-    assert relative(expected, plain(images)) <= 1e-10
+    traced = plain.plain_graph(network)
+    assert relative(expected, traced(images)) <= 1e-10
+    exporting.gather_instead_of_scatter(traced, images)
+    assert relative(expected, traced(images)) <= 1e-10
 
-    modules = dict(plain.named_modules())
-    for node in plain.graph.nodes:
+    modules = dict(traced.named_modules())
+    for node in traced.graph.nodes:
         assert node.target is not torch.index_add
         if isinstance(modules.get(node.target), nn.BatchNorm2d):
             (source,) = node.all_input_nodes
@@ -218,7 +217,7 @@ def test_suffix_and_format_disagree(tmp_path):
 
 @pytest.mark.parametrize("format", FRESH)
 def test_a_difference_is_an_error_and_what_was_there_stays(format, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "fuse_conv_bn_eval", lambda conv, norm: copy.deepcopy(conv))
+    monkeypatch.setattr(plain, "fuse_conv_bn_eval", lambda conv, norm: copy.deepcopy(conv))
     path = tmp_path / f"network.{format}"
     path.write_text("mine")
     with pytest.raises(bar.BarError, match=f"the {format} file would differ from the network by"):

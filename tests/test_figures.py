@@ -11,6 +11,7 @@ from networks import NAMES, SIZE, build
 import bar
 from bar import figures
 from bar.barrier import barrier, log_barrier
+from bar.blocks import neurons, residual_blocks
 from bar.hard_concrete import HardConcrete, threshold
 from bar.schedule import SCHEDULES, margins, transition
 
@@ -193,7 +194,7 @@ def test_residual_blocks_of_torchvision_and_wide_resnets():
     """Found by their graph; the oracle is what the networks' own names say."""
     for name, group, shortcut in (("resnet-bottleneck", "layer", "downsample"), ("wrn-16-1", "group", "shortcut")):
         net = build(name)
-        blocks = figures.residual_blocks(bar.gate(net, SIZE).network)
+        blocks = residual_blocks(bar.gate(net, SIZE).network)
         expected = [n for n, _ in net.named_modules() if n.startswith(group) and n.count(".") == 1]
         assert [block.name for block in blocks] == expected
         for block in blocks:
@@ -208,13 +209,13 @@ def test_residual_blocks_of_torchvision_and_wide_resnets():
 
 def test_residual_blocks_without_names_to_share():
     """Names are unique even where the graph's parts have none in common; a plain chain has no block."""
-    blocks = figures.residual_blocks(bar.gate(build("depthwise"), SIZE).network)
+    blocks = residual_blocks(bar.gate(build("depthwise"), SIZE).network)
     assert [block.name for block in blocks] == ["blocks.0", "blocks.1"]
     assert "blocks.0.depthwise" in [conv.target for conv in blocks[0].convs]
-    (block,) = figures.residual_blocks(bar.gate(build("branches"), SIZE).network)
+    (block,) = residual_blocks(bar.gate(build("branches"), SIZE).network)
     assert block.name
     plain = bar.gate(build("plain"), SIZE)
-    assert figures.residual_blocks(plain.network) == []
+    assert residual_blocks(plain.network) == []
     for draw in (figures.connectivity, figures.chunk, lambda gated: figures.block_kinds(gated.network)):
         with pytest.raises(bar.BarError, match="no residual blocks"):
             draw(plain)
@@ -223,7 +224,7 @@ def test_residual_blocks_without_names_to_share():
 @pytest.mark.parametrize("name", NAMES)
 def test_neurons_are_the_volume_of_the_pruned_network(name):
     gated = pruned(name)
-    assert sum(figures.neurons(gated.network, gated.live()).values()) == bar.count(bar.prune(gated), SIZE).volume
+    assert sum(neurons(gated.network, gated.live()).values()) == bar.count(bar.prune(gated), SIZE).volume
 
 
 def test_neurons_per_block_marks_what_is_gone():
@@ -251,7 +252,7 @@ def figure_4() -> bar.GatedNetwork:
 
 def test_connectivity_tells_passed_refined_and_new():
     gated = figure_4()
-    block = figures.residual_blocks(gated.network)[0]
+    block = residual_blocks(gated.network)[0]
     parts = {part: which.nonzero().flatten().tolist() for part, which in block.parts(gated.live()).items()}
     assert parts == {"passed": [0], "refined": [1], "new": [5]}
     upper, lower = figures.connectivity(gated).axes
@@ -279,7 +280,7 @@ def test_connectivity_says_which_block_is_gone():
 def test_chunk_draws_what_is_computed(name, seed):
     """Squares and crosses are as many as the convolutions of the really pruned networks have features."""
     gated = pruned(name, seed)
-    blocks = figures.residual_blocks(gated.network)
+    blocks = residual_blocks(gated.network)
     for layer in {block.layer for block in blocks}:
         mine = [block for block in blocks if block.layer == layer]
         writers = [mine[0].start.target, *(block.convs[-1].target for block in mine)]
@@ -314,7 +315,7 @@ def test_chunk_draws_a_channel_from_where_it_is_born():
 def test_block_kinds_names_the_convolutions_and_marks_the_floored(name):
     network = bar.gate(build(name), SIZE).network
     axes = figures.block_kinds(network).axes
-    blocks = figures.residual_blocks(network)
+    blocks = residual_blocks(network)
     for ax, block in zip(axes, (next(b for b in blocks if bool(b.shortcut) == pool) for pool in (0, 1)), strict=True):
         assert ax.get_title(loc="left").endswith(block.name)
         boxes = {text.get_text().split("\n")[0]: text for text in ax.texts if "\n" in text.get_text()}

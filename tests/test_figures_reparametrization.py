@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 
-from bar import figures, figures_weights
+from bar import figures
 from bar.errors import BarError
 from bar.methods.reparametrization import soft_mask
 
@@ -21,8 +21,8 @@ ROWS = pd.DataFrame(
     for rate, accuracy in zip((0.9, 0.95, 0.97, 0.99, 0.99), accuracies, strict=True)
 )
 FIGURES = {
-    "reparametrization": figures_weights.reparametrization,
-    "accuracy_against_rate": lambda: figures_weights.accuracy_against_rate(ROWS, 0.985),
+    "reparametrization": figures.reparametrization,
+    "accuracy_against_rate": lambda: figures.accuracy_against_rate(ROWS, 0.985),
 }
 
 
@@ -45,7 +45,7 @@ def test_reads_well_anywhere(name):
 
 
 def test_draws_the_mask_and_the_apparent_weight():
-    upper, lower = figures_weights.reparametrization([50, 100], 0.03).axes
+    upper, lower = figures.reparametrization([50, 100], 0.03).axes
     curves = [(line.get_label(), line) for line in upper.lines]
     assert [label for label, _ in curves] == ["$t$ = 50", "$t$ = 100"]
     assert len({str(line._unscaled_dash_pattern) for line in upper.lines}) == 2
@@ -81,4 +81,4 @@ def test_draws_means_and_extremes_over_the_rate():
 )
 def test_rows_that_cannot_be_drawn(rows, message):
     with pytest.raises(BarError, match=message):
-        figures_weights.accuracy_against_rate(rows, 0.9)
+        figures.accuracy_against_rate(rows, 0.9)

@@ -9,6 +9,8 @@ import pytest
 
 import bar
 from bar import figures, paper
+from bar.blocks import block_of_convolutions, neurons
+from bar.figures.style import factor_axis
 from bar.models import build
 from bar.network import trace
 
@@ -86,7 +88,7 @@ def test_accuracy_changes_without_a_run_of_ours():
 @pytest.mark.parametrize("values", [[1.0, 1.1], [3.7], [0.9, 16], [1, 256]])
 def test_axis_of_factors_holds_all_values_and_has_a_tick_per_power(values):
     _, ax = plt.subplots()
-    figures._factors(ax, pd.Series(values))
+    factor_axis(ax, pd.Series(values))
     low, high = ax.get_xlim()
     ticks = ax.get_xticks()
     plt.close()
@@ -178,9 +180,9 @@ def test_blocks_of_convolutions_add_up_to_the_network(name):
     """What a record holds, features and areas by convolution, is enough to draw figure 7."""
     net = trace(build(name), (3, 32, 32))
     cost = bar.count(build(name), (3, 32, 32))
-    homes = figures.block_of_convolutions(net)
+    homes = block_of_convolutions(net)
     assert list(homes) == list(cost.layers)
     assert sum(cost.layers[conv]["features"] * cost.layers[conv]["area"] for conv in homes) == cost.volume
-    assert set(homes.values()) == set(figures.neurons(net, net.live({})))
+    assert set(homes.values()) == set(neurons(net, net.live({})))
     named = {conv: re.match(r"(?:group|layer)\d\.\d", conv) for conv in homes}
     assert homes == {conv: block[0] if block else conv for conv, block in named.items()}

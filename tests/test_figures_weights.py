@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 
-from bar import figures, figures_weights
+from bar import figures
 from bar.errors import BarError
 
 OPTIMUM = torch.tensor([1.0, 0.8], dtype=torch.float64)
@@ -26,11 +26,11 @@ LAYERS = pd.DataFrame(
 )
 
 FIGURES = {
-    "two_weights": lambda: figures_weights.two_weights(
-        figures_weights.compress_quadratic(OPTIMUM, CURVATURE, factor=2, mu=0.5), OPTIMUM, CURVATURE
+    "two_weights": lambda: figures.two_weights(
+        figures.compress_quadratic(OPTIMUM, CURVATURE, factor=2, mu=0.5), OPTIMUM, CURVATURE
     ),
-    "loss_against_weights": lambda: figures_weights.loss_against_weights(PRUNED, UNPRUNED),
-    "kept_per_layer": lambda: figures_weights.kept_per_layer(LAYERS),
+    "loss_against_weights": lambda: figures.loss_against_weights(PRUNED, UNPRUNED),
+    "kept_per_layer": lambda: figures.kept_per_layer(LAYERS),
 }
 
 
@@ -67,22 +67,22 @@ def test_marks_can_be_told_apart_in_grey(name):
 
 def test_the_method_leaves_what_magnitudes_suggest():
     """The larger weight is the wrong one to keep here: the loss on either axis, in closed form."""
-    path = figures_weights.compress_quadratic(OPTIMUM, CURVATURE, factor=2, mu=0.5)
+    path = figures.compress_quadratic(OPTIMUM, CURVATURE, factor=2, mu=0.5)
     assert path.theta[0] == [1, 0]
     best = float((CURVATURE @ OPTIMUM)[1] / CURVATURE[1, 1])
     assert path.theta.iloc[-1] == pytest.approx([0, best], abs=1e-6)
     assert path.w.iloc[-1] == pytest.approx([0, best], abs=1e-6)
     ends = torch.tensor([[0, best], [float((CURVATURE @ OPTIMUM)[0] / CURVATURE[0, 0]), 0]], dtype=torch.float64)
-    ours, theirs = figures_weights.quadratic(ends, OPTIMUM, CURVATURE)
+    ours, theirs = figures.quadratic(ends, OPTIMUM, CURVATURE)
     assert ours < theirs
     # too stiff from the start, it keeps what magnitude pruning keeps
-    stiff = figures_weights.compress_quadratic(OPTIMUM, CURVATURE, factor=2, mu=5.0)
+    stiff = figures.compress_quadratic(OPTIMUM, CURVATURE, factor=2, mu=5.0)
     assert all(theta[1] == 0 for theta in stiff.theta)
 
 
 def test_steps_solve_their_problems():
     """The L step against a general solver, with the multipliers followed by hand."""
-    path = figures_weights.compress_quadratic(OPTIMUM, CURVATURE, factor=2, mu=0.5, growth=1.2, steps=3)
+    path = figures.compress_quadratic(OPTIMUM, CURVATURE, factor=2, mu=0.5, growth=1.2, steps=3)
     multipliers = torch.zeros(2, dtype=torch.float64)
     for before, after in zip(path[:-1].itertuples(), path[1:].itertuples(), strict=True):
         target = torch.tensor(before.theta, dtype=torch.float64) + multipliers / after.mu
@@ -91,7 +91,7 @@ def test_steps_solve_their_problems():
 
         def lagrangian(w=w, target=target, mu=after.mu, solver=solver):
             solver.zero_grad()
-            loss = figures_weights.quadratic(w, OPTIMUM, CURVATURE) + mu / 2 * (w - target).square().sum()
+            loss = figures.quadratic(w, OPTIMUM, CURVATURE) + mu / 2 * (w - target).square().sum()
             loss.backward()
             return loss.detach()
 
@@ -102,8 +102,8 @@ def test_steps_solve_their_problems():
 
 
 def test_two_weights_draws_the_path_and_where_magnitude_pruning_ends():
-    path = figures_weights.compress_quadratic(OPTIMUM, CURVATURE, factor=2, mu=0.5)
-    (ax,) = figures_weights.two_weights(path, OPTIMUM, CURVATURE).axes
+    path = figures.compress_quadratic(OPTIMUM, CURVATURE, factor=2, mu=0.5)
+    (ax,) = figures.two_weights(path, OPTIMUM, CURVATURE).axes
     drawn = {label: np.asarray(line.get_xydata()).tolist() for label, line in lines(ax).items()}
     assert drawn["$w$, after each L step"] == path.w.tolist()
     assert drawn[r"$\theta$, after each C step"] == path.theta.tolist()
@@ -114,7 +114,7 @@ def test_two_weights_draws_the_path_and_where_magnitude_pruning_ends():
 
 
 def test_loss_against_weights_draws_every_number_in_order():
-    upper, lower = figures_weights.loss_against_weights(PRUNED, UNPRUNED).axes
+    upper, lower = figures.loss_against_weights(PRUNED, UNPRUNED).axes
     assert list(lines(upper)) == [*METHODS, "unpruned"]
     for method in METHODS:
         rows = PRUNED[PRUNED.method == method].sort_values("kept")
@@ -127,20 +127,20 @@ def test_loss_against_weights_draws_every_number_in_order():
 
 
 def test_kept_per_layer_has_a_place_for_nothing():
-    (ax,) = figures_weights.kept_per_layer(LAYERS).axes
+    (ax,) = figures.kept_per_layer(LAYERS).axes
     assert lines(ax)["LC"].get_ydata().tolist() == pytest.approx([40, 10, 0])
     assert lines(ax)["MP"].get_ydata().tolist() == pytest.approx([20, 2, 50])
     assert [label.get_text() for label in ax.get_xticklabels()] == ["features.0", "features.3", "classifier"]
     assert ax.transData.transform((0, 0))[1] == pytest.approx(ax.get_window_extent().y0)
-    figures_weights.kept_per_layer(LAYERS.assign(kept=0.0))
+    figures.kept_per_layer(LAYERS.assign(kept=0.0))
 
 
 def test_what_cannot_be_drawn_is_refused():
     many = pd.DataFrame({"method": list("abcdef"), "kept": 0.5, "loss": 1.0, "error": 0.1, "layer": "fc"})
-    for draw in (lambda rows: figures_weights.loss_against_weights(rows, UNPRUNED), figures_weights.kept_per_layer):
+    for draw in (lambda rows: figures.loss_against_weights(rows, UNPRUNED), figures.kept_per_layer):
         with pytest.raises(BarError, match="from 1 to 5 methods can be told apart in a figure, not 6"):
             draw(many)
         with pytest.raises(BarError, match="not 0"):
             draw(many[:0])
     with pytest.raises(BarError, match="must be above 0"):
-        figures_weights.loss_against_weights(many[:1].assign(kept=0.0), UNPRUNED)
+        figures.loss_against_weights(many[:1].assign(kept=0.0), UNPRUNED)

@@ -3,9 +3,8 @@
 from bar.barrier import barrier
 from bar.cost import Cost, count
 from bar.errors import BarError
-from bar.export import export
 from bar.hard_concrete import Gate, HardConcrete
-from bar.inference import fold
+from bar.inference import export, fold
 from bar.objective import Budget, distillation
 from bar.runs import RunConfig, run
 from bar.schedule import transition

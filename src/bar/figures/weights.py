@@ -1,4 +1,4 @@
-"""Figures of the methods that make single weights 0: notebooks 08 and 09. In the style of `bar.figures`."""
+"""Figures of the methods that set single weights to zero (notebooks 08 and 09)."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from bar.errors import BarError
-from bar.figures import COLOURS, LINES, MARKERS, _axes, _styled
+from bar.figures.style import COLOURS, LINES, MARKERS, styled, subplots
 from bar.methods.learning_compression import LearningCompression
 from bar.methods.reparametrization import soft_mask
 from bar.methods.weight_magnitude import MagnitudePruning
@@ -80,7 +80,7 @@ def compress_quadratic(optimum: Tensor, curvature: Tensor, steps: int = 40, **op
     return pd.DataFrame(rows)
 
 
-@_styled
+@styled
 def two_weights(path: pd.DataFrame, optimum: Tensor, curvature: Tensor) -> Figure:
     """Learning-Compression of two weights, of which one stays, over the contours of the loss.
 
@@ -110,7 +110,7 @@ def two_weights(path: pd.DataFrame, optimum: Tensor, curvature: Tensor) -> Figur
     stays = int(pruned.abs().argmax())
     tuned = torch.zeros_like(pruned)  # the minimum on its axis
     tuned[stays] = (curvature @ optimum)[stays] / curvature[stays, stays]
-    figure, ax = _axes(height=4.4)
+    figure, ax = subplots(height=4.4)
     w, theta = (torch.tensor(path[name].tolist(), dtype=optimum.dtype) for name in ("w", "theta"))
     points = torch.stack([*w, *theta, pruned, tuned, torch.zeros(2, dtype=optimum.dtype)])
     low, high = points.min(0).values, points.max(0).values
@@ -135,7 +135,7 @@ def two_weights(path: pd.DataFrame, optimum: Tensor, curvature: Tensor) -> Figur
     return figure
 
 
-@_styled
+@styled
 def loss_against_weights(rows: pd.DataFrame, unpruned: pd.Series) -> Figure:
     """Training loss and validation error against the share of weights that are kept, the view of the LC paper.
 
@@ -173,7 +173,7 @@ def loss_against_weights(rows: pd.DataFrame, unpruned: pd.Series) -> Figure:
         raise BarError(
             "the share of weights that are kept and the loss must be above 0 to be drawn on logarithmic axes"
         )
-    figure, (upper, lower) = _axes(2, height=3.0, sharex=True)
+    figure, (upper, lower) = subplots(2, height=3.0, sharex=True)
     figure.set_figheight(figure.get_figheight() + 0.6)  # the legend takes nothing from the panels
     for i, method in enumerate(methods):
         of_method = rows[rows.method == method].sort_values("kept")
@@ -189,7 +189,7 @@ def loss_against_weights(rows: pd.DataFrame, unpruned: pd.Series) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def kept_per_layer(rows: pd.DataFrame) -> Figure:
     """How many of its weights each layer keeps.
 
@@ -219,7 +219,7 @@ def kept_per_layer(rows: pd.DataFrame) -> Figure:
     methods, layers = list(rows.method.unique()), list(rows.layer.unique())
     if not 0 < len(methods) <= len(COLOURS):
         raise BarError(f"from 1 to {len(COLOURS)} methods can be told apart in a figure, not {len(methods)}")
-    figure, ax = _axes(height=3.6)
+    figure, ax = subplots(height=3.6)
     for i, method in enumerate(methods):
         kept = rows[rows.method == method].set_index("layer").kept.reindex(layers)
         look = {"color": COLOURS[i], "ls": LINES[i], "marker": MARKERS[i], "ms": 7, "mfc": "white"}
@@ -233,7 +233,7 @@ def kept_per_layer(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def reparametrization(ts: Sequence[float] = (50.0, 100.0, 200.0), reach: float = 0.04) -> Figure:
     """The mask h_t of a weight, and the apparent weight w h_t(w) (Dupont, Sahbi & Michel 2021).
 
@@ -254,7 +254,7 @@ def reparametrization(ts: Sequence[float] = (50.0, 100.0, 200.0), reach: float =
     >>> [ax.get_ylabel() for ax in reparametrization().axes]
     ['mask $h_t(w)$', 'apparent weight $w h_t(w)$']
     """
-    figure, (upper, lower) = _axes(2, height=2.6, sharex=True)
+    figure, (upper, lower) = subplots(2, height=2.6, sharex=True)
     w = torch.linspace(-reach, reach, 401, dtype=torch.float64)
     lower.plot(w, w, color="grey", ls="-", lw=0.8)
     for i, t in enumerate(ts):
@@ -267,7 +267,7 @@ def reparametrization(ts: Sequence[float] = (50.0, 100.0, 200.0), reach: float =
     return figure
 
 
-@_styled
+@styled
 def accuracy_against_rate(rows: pd.DataFrame, unpruned: float) -> Figure:
     """Accuracy of pruned networks against the part of the weights that were removed.
 
@@ -301,7 +301,7 @@ def accuracy_against_rate(rows: pd.DataFrame, unpruned: float) -> Figure:
         raise BarError(f"from 1 to {len(COLOURS)} methods can be told apart in a figure, not {len(methods)}")
     if not rows.rate.between(0, 1, inclusive="neither").all():
         raise BarError("pruning rates must be between 0 and 1, as 0.95")
-    figure, ax = _axes(height=3.8)
+    figure, ax = subplots(height=3.8)
     ax.axhline(100 * unpruned, color="grey", lw=1, ls="-", label="unpruned", zorder=1)
     for i, method in enumerate(methods):
         of_rate = 100 * rows[rows.method == method].groupby("rate").accuracy.agg(["mean", "min", "max"])

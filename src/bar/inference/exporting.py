@@ -1,4 +1,4 @@
-"""Take a network away: ``.pt2`` (torch.export) and ONNX files that run where there is no `bar`."""
+"""Export a network to a ``.pt2`` (torch.export) or an ONNX file, which runs without `bar`."""
 
 import copy
 import importlib.util
@@ -6,8 +6,6 @@ import io
 import math
 import operator
 import os
-import textwrap
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -15,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bar.errors import BarError, nearest
-from bar.network import is_pointwise, symbolic_trace
+from bar.inference.plain import plain_graph, root_cause
 from bar.surgery import GatedNetwork
 
 FORMATS = ("onnx", "pt2")
@@ -71,35 +68,17 @@ def export(network: nn.Module, input_size: Iterable[int], path: Path | str, form
     """
     path, size = Path(path), tuple(int(s) for s in input_size)
     format = _check_format(path, format)
-    if len(size) != 3 or min(size) < 1:
-        raise BarError(f"input size must be three positive numbers (channels, height, width), not {size}")
-    if math.prod(size) > MOST_NUMBERS:
-        raise BarError(
-            f"images of {'x'.join(map(str, size))} are too large to export for: at most {MOST_NUMBERS:,} numbers"
-        )
-    if isinstance(network, GatedNetwork):
-        raise BarError("a gated network is not exported as it is: take the dead features out first, with bar.prune")
-    for name, tensor in network.state_dict().items():
-        if not tensor.isfinite().all():
-            raise BarError(f"{name} has values that are not finite; the network is not exported")
-
+    _check_network(network, size)
     reference = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(n, *size, generator=generator, dtype=torch.float32) for n in (1, 3)]
+    expected = _outputs(reference, batches)
     try:
-        expected = [reference(images) for images in batches]
-    except (RuntimeError, ValueError, TypeError) as error:
-        shape = "x".join(map(str, size))
-        raise BarError(f"the network cannot take images of {shape}: {_reason(error)}") from error
-    if not all(isinstance(out, Tensor) for out in expected):
-        raise BarError(f"{type(network).__name__} must return one tensor")
-
-    try:
-        content, run = (_onnx if format == "onnx" else _pt2)(_plain(reference), batches[1])
+        content, run = (_onnx if format == "onnx" else _pt2)(plain_graph(reference), batches[1])
     except BarError:
         raise
     except Exception as error:  # the exporters raise anything from AssertionError to their own
-        raise BarError(f"cannot export {type(network).__name__} to {format}: {_reason(error)}") from error
+        raise BarError(f"cannot export {type(network).__name__} to {format}: {root_cause(error)}") from error
     difference = None
     if run is not None:
         difference = max(_difference(a, run(images)) for a, images in zip(expected, batches, strict=True))
@@ -125,46 +104,31 @@ def _check_format(path: Path, format: str | None) -> str:
     return format
 
 
-def _plain(network: nn.Module) -> fx.GraphModule:
-    """The network traced, with batch norms folded; it shares the modules that need not change."""
+def _check_network(network: nn.Module, size: tuple[int, ...]) -> None:
+    """Refuse what cannot be exported, before anything is computed."""
+    if len(size) != 3 or min(size) < 1:
+        raise BarError(f"input size must be three positive numbers (channels, height, width), not {size}")
+    if math.prod(size) > MOST_NUMBERS:
+        raise BarError(
+            f"images of {'x'.join(map(str, size))} are too large to export for: at most {MOST_NUMBERS:,} numbers"
+        )
+    if isinstance(network, GatedNetwork):
+        raise BarError("a gated network is not exported as it is: take the dead features out first, with bar.prune")
+    for name, tensor in network.state_dict().items():
+        if not tensor.isfinite().all():
+            raise BarError(f"{name} has values that are not finite; the network is not exported")
+
+
+def _outputs(network: nn.Module, batches: list[Tensor]) -> list[Tensor]:
+    """What the network returns for each batch of images."""
     try:
-        plain = symbolic_trace(network)
-    except Exception as error:
-        raise BarError(f"cannot trace {type(network).__name__} with torch.fx: {_reason(error)}") from error
-    modules = dict(plain.named_modules())
-    # torch.fx.experimental.optimization.fuse does this too, but wrongly where a convolution is called twice.
-    calls = Counter(node.target for node in plain.graph.nodes if node.op == "call_module")
-    for node in list(plain.graph.nodes):
-        norm = modules.get(node.target) if node.op == "call_module" else None
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
-            continue
-        (source,) = node.all_input_nodes
-        conv = modules.get(source.target) if source.op == "call_module" else None
-        if isinstance(conv, nn.Conv2d) and len(source.users) == 1 and calls[source.target] == 1:
-            modules[source.target] = fuse_conv_bn_eval(conv, norm)  # another batch norm may follow
-            plain.set_submodule(source.target, modules[source.target])
-            node.replace_all_uses_with(source)
-            plain.graph.erase_node(node)
-    _stride_in_convolutions(plain, calls)
-    plain.delete_all_unused_submodules()
-    plain.recompile()
-    return plain
-
-
-def _stride_in_convolutions(plain: fx.GraphModule, calls: Counter) -> None:
-    """Undo `bar.network.stride_first`, which only training needs: a strided convolution need not copy its input."""
-    for node in plain.graph.find_nodes(op="call_function", target=F.avg_pool2d):
-        readers = [user for user in node.users if user.op == "call_module" and calls[user.target] == 1]
-        convs = [plain.get_submodule(reader.target) for reader in readers]
-        skips = len(node.args) == 3 and node.args[1] == 1 and isinstance(node.args[2], tuple) and not node.kwargs
-        read = all(isinstance(conv, nn.Conv2d) and is_pointwise(conv) and conv.stride == (1, 1) for conv in convs)
-        if skips and read and len(readers) == len(node.users):
-            for reader, conv in zip(readers, convs, strict=True):
-                strided = copy.copy(conv)
-                strided.stride = node.args[2]
-                plain.set_submodule(reader.target, strided)
-                reader.args = node.args[:1]
-            plain.graph.erase_node(node)
+        outputs = [network(images) for images in batches]
+    except (RuntimeError, ValueError, TypeError) as error:
+        shape = "x".join(map(str, batches[0].shape[1:]))
+        raise BarError(f"the network cannot take images of {shape}: {root_cause(error)}") from error
+    if not all(isinstance(out, Tensor) for out in outputs):
+        raise BarError(f"{type(network).__name__} must return one tensor")
+    return outputs
 
 
 def _program(plain: fx.GraphModule, images: Tensor) -> torch.export.ExportedProgram:
@@ -186,7 +150,7 @@ def _pt2(plain: fx.GraphModule, images: Tensor) -> tuple[bytes, Callable[[Tensor
 
 def _onnx(plain: fx.GraphModule, images: Tensor) -> tuple[bytes, Callable[[Tensor], Tensor] | None]:
     """The bytes of the file, and the function that it holds, if there is a runtime to run it."""
-    _gather_instead_of_scatter(plain, images)
+    gather_instead_of_scatter(plain, images)
     written = torch.onnx.export(
         _program(plain, images), (images,), dynamo=True, verbose=False, opset_version=_OPSET,
         input_names=["images"], output_names=["output"], dynamic_shapes=({0: "batch"},),
@@ -200,7 +164,7 @@ def _onnx(plain: fx.GraphModule, images: Tensor) -> tuple[bytes, Callable[[Tenso
     return content, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def _gather_instead_of_scatter(plain: fx.GraphModule, images: Tensor) -> None:
+def gather_instead_of_scatter(plain: fx.GraphModule, images: Tensor) -> None:
     """Replace the index_add of mixed connectivity: every channel of the signal fetches what is added to it, or zero.
 
     In ONNX an index_add becomes a ScatterND between transpositions of the whole signal, with a reduction that not every
@@ -246,10 +210,3 @@ def _write(path: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise BarError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """What was wrong at the bottom of it, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return textwrap.shorten(str(error) or type(error).__name__, 240)

@@ -1,0 +1,194 @@
+"""Figures of training runs over their epochs (notebooks 04 and 12)."""
+
+import math
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bar.errors import BarError
+from bar.figures.style import COLOURS, LINES, panels_of_records, styled, subplots
+
+
+@styled
+def training_run(
+    metrics: pd.DataFrame, full: float, limit: float, metric: str = "volume", unpruned: float | None = None
+) -> Figure:
+    """A run over its epochs: size and budget, the barrier, the accuracy (eq. 4, 5 and 7 at work).
+
+    Parameters
+    ----------
+    metrics : DataFrame
+        From `bar.runs.metrics`: a row an epoch and one of the cut, with phase, size, budget, barrier, accuracy.
+    full, limit : float
+        V_F and B, in the unit of the metric.
+    metric : str
+        What is budgeted: "volume" (letter V) or "flops" (letter F).
+    unpruned : float, optional
+        Validation accuracy of the unpruned network, in [0, 1].
+
+    Returns
+    -------
+    Figure
+        Three panels over the epochs of all phases together; vertical lines are the cut and the start of the cool-down.
+
+    Examples
+    --------
+    >>> row = {"phase": ["prune", "cut", "finetune"], "size": [8, 4, 4], "budget": [5, 5, 5], "barrier": [1, 0, 0]}
+    >>> figure = training_run(pd.DataFrame({**row, "accuracy": [0.5, 0.6, 0.7]}), full=10, limit=5)
+    >>> [ax.get_ylabel() for ax in figure.axes]
+    ['part of $V_F$', 'barrier $f$', 'validation accuracy']
+    """
+    letter = {"volume": "V", "flops": "F"}[metric]
+    epochs = (metrics.phase != "cut").cumsum()  # the cut belongs to the epoch before it
+    pruning = metrics.phase.isin(["prune", "cut"])
+    prune = metrics.phase == "prune"
+    figure, (sizes, barrier_, accuracies) = subplots(3, height=2.0, sharex=True)
+    sizes.plot(epochs[prune], metrics.budget[prune] / full, label="$b$", color=COLOURS[1], ls=LINES[1])
+    sizes.plot(epochs, metrics["size"] / full, label=f"${letter}$", color=COLOURS[0], ls=LINES[0])
+    sizes.axhline(limit / full, label="$B$", color=COLOURS[3], ls=LINES[3], lw=1.4)
+    sizes.set(ylabel=f"part of ${letter}_F$", ylim=(0, 1.05))
+    sizes.legend(loc="upper right")
+    barrier_.plot(epochs[prune], metrics.barrier[prune], color=COLOURS[0], ls=LINES[0])
+    barrier_.set_yscale("symlog", linthresh=0.1)
+    barrier_.set(ylabel="barrier $f$", ylim=(0, None))
+    accuracies.plot(epochs[pruning], metrics.accuracy[pruning], color=COLOURS[0], label="if cut now")
+    accuracies.plot(epochs[~prune], metrics.accuracy[~prune], color=COLOURS[2], ls=LINES[2], label="after the cut")
+    if unpruned is not None:
+        accuracies.axhline(unpruned, color=COLOURS[3], ls=LINES[3], lw=1.4, label="unpruned")
+    accuracies.set(ylabel="validation accuracy", xlabel="epoch")
+    accuracies.legend(loc="best")
+    starts = {"finetune": "tune", "cooldown": "cool"}
+    for i, (phase, label) in enumerate({"prune": "prune", **starts}.items()):
+        if not (metrics.phase == phase).any():
+            continue
+        start = epochs[metrics.phase == phase].iloc[0] - 1
+        for ax in (sizes, barrier_, accuracies) if i else ():
+            ax.axvline(start, color="grey", lw=0.8, ls="-")
+        sizes.annotate(
+            label, (start, 1), (2, 2), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=10
+        )
+    return figure
+
+
+@styled
+def following(rows: pd.DataFrame, unit: str = "epoch") -> Figure:
+    """How V follows the moving margin b while a network is pruned (eq. 4 and 7 at work).
+
+    Parameters
+    ----------
+    rows : DataFrame
+        A row for each moment of each run: name (of what was varied), factor (V_F / B), seed, time (in units of `unit`),
+        and as parts of V_F, above 0: size, size_min, size_max (V, and its bounds since the moment before) and budget
+        (b). With a column note, its text in the first row of a panel stands above it.
+    unit : str
+        What time counts: "epoch" or "step".
+
+    Returns
+    -------
+    Figure
+        For each name a row of panels, one for each factor (two in a row), on logarithmic axes that are the same for a
+        factor. A line for each seed, with a band from size_min to size_max.
+
+    Raises
+    ------
+    BarError
+        If there are no rows.
+
+    Examples
+    --------
+    >>> row = {"name": "mine", "factor": 4.0, "seed": 0, "size_min": 0.2, "size_max": 0.6, "budget": 0.7}
+    >>> rows = pd.DataFrame([row | {"time": i, "size": 0.6 / i} for i in (1, 2, 3)])
+    >>> following(rows).axes[0].get_title(loc="left")
+    'mine\\n4x'
+    """
+    if rows.empty:
+        raise BarError("there is no recorded run to draw")
+    columns = min(2, rows.factor.nunique())
+    label = "$V$, a line for each seed" if rows.seed.nunique() > 1 else "$V$"
+    lines: list[list[tuple[str, pd.DataFrame]]] = []  # of panels
+    for name, group in rows.groupby("name", sort=False):
+        panels = [panel for _, panel in group.groupby("factor")]
+        lines += [[(name, panel) for panel in panels[i : i + columns]] for i in range(0, len(panels), columns)]
+    figure, axes = subplots(len(lines), columns, height=1.65, squeeze=False)
+    figure.set_figheight(figure.get_figheight() + 0.7)  # the legend takes nothing from the panels
+    for i, line in enumerate(lines):
+        for ax in axes[i, len(line) :]:
+            ax.set_axis_off()
+        for ax, (name, panel) in zip(axes[i], line, strict=False):
+            factor = panel.factor.iloc[0]
+            for j, (_, run) in enumerate(panel.groupby("seed")):
+                look = {"color": COLOURS[0], "ls": LINES[0]}
+                ax.fill_between(run.time, run.size_min, run.size_max, color=COLOURS[0], alpha=0.15, lw=0)
+                ax.plot(run.time, run["size"], lw=0.9, **look, label=None if j else label)
+                if not j:
+                    ax.plot(run.time, run.budget, color=COLOURS[1], ls=LINES[1], lw=1.4, label="$b$", zorder=3)
+            ax.axhline(1 / factor, color=COLOURS[3], ls=LINES[3], lw=1.2, label="$B$")
+            first = (name + "\n") if panel is line[0][1] else "\n"  # a long name may reach over the next panel
+            ax.set_title(first + f"{factor:g}x" + (f": {panel.note.iloc[0]}" if "note" in panel else ""), fontsize=10)
+            low = min(rows[rows.factor == factor].size_min.min(), 1 / factor)
+            ax.set_yscale("log", base=2)
+            ax.set_ylim(low / 1.3, 1.3)
+            ticks = sorted({1 / factor, *(4.0**-k for k in range(10) if 4.0**-k >= low / 1.3)})
+            ax.set_yticks(ticks, [f"1/{1 / tick:g}" if tick < 1 else "1" for tick in ticks])
+            ax.minorticks_off()
+            if ax is axes[i, 0]:
+                ax.set_ylabel("part of $V_F$")
+            if i == len(lines) - 1 or (ax is not axes[i, 0] and len(lines[i + 1]) < columns):
+                ax.set_xlabel(f"{unit} of the pruning")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1)
+    return figure
+
+
+TRAININGS = {  # what `bench/training.py` calls its trainings, and how they look
+    "unpruned": {"color": COLOURS[3], "ls": LINES[3]},
+    "cut while training": {"color": COLOURS[0], "ls": LINES[0]},
+    "cut at the end": {"color": COLOURS[1], "ls": LINES[1]},
+}
+
+
+@styled
+def seconds_per_epoch(rows: pd.DataFrame) -> Figure:
+    """What an epoch takes, over three trainings of equal length: BAR, cutting on the way or not, and the full network.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Records of ``bench/training.py``, without those of the cut: record (a text that names where they are from),
+        training (as in `TRAININGS`), time (epochs from the start), phase, seconds.
+
+    Returns
+    -------
+    Figure
+        A panel for each record, from 0 seconds up; vertical lines are the end of the pruning and the start of the
+        cool-down.
+
+    Raises
+    ------
+    BarError
+        If there are no rows.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame([{"record": "mine", "training": "unpruned", "time": 1, "phase": "train", "seconds": 2.0}])
+    >>> seconds_per_epoch(rows).axes[0].get_legend_handles_labels()[1]
+    ['unpruned']
+    """
+    figure, panels = panels_of_records(rows, height=2.3)
+    for ax, group in panels:
+        for name, look in TRAININGS.items():
+            mine = group[group.training == name].sort_values("time")
+            if len(mine):
+                ax.plot(mine.time, mine.seconds, label=name, **look)
+        for phase, label in {"finetune": "tune", "cooldown": "cool"}.items():
+            start = group[group.phase == phase].time.min() - 0.5
+            if not math.isnan(start):
+                ax.axvline(start, color="grey", lw=0.8, ls="-")
+                ax.annotate(
+                    label, (start, 0), (2, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
+                    fontsize=10,
+                )  # fmt: skip
+        ax.set_ylim(0, 1.05 * group.seconds.max())
+        ax.set_ylabel("seconds per epoch")
+        ax.set_xlabel("epoch")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, columnspacing=1)
+    return figure

@@ -1,0 +1,54 @@
+"""Rewrite a network so that it computes the same faster, for inference only."""
+
+import copy
+
+import torch
+from torch import fx, nn
+
+from bar.errors import BarError
+from bar.inference.overwriting import overwrite
+from bar.inference.plain import plain_graph
+from bar.surgery import GatedNetwork
+
+
+def fold(network: nn.Module) -> fx.GraphModule:
+    """Rewrite a network for inference: the same outputs in eval mode, in less time and memory.
+
+    A batch norm that directly follows a convolution becomes part of it. A signal that nothing reads any more is
+    overwritten: a ReLU writes into its input, a sum into one of its summands, and a sum of mixed connectivity only into
+    the channels that it refines. A residual signal gets room for the channels that later blocks add, so that it need
+    not be copied then. Weights are in the memory format channels_last, and therefore the outputs of convolutions, too:
+    on a CPU this is faster.
+
+    Parameters
+    ----------
+    network : nn.Module
+        From `bar.prune` or `bar.load`, or any CNN of one tensor in and one tensor out that `torch.fx` can trace. It is
+        not changed, and no weight is shared with the result.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        For inference only: in eval mode, and no parameter requires a gradient. To fine-tune, store or `bar.export`,
+        keep `network`.
+
+    Raises
+    ------
+    BarError
+        If the network is a gated one, or cannot be traced.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).eval()
+    >>> images = torch.rand(5, 1, 6, 6)
+    >>> folded = fold(net)
+    >>> [name for name, _ in folded.named_children()]
+    ['0', '3', '4']
+    >>> torch.allclose(folded(images), net(images), atol=1e-6)
+    True
+    """
+    if isinstance(network, GatedNetwork):
+        raise BarError("a gated network is not folded as it is: take the dead features out first, with bar.prune")
+    plain = plain_graph(copy.deepcopy(network).eval().requires_grad_(False))
+    overwrite(plain)
+    return plain.to(memory_format=torch.channels_last)
