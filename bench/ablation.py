@@ -16,7 +16,7 @@ from rich.progress import track
 
 import bar
 from bar import data, models, runs, storage
-from bar.barrier import log_barrier
+from bar.barriers import log_barrier
 from bar.methods.budget_aware import BudgetAware
 from bar.training import PRESETS, Settings, Training, steps_per_epoch
 

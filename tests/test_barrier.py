@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bar.barrier import barrier, log_barrier
+from bar.barriers import barrier, log_barrier
 from bar.errors import BarError
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no failure

@@ -10,9 +10,9 @@ from networks import NAMES, SIZE, build
 
 import bar
 from bar import figures
-from bar.barrier import barrier, log_barrier
-from bar.blocks import neurons, residual_blocks
+from bar.barriers import barrier, log_barrier
 from bar.hard_concrete import HardConcrete, threshold
+from bar.network.blocks import neurons, residual_blocks
 from bar.schedule import SCHEDULES, margins, transition
 
 RESIDUAL = [name for name in NAMES if name != "plain"]

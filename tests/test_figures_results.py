@@ -9,10 +9,10 @@ import pytest
 
 import bar
 from bar import figures, paper
-from bar.blocks import block_of_convolutions, neurons
 from bar.figures.style import factor_axis
 from bar.models import build
 from bar.network import trace
+from bar.network.blocks import block_of_convolutions, neurons
 
 RUN = pd.DataFrame(
     {

@@ -191,7 +191,7 @@ def test_a_start_can_be_drawn_again():
 def test_presence_of_gaussian_sums(z):
     """0 if and only if both are; of two it has the size of one; the order does not matter but for a sign."""
     p, q, r = torch.tensor(z, dtype=torch.float64)
-    either = GaussianGate.either
+    either = GaussianGate.union
     assert either(p, q).abs() == either(q, p).abs() == max(p.abs(), q.abs())
     assert either(either(p, q), r).abs() == either(p, either(q, r)).abs()
 
@@ -388,7 +388,9 @@ def test_in_training(method):
         torch.manual_seed(0)
         net = bar.models.build("wrn-10-1", 10, digits.input_size)
         limit = bar.count(net, digits.input_size).volume / 3
-        gated = bar.gate(net, digits.input_size, make=GaussianGate if method == "information-bottleneck" else None)
+        gated = bar.gate(
+            net, digits.input_size, gate_factory=GaussianGate if method == "information-bottleneck" else None
+        )
         if method == "morphnet":
             pruner = MorphNet(gated, limit, 0.01)
         else:

@@ -293,6 +293,35 @@ def test_d3_what_modules_are_called(name):
     assert relative(net(images), whole(images)) <= 1e-12
 
 
+@pytest.mark.parametrize("name", ["class", "None", "ﬁ"])  # the last is read as "fi"
+def test_d3_names_that_python_reads_otherwise_are_refused(name):
+    net = Net(lambda net, x: net.head(net.get_submodule(name)(net.a(x))))
+    net.add_module(name, nn.Conv2d(4, 4, 1))
+    with pytest.raises(bar.BarError, match=f"module '{name}' cannot be called so"):
+        bar.gate(net, SIZE)
+
+
+def test_d3_images_without_a_name_of_their_own_are_refused():
+    class Star(Net):
+        def forward(self, *images):
+            return self.calls(self, images[0])
+
+    with pytest.raises(bar.BarError, match="must take one tensor"):
+        bar.gate(Star(), SIZE)
+
+
+def test_d6_sums_of_a_signal_with_itself_take_no_longer_each():
+    def forward(net, x):
+        x = net.a(x)
+        for _ in range(60):  # 2^60 paths
+            x = x + x.relu()
+        return net.head(net.b(x))
+
+    gated = shut(bar.gate(awaken(Net(forward)), SIZE))
+    images = torch.randn(2, *SIZE, dtype=torch.float64)
+    assert relative(gated(images), bar.prune(gated)(images)) <= 1e-12
+
+
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("track", [False, True])
 def test_d4_a_batch_norm_on_the_images(affine, track):

@@ -10,7 +10,7 @@ from networks import SIZE, build
 from torch import nn
 
 import bar
-from bar.barrier import barrier
+from bar.barriers import barrier
 from bar.schedule import transition
 
 

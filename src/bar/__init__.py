@@ -1,6 +1,6 @@
 """Budget-aware structured pruning of CNNs: a companion to BAR (Lemaire, Achkar and Jodoin, CVPR 2019)."""
 
-from bar.barrier import barrier
+from bar.barriers import barrier
 from bar.cost import Cost, count
 from bar.errors import BarError
 from bar.hard_concrete import Gate, HardConcrete

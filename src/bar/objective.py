@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bar import cost
-from bar.barrier import barrier
+from bar.barriers import barrier
 from bar.errors import BarError, nearest
 from bar.schedule import SCHEDULES, margins
 from bar.surgery import GatedNetwork

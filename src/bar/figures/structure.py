@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import fx
 
-from bar.blocks import Block, neurons, residual_blocks
 from bar.errors import BarError
 from bar.figures.style import COLOURS, styled, subplots
 from bar.network import Network
+from bar.network.blocks import Block, neurons, residual_blocks
 from bar.surgery import GatedNetwork
 
 

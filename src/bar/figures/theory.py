@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from bar import schedule as schedules_
-from bar.barrier import barrier, log_barrier
+from bar.barriers import barrier, log_barrier
 from bar.figures.style import COLOURS, LINES, MARKERS, styled, subplots
 from bar.hard_concrete import BETA, GAMMA, ZETA, HardConcrete, threshold
 

@@ -1,5 +1,6 @@
 """From a user's module to a graph of known operations, and the one way to walk over it."""
 
+from bar.network import blocks
 from bar.network.channels import Network, ask, backwards, follow, forwards
 from bar.network.checks import check_hooks, check_layer
 from bar.network.recording import symbolic_trace, undisturbed
@@ -11,6 +12,7 @@ __all__ = [
     "Network",
     "ask",
     "backwards",
+    "blocks",
     "check_hooks",
     "check_layer",
     "follow",

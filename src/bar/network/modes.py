@@ -20,38 +20,49 @@ def compare_modes(model: nn.Module, module: fx.GraphModule) -> tuple[set[fx.Node
     that only training has, for outputs of their own.
     """
     twin = _twin(model)
+    learning = _learning(twin)
+    in_place = name_in_place_results(learning)
+    without = record(twin, training=False, inference=True)
+    name_in_place_results(without)
+    table: dict = {}
+    quiet, loud, still = (_numbers(graph, table) for graph in (module, learning, without))
+    known = set(quiet.values())
+    if len(still) != len(quiet) or not known.issuperset(still.values()):
+        other = (place_of(n, dict(without.named_modules())) for n in still if still[n] not in known)
+        raise BarError(
+            f"{next(other, 'the network itself')} makes the network compute something else where torch needs no "
+            "gradients, or each time that it is called"
+        )
+    (result,), (results,) = (list(m.graph.find_nodes(op="output")) for m in (module, learning))
+    if result.all_input_nodes != [result.args[0]]:
+        return set(), ()  # several outputs: refused anyway
+    changed = [n for n in in_place if loud[n] not in known and _origin(n).op == "get_attr"]  # an average, say
+    if changed or quiet[result.args[0]] not in {loud[n] for n in _returned(results)}:
+        modules = dict(module.named_modules()) | dict(learning.named_modules())
+        where = (place_of(n, modules) for n in [*changed, *_first_differences(quiet, loud)])
+        raise BarError(
+            f"{next(where, 'the network itself')} makes the network compute something else in training mode, which "
+            "pruning cannot follow: only nn.Dropout, F.dropout and StochasticDepth may act while training and not "
+            "afterwards"
+        )
+    drops = {loud[n] for n in loud if is_dropout(n) and n.kwargs["training"]}
+    return {n for n in quiet if is_dropout(n) and quiet[n] in drops}, _auxiliary(module, learning)
+
+
+def _learning(twin: nn.Module) -> fx.GraphModule:
+    """What a model does in training mode; refused if it changes a buffer."""
     versions = {name: (id(buffer), buffer._version) for name, buffer in twin.named_buffers()}
     learning = record(twin, training=True)
     for name, buffer in twin.named_buffers():
         if versions.get(name) != (id(buffer), buffer._version):
             raise BarError(f"the buffer {name!r} is changed in training mode, in a way that pruning cannot follow")
-    in_place = name_in_place_results(learning)
-    without = record(twin, training=False, inference=True)
-    name_in_place_results(without)
+    return learning
 
-    table: dict = {}
-    quiet, loud, still = (_numbers(graph, table) for graph in (module, learning, without))
-    other = [n for n in still if still[n] not in set(quiet.values())]
-    if other or len(still) != len(quiet):
-        raise BarError(
-            f"{place_of(other[0], dict(without.named_modules())) if other else 'the network itself'} makes the network "
-            "compute something else where torch needs no gradients, or each time that it is called"
-        )
-    changed = [n for n in in_place if loud[n] not in set(quiet.values()) and _origin(n).op == "get_attr"]
-    (result,), (results,) = (list(m.graph.find_nodes(op="output")) for m in (module, learning))
-    if result.all_input_nodes != [result.args[0]]:
-        return set(), ()  # several outputs: refused anyway
-    outputs = list(results.all_input_nodes)
-    outputs += [s for n in outputs if isinstance(n.target, type) for s in n.all_input_nodes]  # of a named tuple
-    if changed or quiet[result.args[0]] not in {loud[n] for n in outputs}:  # changed: an average, say
-        modules = dict(module.named_modules()) | dict(learning.named_modules())
-        where = next((place_of(n, modules) for n in [*changed, *_first_differences(quiet, loud)]), "the network itself")
-        raise BarError(
-            f"{where} makes the network compute something else in training mode, which pruning cannot follow: only "
-            "nn.Dropout, F.dropout and StochasticDepth may act while training and not afterwards"
-        )
-    drops = {loud[n] for n in loud if is_dropout(n) and n.kwargs["training"]}
-    return {n for n in quiet if is_dropout(n) and quiet[n] in drops}, _auxiliary(module, learning)
+
+def _returned(output: fx.Node) -> list[fx.Node]:
+    """The nodes that an output returns, those in a named tuple among them."""
+    found = list(output.all_input_nodes)
+    return found + [s for n in found if isinstance(n.target, type) for s in n.all_input_nodes]
 
 
 def _first_differences(quiet: dict[fx.Node, int], loud: dict[fx.Node, int]) -> list[fx.Node]:

@@ -115,9 +115,7 @@ def keep_unread(model: nn.Module, module: fx.GraphModule) -> list[fx.Node]:
     Those of modules that are called; what a layer needs itself comes with it.
     """
     called = {n.target for n in module.graph.find_nodes(op="call_module")}
-    stacks = (n.meta.get("nn_module_stack", {}).values() for n in module.graph.nodes)
-    there = {"", *(path for stack in stacks for path, _ in stack), *called}
-    there |= {".".join(target.split(".")[:i]) for target in called for i in range(1, target.count(".") + 1)}
+    there = _reached(module, called)
     named = {n.target for n in module.graph.find_nodes(op="get_attr")}
     found = []
     for name, buffer in model.named_buffers(remove_duplicate=False):
@@ -126,18 +124,30 @@ def keep_unread(model: nn.Module, module: fx.GraphModule) -> list[fx.Node]:
         if owner not in there or name in named or (owner in called and (not part or last in STATISTICS)):
             continue
         if owner not in called:
-            here = module
-            for piece in owner.split(".") if owner else ():
-                if piece not in here._modules:
-                    here.add_module(piece, nn.Module())
-                here = here._modules[piece]
-            here.register_buffer(last, buffer, last not in model.get_submodule(owner)._non_persistent_buffers_set)
+            persistent = last not in model.get_submodule(owner)._non_persistent_buffers_set
+            _made(module, owner).register_buffer(last, buffer, persistent)
         with module.graph.inserting_before(next(iter(module.graph.find_nodes(op="output")))):
             found.append(module.graph.get_attr(name))
         found[-1].meta["shape"] = buffer.shape
     if found:
         module._tracer_cls = KeepUnread
     return found
+
+
+def _reached(module: fx.GraphModule, called: set[str]) -> set[str]:
+    """The paths of all modules that a graph calls, or whose forward it has gone through."""
+    stacks = (n.meta.get("nn_module_stack", {}).values() for n in module.graph.nodes)
+    inside = {".".join(target.split(".")[:i]) for target in called for i in range(1, target.count(".") + 1)}
+    return {"", *(path for stack in stacks for path, _ in stack), *called, *inside}
+
+
+def _made(module: nn.Module, path: str) -> nn.Module:
+    """The module of a path, made of empty ones where there is none."""
+    for piece in path.split(".") if path else ():
+        if piece not in module._modules:
+            module.add_module(piece, nn.Module())
+        module = module._modules[piece]
+    return module
 
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # the buffers that a smaller batch norm has

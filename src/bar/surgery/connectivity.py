@@ -80,27 +80,34 @@ def mixed_add(graph: fx.Graph, index, first: tuple[fx.Node, Tensor], second: tup
     common = [i for i, c in enumerate(refined.tolist()) if c in where]
     new = [i for i, c in enumerate(refined.tolist()) if c not in where]
 
-    def take(node: fx.Node, start: int, stop: int, width: int) -> fx.Node:
-        return (
-            node if (start, stop) == (0, width) else graph.call_function(torch.narrow, (node, 1, start, stop - start))
-        )
-
     if common + new != list(range(len(refined))):
         delta = graph.call_function(torch.index_select, (delta, 1, index(torch.tensor(common + new))))
     target = [where[c] for c in refined[common].tolist()]
-    stretches = slices((place, entry) for entry, place in enumerate(target))
-    pieces, end = [], 0
-    if target == sorted(target) and len(stretches) <= _SLICES:
-        for place, entry, length in stretches:
-            pieces += [take(base, end, place, len(have))] if place > end else []
-            end = place + length
-            shared = take(delta, entry, entry + length, len(refined))
-            pieces.append(graph.call_function(operator.add, (take(base, place, end, len(have)), shared)))
-        pieces += [take(base, end, len(have), len(have))] if end < len(have) else []
-    else:
-        shared = take(delta, 0, len(common), len(refined))
-        pieces = [graph.call_function(torch.index_add, (base, 1, index(torch.tensor(target)), shared))]
+    pieces = _refined(graph, index, (base, len(have)), (delta, len(refined)), target)
     if new:
-        pieces.append(take(delta, len(common), len(refined), len(refined)))
+        pieces.append(_take(graph, delta, len(common), len(refined), len(refined)))
     out = pieces[0] if len(pieces) == 1 else graph.call_function(torch.cat, (pieces, 1))
     return out, torch.cat([have, refined[new]])
+
+
+def _refined(graph: fx.Graph, index, whole: tuple, part: tuple, target: list[int]) -> list[fx.Node]:
+    """The pieces of a signal, with the first channels of another added to those in `target`; both with their widths."""
+    (base, width), (delta, entries) = whole, part
+    stretches = slices((place, entry) for entry, place in enumerate(target))
+    if target != sorted(target) or len(stretches) > _SLICES:
+        shared = _take(graph, delta, 0, len(target), entries)
+        return [graph.call_function(torch.index_add, (base, 1, index(torch.tensor(target)), shared))]
+    pieces, end = [], 0
+    for place, entry, length in stretches:
+        pieces += [_take(graph, base, end, place, width)] if place > end else []
+        end = place + length
+        shared = _take(graph, delta, entry, entry + length, entries)
+        pieces.append(graph.call_function(operator.add, (_take(graph, base, place, end, width), shared)))
+    return pieces + ([_take(graph, base, end, width, width)] if end < width else [])
+
+
+def _take(graph: fx.Graph, node: fx.Node, start: int, stop: int, width: int) -> fx.Node:
+    """Some channels of a signal of that width, in a row."""
+    if (start, stop) == (0, width):
+        return node
+    return graph.call_function(torch.narrow, (node, 1, start, stop - start))

@@ -10,7 +10,7 @@ from torch import nn
 
 from bar.errors import BarError, nearest
 from bar.hard_concrete import Gate
-from bar.network import trace, undisturbed
+from bar.network import Network, trace, undisturbed
 from bar.surgery.gated import GatedNetwork
 
 
@@ -79,23 +79,12 @@ def gate(
     for pattern in protect:
         if not fnmatch.filter(network.convs, pattern):
             raise BarError(f"no convolution {pattern!r} to protect: {nearest(pattern, network.convs)}")
-    unread = {node.target for node in network.module.graph.find_nodes(op="get_attr") if not node.users}
-    for name, tensor in network.module.state_dict().items():
-        if tensor.is_meta:
-            raise BarError(f"{name} is on the meta device and has no values: give the model its weights first")
-        if name not in unread and tensor.is_floating_point() and tensor.isnan().any():
-            raise BarError(f"{name} has entries that are not a number")
-    spine = network.spine()
-    # A floor of one feature would not do where a group may read none of it: such convolutions keep everything.
-    whole = {n for n, reader in itertools.pairwise([*spine, *spine[-1:]]) for name in (n, reader)
-             if network.groups(network.convs[name]) > 1}  # fmt: skip
-    returned = network.returned()
+    _check_values(network)
+    whole, returned = _whole(network), network.returned()
     prunable = [
         name
         for name, node in network.convs.items()
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in protect)
-        and name not in whole
-        and not returned[node]
+        if not (name in whole or returned[node] or any(fnmatch.fnmatchcase(name, pattern) for pattern in protect))
     ]
     if not prunable:
         raise BarError(f"{type(model).__name__} has no convolution that can be pruned")
@@ -103,3 +92,20 @@ def gate(
         # Of the generator's state, but not the numbers that the caller will draw next.
         torch.default_generator.manual_seed(int(torch.randint(2**62, ())))
         return GatedNetwork(network, prunable, gate_factory or functools.partial(Gate, rule=rule), model)
+
+
+def _check_values(network: Network) -> None:
+    """Refuse weights that are not numbers, or not there."""
+    unread = {node.target for node in network.module.graph.find_nodes(op="get_attr") if not node.users}
+    for name, tensor in network.module.state_dict().items():
+        if tensor.is_meta:
+            raise BarError(f"{name} is on the meta device and has no values: give the model its weights first")
+        if name not in unread and tensor.is_floating_point() and tensor.isnan().any():
+            raise BarError(f"{name} has entries that are not a number")
+
+
+def _whole(network: Network) -> set[str]:
+    """The convolutions of the spine that keep everything, since a group may read none of the one feature of a floor."""
+    spine = network.spine()
+    pairs = itertools.pairwise([*spine, *spine[-1:]])
+    return {n for n, reader in pairs for name in (n, reader) if network.groups(network.convs[name]) > 1}
