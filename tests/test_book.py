@@ -421,9 +421,7 @@ def test_h1_no_text_refers_to_a_figure_that_is_not_there(tmp_path, no_pages):
     """As at a pruning factor with which nothing is recorded: Sphinx fails on a reference that leads nowhere."""
     notebooks, pages = with_figure(tmp_path, "print('there is none')", (book.NOTHING_TO_DRAW,))
     notebook = nbformat.read(notebooks / "01_one.ipynb", as_version=4)
-    text = (
-        "{numref}`fig-one` asks, and in {numref}`1 <fig-one>` it is seen. {ref}`fig-one` is not {numref}`fig-ones`."
-    )
+    text = "{numref}`fig-one` asks, and in {numref}`1 <fig-one>` it is seen. {ref}`fig-one` is not {numref}`fig-ones`."
     notebook.cells.append(nbformat.v4.new_markdown_cell(text))
     nbformat.write(notebook, notebooks / "01_one.ipynb")
     book.build({}, notebooks, pages)
