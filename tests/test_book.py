@@ -417,6 +417,28 @@ def test_h1_a_cell_that_may_say_why_there_is_none(tmp_path, no_pages):
         book.build({}, notebooks, pages)
 
 
+def test_h1_no_text_refers_to_a_figure_that_is_not_there(tmp_path, no_pages):
+    """As at a pruning factor with which nothing is recorded: Sphinx fails on a reference that leads nowhere."""
+    notebooks, pages = with_figure(tmp_path, "print('there is none')", (book.NOTHING_TO_DRAW,))
+    notebook = nbformat.read(notebooks / "01_one.ipynb", as_version=4)
+    text = "{numref}`fig-one` asks, and in {numref}`1 <fig-one>` it is seen. {ref}`fig-one` is not {numref}`fig-ones`."
+    notebook.cells.append(nbformat.v4.new_markdown_cell(text))
+    nbformat.write(notebook, notebooks / "01_one.ipynb")
+    book.build({}, notebooks, pages)
+    missing = "figure that is missing here"
+    expected = f"The {missing} asks, and in the {missing} it is seen. The {missing} is not {{numref}}`fig-ones`."
+    assert nbformat.read(pages / "_executed" / "01_one.ipynb", as_version=4).cells[-1].source == expected
+
+
+def test_h1_no_other_page_refers_to_a_figure_that_may_be_missing():
+    pages = {path: path.read_text("utf-8") for folder in ("notebooks", "book") for path in (ROOT / folder).glob("*.*")}
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if book.NOTHING_TO_DRAW in cell.metadata.get("tags", []):
+                name = cell.metadata["mystnb"]["figure"]["name"]
+                assert [other for other, text in pages.items() if f"{name}`" in text] in ([], [path])
+
+
 @pytest.fixture
 def slow(monkeypatch, no_pages):
     """Builds whose notebooks run for a while, without a kernel; yields what they were given, one after the other."""

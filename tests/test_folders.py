@@ -300,6 +300,38 @@ def test_e6_what_is_no_regular_file_is_never_opened(tmp_path):
     assert "4 no regular files (a/pipe.png, b/socket.png, a/linked.png, …)" in done.stderr
 
 
+def test_e6_a_class_without_an_image_ends_the_listing(tmp_path, monkeypatch):
+    """In /usr, say, the other classes take minutes. But its images may be links, which come last."""
+    paint(tmp_path / "set", classes="bc")
+    (tmp_path / "set/a").mkdir()
+    (tmp_path / "set/a/notes.txt").write_text("")
+    (tmp_path / "set/a/more").symlink_to("notes.txt")
+    listed = []
+    entries = folders._entries
+    monkeypatch.setattr(folders, "_entries", lambda path: [listed.append(Path(path).name), *entries(path)][1:])
+    with pytest.raises(BarError, match=r"set.a holds no image of its own"):
+        load(tmp_path / "set")
+    assert listed == ["a"]
+    paint(tmp_path / "elsewhere", classes="d", start=100)
+    (tmp_path / "set/a/pool").symlink_to(tmp_path / "elsewhere/d")
+    assert load(tmp_path / "set").classes == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("what", "many"), [("FOLDERS", 5), ("ENTRIES", 50)])
+def test_e6_looking_in_vain_has_an_end(tmp_path, monkeypatch, what, many):
+    monkeypatch.setattr(folders, f"MOST_{what}_IN_VAIN", many)
+    paint(tmp_path / "set", count=2)
+    for i in range(20):
+        (tmp_path / f"set/b/{i:03}").mkdir()
+        for k in range(5):
+            (tmp_path / f"set/b/{i:03}/{k}.txt").write_text("")
+    with pytest.raises(BarError, match=r"set is no folder of images: there was none in \d+ folders with \d+ entries"):
+        load(tmp_path / "set")
+    for i in range(0, 20, 4):
+        Image.new("RGB", (8, 8), (50, 100 + i, 7)).save(tmp_path / f"set/b/{i:03}/9.png")
+    assert sum(sizes(load(tmp_path / "set"))) == 9
+
+
 # ---- E7, E8: how they are split
 
 

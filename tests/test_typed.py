@@ -1,5 +1,6 @@
 """Whatever is typed: a result, or exit code 2 and one line that says what was wrong."""
 
+import json
 import os
 import pwd
 import resource
@@ -161,18 +162,46 @@ def test_g1_a_user_without_a_home(monkeypatch):
         data.root_folder()
 
 
-@pytest.mark.parametrize("where", ["full", "closed"])
-def test_g1_output_that_goes_nowhere(where):
-    command = [sys.executable, "-c", "from bar.cli import main; main()", "count", "--json"]
-    if where == "full":
-        target = os.open("/dev/full", os.O_WRONLY)
-    else:
-        reader, target = os.pipe()
-        os.close(reader)
-    done = subprocess.run(command, stdout=target, stderr=subprocess.PIPE, text=True, timeout=120)
-    os.close(target)
+BAR = [sys.executable, "-c", "from bar.cli import main; main()"]
+
+
+def shell(command, **options):
+    """A command of the shell in which `bar` is the command line."""
+    line = f'bar() {{ "$PYTHON" -c "from bar.cli import main; main()" "$@"; }}; {command}'
+    environment = os.environ | {"PYTHON": sys.executable}
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120, env=environment, **options)
+
+
+@pytest.mark.parametrize("arguments", [("count", "--json"), ("count",)], ids=" ".join)
+def test_g1_output_to_a_full_disk(arguments):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*BAR, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     check((), done.returncode, "", done.stderr)
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize("arguments", ["count --json", "count --layers", "--help"])
+def test_g1_output_that_nobody_reads_ends_without_a_word(arguments):
+    """As with `bar results | head -1`; 141 is what the shell says of `cat` there."""
+    done = shell(f"{{ bar {arguments}; echo $? >&2; }} | true")
+    assert done.stderr == "141\n"
+
+
+@pytest.mark.parametrize("arguments", ["count", "--help"])
+def test_g1_a_closed_output_is_said(arguments):
+    done = shell(f"bar {arguments} >&-")
+    assert (done.returncode, done.stderr) == (
+        2, "bar: standard output is closed: if it is not wanted, send it to /dev/null\n"
+    )  # fmt: skip
+
+
+def test_g1_a_closed_error_stream_gets_no_record(tmp_path):
+    """What is written to it must not end in a file that was opened in its place."""
+    command = "bar run --limit 20 --epochs 1 0 0 -x 2 --out run"
+    done = shell(f"{command} 2>&- <&-", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    assert shell("bar count --model nope >&- 2>&-").returncode == 2
 
 
 def test_g1_a_disk_that_is_full_is_one_line(bar_command, monkeypatch):

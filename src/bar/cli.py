@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import click
 import torch
@@ -27,6 +28,7 @@ from bar.schedule import SCHEDULES
 from bar.training import PRESETS, check_shares
 
 DEFAULT = runs.RunConfig()
+UNREAD = 128 + 13  # the exit code that a shell gives to a program that SIGPIPE has ended
 
 
 @click.group(
@@ -490,22 +492,28 @@ def book(parameters: tuple[str, ...], fresh: bool) -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line on standard error and exit code 2."""
+    """Entry point: a user's mistake is one line on standard error and exit code 2.
+
+    When nobody reads the output any more, as in ``bar results | head``, it ends without a word, as other programs do.
+    """
+    _reserve_streams()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # None where it is closed
             stream.reconfigure(errors="backslashreplace")  # whatever the terminal can show
+    if sys.stdout is None:
+        _fail("standard output is closed: if it is not wanted, send it to /dev/null")
     try:
         code = app.main(prog_name="bar", standalone_mode=False)
-        with contextlib.suppress(AttributeError):
-            sys.stdout.flush()
+        sys.stdout.flush()
     except click.ClickException as error:
         _fail(error.format_message())
     except BarError as error:
         _fail(str(error))
+    except (BrokenPipeError, SystemExit):  # the latter of click and of rich, for the same reason
+        _discard(sys.stdout, sys.stderr)
+        sys.exit(UNREAD)
     except OSError as error:  # the disk is full, say, or what standard output goes to
         _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
-    except SystemExit:  # of click and of rich, when nobody reads what they write
-        _fail("nobody reads the output: the pipe is closed")
     except (MemoryError, RuntimeError) as error:
         if not _is_about_memory(error):
             raise
@@ -521,12 +529,27 @@ def _is_about_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
+def _reserve_streams() -> None:
+    """Where a standard stream is closed, no file may be opened in its place: it would get what is written there."""
+    while (last := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(last)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _discard(*streams: TextIO | None) -> None:
+    """What is left in a stream goes nowhere, or Python complains of it at its end."""
+    for stream in streams:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _fail(message: str) -> None:
     try:
         sys.stdout.flush()
-    except (OSError, ValueError, AttributeError):  # what is left goes nowhere, or Python complains of it at its end
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):
+        _discard(sys.stdout)
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
             print("bar: " + " ".join(message.split()), file=sys.stderr)

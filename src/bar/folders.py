@@ -4,10 +4,12 @@
 file that is called an image.
 """
 
+import contextlib
 import logging
 import os
 import stat
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,9 @@ NOWHERE, LISTED = "missing, or links that lead nowhere", "links to folders liste
 ANNOTATIONS = "val_annotations.txt"  # of TinyImageNet, whose validation images lie in one folder
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")  # Pillow would hand others to programs, such as gs
 _BACKGROUND = "white"  # under transparent pixels
+# How much is looked at without finding an image: a folder such as /usr or /proc would take minutes.
+MOST_FOLDERS_IN_VAIN = 2_000
+MOST_ENTRIES_IN_VAIN = 200_000
 
 
 # ---- listing
@@ -54,7 +59,8 @@ def list_folder(folder: Path) -> tuple[list[str], dict[str, Files]]:
     Raises
     ------
     BarError
-        If the folder is not laid out like that, a class has no training image, or something may not be read.
+        If the folder is not laid out like that, a class has no training image, or something may not be read; as soon
+        as that is seen, also if there is no image among the first 2,000 folders or 200,000 files.
 
     Notes
     -----
@@ -166,28 +172,40 @@ def _label(folder: Path, files: dict[str, list[str]], classes: list[str], all_of
     """Files with their labels, in the order of the classes."""
     for name in classes:
         if all_of_them and not files.get(name):
-            raise BarError(
-                f"{folder / name} holds no image of its own (looked for {', '.join(IMG_EXTENSIONS)}, "
-                "each file once, whatever links to it)"
-            )
+            raise _no_image(folder / name)
     labelled = [(path, label) for label, name in enumerate(classes) for path in files.get(name, [])]
     if not labelled:
         raise BarError(f"{folder} holds no image that is not also a training image")
     return labelled
 
 
+def _no_image(folder: Path) -> BarError:
+    return BarError(
+        f"{folder} holds no image of its own (looked for {', '.join(IMG_EXTENSIONS)}, "
+        "each file once, whatever links to it)"
+    )
+
+
 def _images(tops: list[tuple[Path, dict[str, Path | list[Path]]]], skipped: dict) -> list[dict[str, list[str]]]:
     """The image files of each split and class, every file once.
 
     What lies in a class's own folder comes before what is linked into it, so that a link from one class to another
-    does not change a label, and the first split before the next.
+    does not change a label, and the first split before the next. A class of the first without an image ends it at once.
     """
     found = [defaultdict(list) for _ in tops]
     seen, todo, linked = set(), [], deque()
+    last, hopeful = None, set()  # classes for which a link waits that may lead to images
+    in_vain = Counter()  # since the last image
 
     def put(entries: list[tuple[int, str, str]]) -> None:  # split, class and path
         todo.extend(reversed([entry for entry in entries if not os.path.islink(entry[2])]))
-        linked.extend(entry for entry in entries if os.path.islink(entry[2]))
+        for entry in entries:
+            if os.path.islink(entry[2]):
+                linked.append(entry)
+                if _is_image(entry[2]) or os.path.isdir(entry[2]):
+                    hopeful.add(entry[:2])
+                if _is_image(entry[2]):
+                    in_vain.clear()
 
     put([
         (which, name, str(path))
@@ -197,6 +215,9 @@ def _images(tops: list[tuple[Path, dict[str, Path | list[Path]]]], skipped: dict
     ])  # fmt: skip
     while todo or linked:
         which, name, path = todo.pop() if todo else linked.popleft()
+        if last not in ((which, name), None) and not last[0] and not found[0][last[1]] and last not in hopeful:
+            raise _no_image(tops[0][0] / last[1])
+        last = which, name
         try:
             status = os.stat(path)
         except PermissionError as error:
@@ -210,9 +231,16 @@ def _images(tops: list[tuple[Path, dict[str, Path | list[Path]]]], skipped: dict
                 _skip(skipped, LISTED, path)
                 continue
             seen.add(key)
-            entries = _entries(Path(path))
-            _skip(skipped, "hidden", *(entry for entry in entries if _is_hidden(entry.name)))
-            put([(which, name, str(entry)) for entry in entries if not _is_hidden(entry.name)])
+            entries = _entries(path)
+            in_vain.update(folders=1, entries=len(entries))
+            too_many = in_vain["folders"] > MOST_FOLDERS_IN_VAIN or in_vain["entries"] > MOST_ENTRIES_IN_VAIN
+            if too_many and not any(map(_is_image, entries)):
+                raise BarError(
+                    f"{tops[which][0]} is no folder of images: there was none in {in_vain['folders']:,} folders "
+                    f"with {in_vain['entries']:,} entries, up to {path}"
+                )
+            _skip(skipped, "hidden", *(os.path.join(path, entry) for entry in entries if _is_hidden(entry)))
+            put([(which, name, os.path.join(path, entry)) for entry in entries if not _is_hidden(entry)])
         elif not stat.S_ISREG(status.st_mode):
             _skip(skipped, "no regular files", path)
         elif not _is_image(path):
@@ -221,6 +249,7 @@ def _images(tops: list[tuple[Path, dict[str, Path | list[Path]]]], skipped: dict
             _skip(skipped, "other names of files listed already", path)
         else:
             seen.add(key)
+            in_vain.clear()
             found[which][name].append(path)
     for classes in found:
         for files in classes.values():  # the order that torchvision's ImageFolder gives
@@ -230,25 +259,40 @@ def _images(tops: list[tuple[Path, dict[str, Path | list[Path]]]], skipped: dict
 
 def _subfolders(folder: Path, skipped: dict) -> list[str]:
     names = []
-    for path in _entries(folder):
-        if path.is_symlink() and not path.exists():
-            _skip(skipped, NOWHERE, path)
-        elif path.is_symlink() and path.is_dir() and _leads_back(str(path)):
-            _skip(skipped, LISTED, path)
-        elif path.is_dir() and not _is_hidden(path.name):
-            names.append(path.name)
+    for entry in _scanned(folder):
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            _skip(skipped, NOWHERE, entry.path)
+        elif entry.is_symlink() and entry.is_dir() and _leads_back(entry.path):
+            _skip(skipped, LISTED, entry.path)
+        elif entry.is_dir() and not _is_hidden(entry.name):
+            names.append(entry.name)
     return names
 
 
 def _loose(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if _is_image(path.name) and not os.path.isdir(path)]
+    return [folder / entry.name for entry in _scanned(folder) if _is_image(entry.name) and not entry.is_dir()]
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: Path | str) -> list[str]:
+    """The names in a folder, sorted; none if it is not there."""
+    with _reading(folder):
+        return sorted(os.listdir(folder))
+    return []
+
+
+def _scanned(folder: Path) -> list[os.DirEntry]:
+    """The same with what the folder knows of each, so that a million files are not asked one by one."""
+    with _reading(folder), os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+    return []
+
+
+@contextlib.contextmanager
+def _reading(folder: Path | str) -> Iterator[None]:
     try:
-        return [folder / name for name in sorted(os.listdir(folder))]
+        yield
     except FileNotFoundError:
-        return []
+        pass
     except OSError as error:
         raise BarError(f"{folder} may not be read: {error.strerror}") from error
 
