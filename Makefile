@@ -42,9 +42,11 @@ test: $(STAMP)  ## unit tests, doctests, stored notebook outputs, every page of 
 test-all: $(STAMP)  ## the same with everything at full length: takes half an hour
 	$(TEST) --all
 
-lint: $(STAMP)  ## ruff: style and formatting
+lint: $(STAMP)  ## style, formatting, imports that point down, complexity and length of files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python tests/house.py
 
 notebooks: $(STAMP)  ## run the notebooks again and store the outputs that the tests compare
 	$(BIN)/python -c 'from bar.book import store_outputs; store_outputs()'

@@ -531,9 +531,11 @@ def _is_about_memory(error: Exception) -> bool:
 
 def _reserve_streams() -> None:
     """Where a standard stream is closed, no file may be opened in its place: it would get what is written there."""
-    while (last := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(last)
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 

@@ -115,7 +115,7 @@ def block_of_convolutions(network: Network) -> dict[str, str]:
     Examples
     --------
     >>> from bar.models import build
-    >>> from bar.network.channels import trace
+    >>> from bar.network import trace
     >>> homes = block_of_convolutions(trace(build("wrn-10-1"), (3, 16, 16)))
     >>> homes["conv1"], homes["group2.0.shortcut"]
     ('conv1', 'group2.0')

@@ -25,7 +25,7 @@ def check_name(name: str) -> None:
     """Refuse the name of a module that torch.fx cannot write into source code."""
     last = name.rpartition(".")[2]
     if last.isidentifier() and (keyword.iskeyword(last) or unicodedata.normalize("NFKC", last) != last):
-        raise BarError(f"module {name!r} cannot be called {last!r}, which Python reads as something else: rename it")
+        raise BarError(f"module {name!r} cannot be called so, since Python reads {last!r} otherwise: rename it")
 
 
 def check_layer(name: str, module: nn.Module) -> None:

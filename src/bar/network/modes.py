@@ -27,8 +27,10 @@ def compare_modes(model: nn.Module, module: fx.GraphModule) -> tuple[set[fx.Node
     table: dict = {}
     quiet, loud, still = (_numbers(graph, table) for graph in (module, learning, without))
     known = set(quiet.values())
-    if len(still) != len(quiet) or not known.issuperset(still.values()):
-        other = (place_of(n, dict(without.named_modules())) for n in still if still[n] not in known)
+    if set(still.values()) != known:
+        more, fewer = (still, quiet) if len(still) > len(quiet) else (quiet, still)
+        modules = dict(module.named_modules()) | dict(without.named_modules())
+        other = (place_of(n, modules) for n in more if more[n] not in set(fewer.values()))
         raise BarError(
             f"{next(other, 'the network itself')} makes the network compute something else where torch needs no "
             "gradients, or each time that it is called"

@@ -61,12 +61,13 @@ def gate(
 
     Examples
     --------
+    >>> import bar
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(16, 2))
     >>> gated = gate(net, (3, 6, 6))
     >>> gated.gates
     {'0': Gate(8, alive=8, rule='median'), '2': Gate(4, alive=4, rule='median')}
     >>> gated.gates["0"].log_alpha.data[3:] = -5
-    >>> prune(gated)
+    >>> bar.prune(gated)
     Pruned(
       (0): Conv2d(3, 3, kernel_size=(3, 3), stride=(1, 1))
       (1): ReLU()
