@@ -19,7 +19,8 @@ import bar
 from bar.errors import BarError
 from bar.methods import learning_compression as lc
 from bar.methods.learning_compression import LearningCompression
-from bar.methods.weight_magnitude import MagnitudePruning, weights_of
+from bar.methods.unstructured_magnitude import MagnitudePruning
+from bar.methods.weights import weights_of
 from bar.training import PRESETS, Training
 
 vectors = st.lists(st.floats(-5, 5, width=32), max_size=6).map(lambda v: torch.tensor(v, dtype=torch.float64))

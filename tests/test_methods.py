@@ -8,7 +8,7 @@ import torch
 
 import bar
 from bar import methods, models, runs, sweeps
-from bar.methods.halving import halvings
+from bar.methods.iterative import factors_to
 from bar.training import PRESETS
 
 TINY = {"limit": 160, "size": 8, "epochs": (3, 1, 1)}
@@ -116,8 +116,8 @@ def test_the_phases_are_those_of_the_supplement():
     assert epochs("morphnet") == [60, 50, 20]
     assert epochs("magnitude", 2) == [40, 10]
     assert epochs("random", 16) == [40, 10] * 4
-    assert halvings(16) == [2, 4, 8, 16]
-    assert halvings(5) == [2, 4, 5]
+    assert factors_to(16) == [2, 4, 8, 16]
+    assert factors_to(5) == [2, 4, 5]
 
 
 def test_the_two_starts_of_l0s_gates():

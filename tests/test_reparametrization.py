@@ -24,7 +24,7 @@ from bar.methods.reparametrization import (
     on_paths,
     soft_mask,
 )
-from bar.methods.weight_magnitude import weights_of
+from bar.methods.weights import weights_of
 from bar.training import PRESETS, Training
 
 single = st.floats(width=32, allow_nan=False, allow_infinity=False)

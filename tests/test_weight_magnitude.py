@@ -11,7 +11,8 @@ from networks import build
 from torch import nn
 
 from bar.errors import BarError
-from bar.methods.weight_magnitude import MagnitudePruning, budget_of, largest, masks, shares, weights_of
+from bar.methods.unstructured_magnitude import MagnitudePruning
+from bar.methods.weights import budget_of, largest, masks, shares, weights_of
 
 NETWORKS = ["plain", "branches", "wrn-16-1", "resnet-bottleneck"]
 values = st.integers(-4, 4).map(float)  # many ties

@@ -120,6 +120,14 @@ _COMMON = (
         help="l0's gates start uniform, or normal: N(0, 0.01^2).",
     ),
     click.option(
+        "--option",
+        "-o",
+        "options",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="An option of the method; `bar methods NAME` tells what there is.",
+    ),
+    click.option(
         "--data",
         "root",
         type=Folder(),
@@ -143,11 +151,17 @@ def _common(command: Callable) -> Callable:
         "bar run --dataset cifar10 --model wrn-28-12 --preset paper --pruning-factor 16",
         "bar run --dataset ~/photos --size 64 --model resnet18 --metric flops --out runs/photos",
         "bar run --dataset cifar10 --model wrn-28-12 --preset paper --processes 4   # four GPUs",
+        "bar run --method l0 -o rule=l0 -o gates=normal",
         "bar run --json | jq .accuracy",
         "bar run --pruning-factor 8                   # Ctrl-C, then the same again: it goes on where it was",
     )
 )
-@click.option("--method", default=DEFAULT.method, show_default=True, help=f"One of: {', '.join(methods.NAMES)}.")
+@click.option(
+    "--method",
+    default=DEFAULT.method,
+    show_default=True,
+    help=f"One of: {', '.join(methods.NAMES)}; or your own, path/to/file.py:Name.",
+)
 @click.option(
     "--pruning-factor",
     "-x",
@@ -178,14 +192,15 @@ def run(
     resume: bool,
     tensorboard: bool,
     as_json: bool,
-    **options,
+    options: tuple[str, ...],
+    **fields,
 ) -> None:
     """Train and prune one network, and record it.
 
     The unpruned network is trained first, once for each data set, model, seed and length: it is the teacher, and what
     the result is compared with. A run that is already recorded is not run again; one that was interrupted goes on.
     """
-    config = runs.RunConfig(**options)
+    config = runs.RunConfig(options=_named(options), **fields)
     runs._device(device)  # or it is found missing when images have been decoded and a network built
     if processes > sweeps.most_jobs():
         check_shares(config.settings, processes)
@@ -246,7 +261,7 @@ def run(
 @click.option("--out", type=Folder(new=True), default=Path("runs"), show_default=True, help="Runs go to OUT/NAME.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
 def sweep(
-    names, factors, seeds, jobs: int, root: Path | None, device: str, out: Path, as_json: bool, **options
+    names, factors, seeds, jobs: int, root: Path | None, device: str, out: Path, as_json: bool, options, **fields
 ) -> None:
     """Run every method at every budget with every seed, and record it.
 
@@ -254,7 +269,7 @@ def sweep(
     others; the exit code is then 2.
     """
     configs = [
-        runs.RunConfig(method=name, pruning_factor=factor, seed=seed, **options)
+        runs.RunConfig(method=name, pruning_factor=factor, seed=seed, options=_named(options), **fields)
         for seed in seeds
         for factor in factors
         for name in names or methods.STRUCTURED
@@ -299,6 +314,39 @@ def sweep(
         console.print(f"{len(records)} runs are recorded in {out}", highlight=False, markup=False)
     if failed:
         raise BarError(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}")
+
+
+def _named(options: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE, again and again, as a dict."""
+    for option in options:
+        if "=" not in option:
+            raise BarError(f"an option is given as NAME=VALUE, not {option!r:.60}")
+    return {name: value for name, _, value in (option.partition("=") for option in options)}
+
+
+@app.command(
+    "methods",
+    epilog=_examples(
+        "bar methods                                  # all of them",
+        "bar methods learning-compression             # one, with its options",
+        "bar run --method learning-compression -o norm=l1 -o kappa=400",
+    ),
+)
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def methods_(name: str | None, as_json: bool) -> None:
+    """What methods there are, or the options of one."""
+    shown = methods.options(name) if name else methods.table()
+    if as_json:
+        click.echo(json.dumps(shown.reset_index().to_dict("records"), indent=1))
+        return
+    title = f"{name}: {methods.find(name).summary}" if name else "Methods"
+    table = Table(title=escape(title), title_justify="left")
+    for column in (shown.index.name, *shown.columns):
+        table.add_column(column)
+    for row in shown.itertuples():
+        table.add_row(*(escape(str(cell)) for cell in row))
+    Console().print(table)
 
 
 class Interrupted(Exception):

@@ -53,3 +53,24 @@ def is_plain(text: str) -> bool:
     (True, False, False)
     """
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def shown(value: object) -> str:
+    """A value in a message; a very long one shortened (of an int of thousands of digits there is not even a text).
+
+    Parameters
+    ----------
+    value : object
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> shown("flop"), shown(10**50)
+    ("'flop'", 'a number of 167 bits')
+    """
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return f"a number of {value.bit_length()} bits"
+    return f"{value!r:.60}"

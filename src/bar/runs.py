@@ -2,9 +2,7 @@
 
 import contextlib
 import copy
-import dataclasses
 import functools
-import hashlib
 import io
 import json
 import logging
@@ -12,10 +10,8 @@ import os
 import platform
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
@@ -26,204 +22,21 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from bar import data, methods, models, schema, storage
-from bar.cost import METRICS, Cost, count
-from bar.errors import BarError, is_plain, nearest
+from bar.config import RunConfig
+from bar.cost import Cost, count
+from bar.errors import BarError
 from bar.inference import fold
 from bar.methods.search import chosen, next_weight
-from bar.methods.weight_magnitude import weights_of
+from bar.methods.weights import weights_of
 from bar.network import stride_first, trace, undisturbed
-from bar.schedule import SCHEDULES
-from bar.training import PRESETS, Pruner, Settings, Training, accuracy, check_shares, fabric_on, steps_per_epoch
+from bar.training import Pruner, Training, accuracy, check_shares, fabric_on, steps_per_epoch
 
 CONFIG, METRICS_FILE, RESULT, LOCK = schema.CONFIG, "metrics.jsonl", schema.RESULT, ".lock"
 TRIAL = schema.TRIAL  # what one weight of sparsity leads to
 # What a run may leave that ends before it has written its config: it waited for the unpruned network, or was killed.
 _BEFORE = re.compile(rf"{re.escape(LOCK)}|tensorboard|{re.escape(CONFIG)}\.\d+\.partial")
 
-# Beyond these bounds a number is a slip of the hand, which must not fill the memory or the disk.
-MOST_EPOCHS = 10_000
-MOST_SIZE_OF_DIGITS = 96
-_WHOLE = {"seed": (0, 2**64 - 1), "size": (4, 4096), "limit": (2, 2**31 - 1)}  # torch takes no larger seed
-_TEXTS = {  # field -> most characters
-    "dataset": 4096, "model": 100, "method": 100, "metric": 100, "preset": 100, "schedule": 100, "start": 100,
-    "gates": 100,
-}  # fmt: skip
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides what a run computes; two runs with equal configs give equal records on a CPU.
-
-    Parameters
-    ----------
-    dataset : str
-        A name that `bar.data.load` knows, or the path of a folder of images.
-    model : str
-        A name that `bar.models.build` knows, such as "wrn-10-1" or "resnet18".
-    method : str
-        "bar", one of its rivals (`bar.methods.NAMES`), or "unpruned" for the full network that all are
-        compared with.
-    pruning_factor : float
-        The budget is the full network's size divided by this; above 1.
-    metric : str, optional
-        What is budgeted: "volume" or "flops"; "weights" with methods that zero single weights, and only with those.
-    preset : str
-        "quick" (minutes on a laptop) or "paper" (its settings, word for word).
-    seed : int
-        Of the weights, the gates, and the order of the images.
-    size : int, optional
-        Side of the images in pixels; default: that of the data set.
-    limit : int, optional
-        Use only so many training images.
-    epochs : (int, int, int), optional
-        Of pruning, fine-tuning and cooling down; default: those of the preset. With methods that halve, the last two
-        after each halving.
-    schedule : str
-        How the budget of "bar" comes down: "sigmoid", "linear" or "exponential".
-    distill : bool, optional
-        Whether the unpruned network teaches the pruned one; default: with "bar" only, as in the paper.
-    start : str
-        "scratch", or "unpruned" to start from the weights of the unpruned network (as the paper does on Mio-TCD). The
-        methods that choose from trained weights always do the latter.
-    gates : str
-        How the gates of "l0" start: "uniform" (the preset's interval; the paper's is U(0, 0.01)), or "normal" for
-        N(0, 0.01^2), as in the work that introduced it (supp. 4).
-
-    Examples
-    --------
-    >>> RunConfig(pruning_factor=8).name
-    'digits-wrn-10-1-bar-x8-seed0-quick'
-    """
-
-    dataset: str = "digits"
-    model: str = "wrn-10-1"
-    method: str = "bar"
-    pruning_factor: float = 4.0
-    metric: str | None = None
-    preset: str = "quick"
-    seed: int = 0
-    size: int | None = None
-    limit: int | None = None
-    epochs: tuple[int, int, int] | None = None
-    schedule: str = "sigmoid"
-    distill: bool | None = None
-    start: str = "scratch"
-    gates: str = "uniform"
-
-    def __post_init__(self) -> None:
-        for field, longest in _TEXTS.items():
-            value = getattr(self, field)
-            if not (isinstance(value, str) or (value is None and field == "metric")):
-                raise BarError(f"{field} must be text, not {_shown(value)}")
-            if value == "" or not is_plain(value or "x") or len(value or "x") > longest:
-                raise BarError(
-                    f"{field} must be text of 1 to {longest:,} characters, without those that cannot be written, "
-                    f"not {len(value):,} characters: {value!r:.60}"
-                )
-        try:
-            folder = Path(self.dataset).expanduser()
-        except RuntimeError as error:
-            raise BarError(f"dataset is {self.dataset!r}, but there is no such user's home here") from error
-        if folder.is_absolute() and folder == folder.parent:
-            raise BarError(f"dataset is {self.dataset!r}: that is all there is on this machine, not a folder of images")
-        if not (self.distill is None or isinstance(self.distill, bool)):
-            raise BarError(f"distill must be True, False or None, not {_shown(self.distill)}")
-        if self.method not in methods.NAMES:
-            raise BarError(f"unknown method {self.method!r}: {nearest(str(self.method), methods.NAMES)}")
-        if self.method == "unpruned":  # what concerns pruning does not matter; equal runs have equal configs
-            usual = {"pruning_factor": 1.0, "metric": None, "schedule": "sigmoid", "distill": True, "start": "scratch"}
-            usual |= {"gates": "uniform"}
-            for field, value in usual.items():
-                object.__setattr__(self, field, value)
-        served = ("weights",) if self.method in methods.UNSTRUCTURED else tuple(METRICS)
-        if self.metric is None:
-            object.__setattr__(self, "metric", served[0])
-        if self.distill is None:
-            object.__setattr__(self, "distill", self.method == "bar")
-        if self.method in methods.FROM_TRAINED:
-            object.__setattr__(self, "start", "unpruned")
-        if self.metric in (*METRICS, "weights") and self.metric not in served:
-            raise BarError(f"{self.method} cannot serve a budget in {self.metric}, only in {' or '.join(served)}")
-        for field, known in (
-            ("metric", served), ("preset", PRESETS), ("schedule", SCHEDULES), ("start", ("scratch", "unpruned")),
-            ("gates", ("uniform", "normal")),
-        ):  # fmt: skip
-            value = getattr(self, field)
-            if value not in known:
-                raise BarError(f"unknown {field} {value!r}: {nearest(str(value), known)}")
-        if self.schedule != "sigmoid" and self.method != "bar":
-            raise BarError(f"{self.method} has no schedule: that is of bar alone")
-        if self.gates != "uniform" and self.method != "l0":
-            raise BarError(f"another start of the gates is for l0 alone, not for {self.method}")
-        factor = self.pruning_factor
-        # compared as it is: an int too large for a float is no error then
-        if isinstance(factor, bool) or not (isinstance(factor, int | float) and abs(factor) <= sys.float_info.max):
-            raise BarError(f"the pruning factor must be a number above 1, not {_shown(factor)}")
-        if self.method != "unpruned" and self.pruning_factor <= 1:
-            raise BarError(f"the pruning factor must be above 1, not {self.pruning_factor:g}: 4 leaves a quarter")
-        if self.epochs is not None:
-            epochs = tuple(self.epochs) if isinstance(self.epochs, list | tuple) else (self.epochs,)
-            if len(epochs) != 3 or not all(_whole(e, 0, MOST_EPOCHS) for e in epochs) or epochs[0] < 1:
-                raise BarError(
-                    "epochs must be three whole numbers (pruning >= 1, tuning, cool-down), each at most "
-                    f"{MOST_EPOCHS:,}, not ({', '.join(map(_shown, epochs[:4]))}{', …' * (len(epochs) > 4)})"
-                )
-            object.__setattr__(self, "epochs", epochs)
-        for field, (least, most) in _WHOLE.items():
-            value = getattr(self, field)
-            optional = field != "seed"
-            if not (_whole(value, least, most) or (optional and value is None)):
-                bound = f"<= {most}" if isinstance(value, int) and value > most else f">= {least}"
-                raise BarError(f"{field} must be a whole number {bound}, not {_shown(value)}")
-        if self.dataset == "digits" and self.size is not None and self.size > MOST_SIZE_OF_DIGITS:
-            raise BarError(
-                f"size of the digits, which are scans of 8x8, is at most {MOST_SIZE_OF_DIGITS}, not {self.size}"
-            )
-
-    @property
-    def settings(self) -> Settings:
-        """The preset's settings with this run's own epochs."""
-        settings = PRESETS[self.preset]
-        if self.epochs is None:
-            return settings
-        prune, finetune, cooldown = self.epochs
-        return dataclasses.replace(
-            settings, prune_epochs=prune, finetune_epochs=finetune, cooldown_epochs=cooldown,
-            unpruned_epochs=prune if self.preset == "paper" else prune + finetune,
-            halving_epochs=(finetune, cooldown), morphnet_epochs=self.epochs,
-        )  # fmt: skip
-
-    @property
-    def unpruned(self) -> "RunConfig":
-        """The run of the full network that this one is compared with, and taught by."""
-        return RunConfig(
-            dataset=self.dataset, model=self.model, method="unpruned", preset=self.preset, seed=self.seed,
-            size=self.size, limit=self.limit, epochs=self.epochs,
-        )  # fmt: skip
-
-    @property
-    def trials(self) -> str:
-        """The folder of the trials of a search, which runs with other budgets share."""
-        return self.name.replace(f"-x{self.pruning_factor:g}", "-trials", 1)
-
-    @property
-    def name(self) -> str:
-        """A folder name: what one looks for in it, and a short hash of what else is not as usual."""
-        dataset = Path(self.dataset).name or "images"
-        factor = "" if self.method == "unpruned" else f"-x{self.pruning_factor:g}"
-        shown = ("model", "method", "pruning_factor", "preset", "seed")
-        usual = RunConfig(method=self.method)
-        rest = {
-            field.name: value
-            for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) != getattr(usual, field.name) and field.name not in shown
-        }
-        if rest.get("dataset") == dataset:
-            del rest["dataset"]
-        digest = "-" + hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:6] if rest else ""
-        return f"{dataset}-{self.model}-{self.method}{factor}-seed{self.seed}-{self.preset}{digest}"
 
 
 def run(
@@ -342,7 +155,7 @@ def _run(
     config: RunConfig, folder: Path, images: data.Dataset, launch: Callable[[], Fabric], resume: bool, report, tick
 ) -> dict:
     """`run`, on devices that are there already or about to be."""
-    wanted = json.loads(json.dumps(dataclasses.asdict(config))) | {"fingerprint": images.fingerprint}
+    wanted = config.recorded() | {"fingerprint": images.fingerprint}
     done = read(folder, wanted)
     if done is not None:
         storage.verify(folder, done)
@@ -359,13 +172,13 @@ def _run(
         make = functools.partial(
             methods.build, config.method, input_size=images.input_size, settings=settings,
             factor=config.pruning_factor, steps_per_epoch=steps_per_epoch(images, settings), metric=config.metric,
-            schedule=config.schedule, seed=config.seed, gates=config.gates,
+            seed=config.seed, preset=config.preset, epochs=config.epochs, source=config.source, **config.given,
         )  # fmt: skip
         make(copy.deepcopy(network))  # what cannot be is refused before anything is trained
         taught = _run(config.unpruned, unpruned, images, launch, resume, report, tick)
         if config.start == "unpruned":
             network.load_state_dict(storage.load(unpruned).state_dict())
-    if config.method not in methods.STRUCTURED:  # which train a traced network anyway
+    if config.method == "unpruned" or config.metric == "weights":  # the others train a traced network anyway
         network = stride_first(trace(network, images.input_size).module)
     fabric = launch()
     with storage.writing(folder):
@@ -393,10 +206,10 @@ def _run(
             return training, *_train(training, folder, held, lambda record: report(config, record | told))
 
         if config.method == "unpruned":
-            training, epochs, seconds = train(network, settings.phases_of_unpruned, None, folder, wanted, {})
+            training, epochs, seconds = train(network, config.phases, None, folder, wanted, {})
         else:
-            weight, phases = {}, methods.phases(config.method, settings, config.pruning_factor)
-            if config.method in methods.SEARCHED:
+            weight, phases = {}, config.phases
+            if config.kind.searched:
 
                 def trial(lam: float, folder: Path) -> tuple[dict, float]:
                     pruner, mine = make(copy.deepcopy(network), lam=lam, settle=False), {"lambda": lam}
@@ -424,7 +237,7 @@ def _run(
             "input_size": list(images.input_size),
             "mean": list(images.mean),
             "std": list(images.std),
-            "settings": dataclasses.asdict(settings),
+            "settings": config.recorded_settings(),
             "accuracy": test,
             "accuracy_unpruned": taught["accuracy"] if taught else test,
             "validation_accuracy": accuracy(network, images.validation, images),
@@ -469,7 +282,7 @@ def _run(
 def _search(config: RunConfig, root: Path, train: Callable, full: Cost, fabric: Fabric) -> dict:
     """The weight of sparsity that meets the budget, by trials that all budgets share; each is kept in its folder."""
     limit = getattr(full, config.metric) / config.pruning_factor
-    first = config.settings.first_weights[config.method]
+    first = config.values["first"]
 
     def known() -> list[dict]:
         return [schema.read(path, schema.TRIAL_FIELDS) for path in sorted(root.glob(f"*/{TRIAL}"))]
@@ -575,11 +388,7 @@ def _features(cost: Cost, name: str) -> int:
 
 def total_epochs(config: RunConfig, trial: bool = False) -> int:
     """How many epochs a run takes by itself, without what it may need first; or, of a search, one trial."""
-    if config.method == "unpruned":
-        phases = config.settings.phases_of_unpruned
-    else:
-        phases = methods.phases(config.method, config.settings, config.pruning_factor)
-    return sum(epochs for name, epochs, _ in phases if name == "prune" or not trial)
+    return sum(epochs for name, epochs, _ in config.phases if name == "prune" or not trial)
 
 
 def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
@@ -603,7 +412,7 @@ def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
         if wanted is not None and held is not None:
             held.pop("format", None)
             usual = RunConfig(method=wanted["method"])  # for fields that are younger than the folder
-            held = dataclasses.asdict(usual) | held
+            held = usual.recorded() | held
             differs = [k for k in {**held, **wanted} if held.get(k) != wanted.get(k)]
             if differs:
                 if differs == ["fingerprint"]:
@@ -691,14 +500,3 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise BarError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
     return device
-
-
-def _whole(value: object, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def _shown(value: object) -> str:
-    """A value in a message; a very long one shortened (of an int of thousands of digits there is not even a text)."""
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return f"a number of {value.bit_length()} bits"
-    return f"{value!r:.60}"

@@ -68,6 +68,7 @@ CONFIG_FIELDS = {
     "dataset": TEXT, "model": TEXT, "method": TEXT, "pruning_factor": number(1), "metric": or_none(TEXT),
     "preset": TEXT, "seed": whole(0), "size": or_none(_COUNT), "limit": or_none(_COUNT),
     "epochs": or_none(list_of(whole(0), 3)), "schedule": TEXT, "distill": or_none(FLAG), "start": TEXT, "gates": TEXT,
+    "options": DICT, "source": SHA256,
 }  # fmt: skip
 RESULT_FIELDS = CONFIG_FIELDS | {
     "dataset_label": TEXT, "training_images": _COUNT, "input_size": list_of(_COUNT, 3), "mean": list_of(number()),
@@ -83,7 +84,17 @@ RESULT_FIELDS = CONFIG_FIELDS | {
 }  # fmt: skip
 TRIAL_FIELDS = {"lambda": _POSITIVE, "volume": _COUNT, "flops": _COUNT, "seconds": number(0)}
 # Fields that records may lack: those that are younger than some, and those of single weights.
-_OPTIONAL = {"start", "gates", "search", "processes", "weights", "weights_full", "architecture_sha256"}
+_OPTIONAL = {
+    "options",
+    "source",
+    "start",
+    "gates",
+    "search",
+    "processes",
+    "weights",
+    "weights_full",
+    "architecture_sha256",
+}
 
 
 def read(path: Path, fields: Mapping[str, Check]) -> dict:

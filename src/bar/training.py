@@ -10,7 +10,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
@@ -49,17 +49,6 @@ class Settings:
     reach: float = 1.0  # b arrives at the budget after this part of the pruning
     aim: float = 1.0  # b arrives at this part of the budget
     patience: float | None = None  # features dead for so long are cut while training, as a part of the pruning epochs
-    # The rivals; supp. 3.1 and 3.2. What the paper does not tell was found on validation images, as all of quick was.
-    halving_epochs: tuple[int, int] = (40, 10)  # after each halving: at the one and at the other learning rate
-    morphnet_epochs: tuple[int, int, int] = (60, 50, 20)
-    morphnet_pressure: float = 2.0  # lambda times the full size
-    morphnet_threshold: float = 0.01  # of |gamma|
-    l0_travel: float | None = None  # as gate_travel
-    ib_travel: float | None = None
-    first_weights: dict[str, float] = field(default_factory=lambda: {"l0": 0.03, "information-bottleneck": 0.003})
-    lc_mu: float = 9e-5  # in the authors' example of LeNet300
-    lc_growth: float = 1.1
-    reparametrization_lam: float = 1e4  # its paper has no value
 
     def budget(
         self, gated: GatedNetwork, factor: float, steps: int, metric: str = "volume", schedule: str = "sigmoid"
@@ -99,8 +88,6 @@ PRESETS = {
         prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32, lr=5e-3,
         cooldown_lr=5e-4, gate_travel=30.0, gate_betas=(0.0, 0.9), gate_decay=0.1, gate_start=(-1.0, 5.0),
         pressure=PRESSURE, b_start=1.0, cap=100.0, reach=0.9, aim=0.99, patience=0.1,
-        halving_epochs=(8, 2), morphnet_epochs=(18, 16, 6), morphnet_threshold=0.05, l0_travel=20.0, ib_travel=5.0,
-        lc_mu=0.01, lc_growth=1.2,
     ),
 }  # fmt: skip
 

@@ -9,19 +9,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bar import methods
 from bar.errors import BarError
 from bar.figures.style import COLOURS, LINES, factor_axis, styled, subplots
 
+_NAMES = ("bar", "bar-flops", "random", "vector-quantization")  # the paper's order, then that of `bar.methods`
 METHODS = {  # as `bar.paper.table` ("pruning_results") calls them -> as the paper does
-    "bar": "BAR",
-    "bar-flops": "BAR (F-trained)",
-    "random": "Random",
-    "vector-quantization": "VQ",
-    "magnitude": "WM",
-    "interpolative": "ID",
-    "l0": "LZR",
-    "information-bottleneck": "IB",
-    "morphnet": "MorphNet",
+    name: methods.METHODS[name].title if name != "bar-flops" else "BAR (F-trained)"
+    for name in dict.fromkeys((*_NAMES, *methods.STRUCTURED))
 }
 
 
@@ -32,7 +27,7 @@ def _look(method: str) -> dict:
         "label": METHODS[method],
         "color": COLOURS[i % len(COLOURS)],
         "ls": LINES[(i + 2 * (i >= len(COLOURS))) % len(LINES)],
-        "marker": "os^Dv<>PX"[i],
+        "marker": "os^Dv<>PX*dph"[i % 13],
         "ms": 6 if ours else 5,
         "lw": 2.6 if ours else 1.2,
         "mfc": None if i < len(COLOURS) else "white",

@@ -11,7 +11,7 @@ from bar.errors import BarError
 from bar.figures.style import COLOURS, LINES, MARKERS, styled, subplots
 from bar.methods.learning_compression import LearningCompression
 from bar.methods.reparametrization import soft_mask
-from bar.methods.weight_magnitude import MagnitudePruning
+from bar.methods.unstructured_magnitude import MagnitudePruning
 
 
 def quadratic(weights: Tensor, optimum: Tensor, curvature: Tensor) -> Tensor:

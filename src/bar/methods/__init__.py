@@ -1,35 +1,73 @@
-"""The methods of section 5 and of the two other papers, one file each; and `build`, which sets one up by name."""
+"""The methods of section 5 and of the two other papers, a file and a class each; what there is to say of them is there.
 
-from collections.abc import Sequence
+A new one is a file with a class, and its name in `METHODS`. A user's own is a file anywhere: ``path/to/file.py:Name``.
+"""
 
-import torch
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
 from torch import nn
 
 from bar.errors import BarError, nearest
-from bar.methods import interpolative, magnitude, random, vector_quantization
+from bar.methods import own
+from bar.methods.base import Method, Option, Task
 from bar.methods.budget_aware import BudgetAware
-from bar.methods.halving import Halving, halvings
-from bar.methods.information_bottleneck import GaussianGate, InformationBottleneck
-from bar.methods.l0 import L0, normal_
+from bar.methods.information_bottleneck import InformationBottleneck
+from bar.methods.interpolative import Interpolative
+from bar.methods.iterative import IterativePruning
+from bar.methods.l0 import L0
 from bar.methods.learning_compression import LearningCompression
+from bar.methods.magnitude import Magnitude
 from bar.methods.morphnet import MorphNet
+from bar.methods.random import Random
 from bar.methods.reparametrization import Reparametrization
-from bar.methods.uniform import Choose
-from bar.methods.weight_magnitude import MagnitudePruning
-from bar.surgery import gate
+from bar.methods.uniform import Uniform
+from bar.methods.unstructured_magnitude import FineTunedMagnitude, MagnitudePruning
+from bar.methods.vector_quantization import VectorQuantization
 from bar.training import Pruner, Settings
 
-HALVING: dict[str, Choose] = {
-    "random": random.choose,
-    "magnitude": magnitude.choose,
-    "vector-quantization": vector_quantization.choose,
-    "interpolative": interpolative.choose,
-}
-SEARCHED = ("l0", "information-bottleneck")  # these have a weight of sparsity instead of a budget
-STRUCTURED = ("bar", *HALVING, *SEARCHED, "morphnet")
-UNSTRUCTURED = ("learning-compression", "reparametrization", "mp", "mp-ft")  # zero single weights
-NAMES = (*STRUCTURED, *UNSTRUCTURED, "unpruned")
-FROM_TRAINED = (*HALVING, "learning-compression", "mp", "mp-ft")  # prune a trained network
+__all__ = ["METHODS", "NAMES", "Method", "Option", "Task", "build", "find", "phases", "table"]
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        BudgetAware, Random, Magnitude, VectorQuantization, Interpolative, L0, InformationBottleneck, MorphNet, Uniform,
+        LearningCompression, Reparametrization, MagnitudePruning, FineTunedMagnitude,
+    )
+}  # fmt: skip
+NAMES = (*METHODS, "unpruned")
+STRUCTURED = tuple(name for name, method in METHODS.items() if "weights" not in method.metrics)
+UNSTRUCTURED = tuple(name for name in METHODS if name not in STRUCTURED)  # zero single weights
+SEARCHED = tuple(name for name, method in METHODS.items() if method.searched)
+ITERATIVE = tuple(name for name, method in METHODS.items() if issubclass(method, IterativePruning))
+FROM_TRAINED = tuple(name for name, method in METHODS.items() if method.starts == ("unpruned",))
+
+
+def find(name: str, source: str | None = None) -> type[Method]:
+    """The class of a method.
+
+    Parameters
+    ----------
+    name : str
+        One of `METHODS`, or ``path/to/file.py:Name``; that file is run.
+    source : str, optional
+        The SHA-256 that such a file must have.
+
+    Raises
+    ------
+    BarError
+        If there is no such method.
+
+    Examples
+    --------
+    >>> find("l0").title
+    'LZR'
+    """
+    if own.is_own(name):
+        return own.load(name, source)[0]
+    if name not in METHODS:
+        raise BarError(f"unknown method {name!r:.60}: {nearest(name[:60], NAMES)}")
+    return METHODS[name]
 
 
 def build(
@@ -39,39 +77,46 @@ def build(
     settings: Settings,
     factor: float,
     steps_per_epoch: int,
-    metric: str = "volume",
-    schedule: str = "sigmoid",
+    metric: str | None = None,
     seed: int = 0,
-    gates: str = "uniform",
+    *,
+    preset: str = "paper",
+    epochs: tuple[int, int, int] | None = None,
     lam: float | None = None,
     settle: bool = True,
+    source: str | None = None,
+    **options,
 ) -> Pruner:
     """A method, ready for `bar.training.Training`.
 
     Parameters
     ----------
     name : str
-        One of `NAMES`, but for "unpruned".
+        As `find` takes it.
     network : nn.Module
-        Plain; trained already for the methods in `FROM_TRAINED`. It is changed in place.
+        Plain; trained already for methods that start from a trained one. It is changed in place.
     input_size : (int, int, int)
         Of one image.
     settings : Settings
-        Of the run.
+        Of the training.
     factor : float
         Pruning factor > 1.
     steps_per_epoch : int
         How many steps of training make an epoch.
-    metric, schedule : str
-        As in `bar.RunConfig`.
+    metric : str, optional
+        What is budgeted; default: the method's usual one.
     seed : int
         Of what the method draws.
-    gates : str
-        The start of the gates of "l0", as in `bar.RunConfig`.
-    lam : float, optional
-        The weight of sparsity, with the methods in `SEARCHED`; default: the first that a search tries.
-    settle : bool
-        Whether those methods make the budget certain by the order of their gates.
+    preset : str
+        Whose values the options have that are not given, "paper" or "quick".
+    epochs : (int, int, int), optional
+        Of pruning, fine-tuning and cooling down; default: those of the preset.
+    lam, settle
+        As in `bar.methods.base.Task`.
+    source : str, optional
+        As `find` takes it.
+    **options
+        Of the method.
 
     Returns
     -------
@@ -80,7 +125,7 @@ def build(
     Raises
     ------
     BarError
-        If there is no such method, or it cannot prune this network to this budget.
+        If there is no such method or option, or it cannot prune this network to this budget.
 
     Examples
     --------
@@ -90,45 +135,34 @@ def build(
     >>> pruner.cut().get_submodule("0")
     Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
     """
-    if name in HALVING:
-        cycle = sum(settings.halving_epochs)
-        return Halving(network, input_size, HALVING[name], factor, cycle, metric, seed)
-    steps = settings.prune_epochs * steps_per_epoch
-    draws = torch.Generator().manual_seed(seed)
-    if name == "bar":
-        return BudgetAware(network, input_size, settings, factor, steps, metric, schedule, seed)
-    if name == "l0":
-        gated = gate(network, input_size)
-        for each in gated.gates.values() if gates == "uniform" else ():
-            each.spread_(*settings.gate_start, generator=draws)
-        if gates == "normal":
-            normal_(gated, generator=draws)
-        kind, travel, betas = L0, settings.l0_travel, settings.gate_betas
-    elif name == "information-bottleneck":
-        gated = gate(network, input_size, gate_factory=GaussianGate)
-        for each in gated.gates.values():
-            each.start_(draws)
-        kind, travel, betas = InformationBottleneck, settings.ib_travel, (0.9, 0.999)
-    elif name == "morphnet":
-        gated = gate(network, input_size)
-        full = gated.full(metric)
-        weight, threshold = settings.morphnet_pressure / full, settings.morphnet_threshold
-        return MorphNet(gated, full / factor, weight, metric, threshold=threshold)
-    elif name == "learning-compression":
-        return LearningCompression(network, factor, mu=settings.lc_mu, growth=settings.lc_growth)
-    elif name == "reparametrization":
-        return Reparametrization(network, factor, lam=settings.reparametrization_lam)
-    elif name in ("mp", "mp-ft"):
-        return MagnitudePruning(network, factor)
-    else:
-        raise BarError(f"unknown method {name!r}: {nearest(name, NAMES)}")
-    lam = settings.first_weights[name] if lam is None else lam
-    lr = travel / steps if travel else settings.gate_lr
-    return kind(gated, gated.full(metric) / factor, lam, metric, lr=lr, betas=betas, settle=settle)
+    method = find(name, source)
+    epochs = epochs or method.epochs_of(preset, settings)
+    task = Task(
+        input_size, settings, factor, metric or method.metrics[0], epochs, steps_per_epoch, seed,
+        method.values(preset, options), lam, settle,
+    )  # fmt: skip
+    try:
+        return method.prepare(network, task)
+    except Exception as error:
+        if isinstance(error, BarError) or not own.is_own(name):
+            raise
+        raise BarError(f"{name} cannot be prepared: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
-def phases(name: str, settings: Settings, factor: float) -> list[tuple[str, int, float]]:
+def phases(
+    name: str,
+    settings: Settings,
+    factor: float,
+    preset: str = "paper",
+    epochs: tuple[int, int, int] | None = None,
+    source: str | None = None,
+) -> list[tuple[str, int, float]]:
     """Name, epochs and learning rate of a method's phases; what comes before the cut is called "prune" (supp. 3).
+
+    Parameters
+    ----------
+    name, settings, factor, preset, epochs, source
+        As in `build`.
 
     Examples
     --------
@@ -136,24 +170,47 @@ def phases(name: str, settings: Settings, factor: float) -> list[tuple[str, int,
     >>> phases("magnitude", PRESETS["paper"], factor=4)
     [('prune', 40, 0.001), ('prune', 10, 0.0001), ('finetune', 40, 0.001), ('cooldown', 10, 0.0001)]
     """
-    fast, slow = settings.lr, settings.cooldown_lr
-    if name in HALVING:
-        tune, cool = settings.halving_epochs
-        before = [("prune", tune, fast), ("prune", cool, slow)] * (len(halvings(factor)) - 1)
-        return [*before, ("finetune", tune, fast), ("cooldown", cool, slow)]
-    if name == "morphnet":
-        prune, tune, cool = settings.morphnet_epochs
-        return [("prune", prune, fast), ("finetune", tune, fast), ("cooldown", cool, slow)]
-    if name == "mp":
-        return []
-    if name == "mp-ft":  # for as long as the others prune and fine-tune
-        return [
-            ("finetune", settings.prune_epochs + settings.finetune_epochs, fast),
-            ("cooldown", settings.cooldown_epochs, slow),
-        ]
-    if name == "reparametrization":  # is not fine-tuned
-        return [
-            ("prune", settings.prune_epochs + settings.finetune_epochs, fast),
-            ("prune", settings.cooldown_epochs, slow),
-        ]
-    return settings.phases_of_pruning
+    method = find(name, source)
+    return method.phases(settings, factor, epochs or method.epochs_of(preset, settings))
+
+
+def table(methods: Mapping[str, type[Method]] = METHODS) -> pd.DataFrame:
+    """What the methods are, a row each.
+
+    Parameters
+    ----------
+    methods : mapping of str to type
+        The methods by name.
+
+    Returns
+    -------
+    DataFrame
+        Index: name. Columns: title, summary, budget (what it can be in), start (from which weights), options.
+
+    Examples
+    --------
+    >>> table().loc["mp", ["title", "budget", "start", "options"]].tolist()
+    ['MP', 'weights', 'unpruned', 'per_layer']
+    """
+    rows = [
+        {
+            "method": name, "title": method.title, "summary": method.summary, "budget": ", ".join(method.metrics),
+            "start": " or ".join(method.starts), "options": ", ".join(option.name for option in method.options),
+        }
+        for name, method in methods.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows).set_index("method")
+
+
+def options(name: str) -> pd.DataFrame:
+    """The options of a method, a row each: what they may be, their defaults in both presets, and help.
+
+    Examples
+    --------
+    >>> options("morphnet")["may be"].to_dict()
+    {'pressure': 'a number above 0', 'threshold': 'a number above 0'}
+    """
+    method = find(name)
+    paper, quick = method.defaults("paper"), method.defaults("quick")
+    rows = [(o.name, o.words, paper[o.name], quick[o.name], o.help) for o in method.options]
+    return pd.DataFrame(rows, columns=["option", "may be", "paper", "quick", "help"]).set_index("option")

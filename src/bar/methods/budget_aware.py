@@ -1,16 +1,19 @@
 """BAR: gates that a barrier drives below a budget, while the weights train (sections 3 and 4)."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bar.methods.l0 import load_gates, record_of_cut
+from bar.methods.base import Method, Option, Task
+from bar.methods.gated import load_gates, record_of_cut
+from bar.schedule import SCHEDULES
 from bar.surgery import gate, prune
-from bar.training import Pruner, Settings
+from bar.training import Settings
 
 
-class BudgetAware(Pruner):
+class BudgetAware(Method):
     """What BAR adds to a `bar.training.Training`.
 
     Records of the pruning epochs have volume, flops, size (V of eq. 4 in the budget's metric), budget (b) and barrier
@@ -57,6 +60,22 @@ class BudgetAware(Pruner):
     >>> cut["volume"] <= cut["budget"]
     True
     """
+
+    name = "bar"
+    title = "BAR"
+    summary = "Gates learn which features live, under a barrier that comes down to the budget."
+    options = (
+        Option("schedule", str, "sigmoid", "How the budget comes down.", tuple(SCHEDULES)),
+    )  # its gates and its barrier are what `bar.training.Settings` is about
+    presets: ClassVar = {"paper": {}, "quick": {}}
+
+    @classmethod
+    def prepare(cls, network: nn.Module, task: Task) -> "BudgetAware":
+        """See `bar.methods.base.Method`."""
+        schedule = task.options["schedule"]
+        return cls(
+            network, task.input_size, task.settings, task.factor, task.steps, task.metric, schedule, task.seed
+        )  # fmt: skip
 
     def __init__(
         self,

@@ -10,12 +10,16 @@ log sigma, where VIBNet's code has log sigma^2, at -9. Here both are VIBNet's.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from bar.errors import BarError
-from bar.methods.l0 import Sparsity
+from bar.methods.base import Option, Task
+from bar.methods.sparsity import FIRST, TRAVEL, Sparsity
+from bar.surgery import gate
 
 MARGIN = 1.0  # how far beyond the point of life or death a gate is put that has to live, or to die
 
@@ -143,9 +147,15 @@ class GaussianGate(nn.Module):
 
 
 class InformationBottleneck(Sparsity):
-    """The pruner of the information bottleneck; `bar.methods.l0.Sparsity` has the parameters.
+    """The pruner of the information bottleneck; `bar.methods.sparsity.Sparsity` has the other parameters.
 
-    The gated network must be made with Gaussian gates. Every feature counts the same; VIBNet's code can weight layers.
+    The gated network must be made with Gaussian gates.
+
+    Parameters
+    ----------
+    area : bool
+        Whether a feature counts by the area of its map, over the mean area of all features. VIBNet's code weights by
+        the area; the formula of Lemaire et al. counts every feature the same.
 
     Examples
     --------
@@ -157,14 +167,41 @@ class InformationBottleneck(Sparsity):
     3.6
     """
 
-    def __init__(self, gated, limit: float, lam: float, metric: str = "volume", **options) -> None:
+    name = "information-bottleneck"
+    title = "IB"
+    summary = "Noise learns to drown the features that carry little information."
+    options = (
+        TRAVEL,
+        replace(FIRST, default=0.003),
+        Option("area", bool, False, "Whether a feature counts by the area of its map, as in VIBNet's code."),
+    )
+    presets: ClassVar = {"paper": {}, "quick": {"travel": 5.0}}
+
+    def __init__(self, gated, limit: float, lam: float, metric: str = "volume", area: bool = False, **options) -> None:
         if not all(isinstance(gate, GaussianGate) for gate in gated.gates.values()):
             raise BarError("the information bottleneck needs Gaussian gates: bar.gate(…, gate_factory=GaussianGate)")
         super().__init__(gated, limit, lam, metric, **options)
+        self.areas: dict[str, float] = {}
+        if area:
+            areas = {name: gated.network.area(gated.network.convs[name]) for name in gated.gates}
+            features = {name: gate.mu.numel() for name, gate in gated.gates.items()}
+            mean = sum(areas[name] * features[name] for name in areas) / sum(features.values())
+            self.areas = {name: here / mean for name, here in areas.items()}
+
+    @classmethod
+    def prepare(cls, network: nn.Module, task: Task) -> "InformationBottleneck":
+        """See `bar.methods.base.Method`."""
+        gated, draws = gate(network, task.input_size, make=GaussianGate), torch.Generator().manual_seed(task.seed)
+        for each in gated.gates.values():
+            each.start_(draws)
+        return cls.on(gated, task, (0.9, 0.999), area=task.options["area"])
 
     def loss(self) -> Tensor:
         """The sum over all features of 1/2 log(1 + mu^2 / sigma^2) (Dai et al. 2018, section 3)."""
-        parts = zip(*((g.mu, g.log_variance, g.cut) for g in self.network.gates.values()), strict=True)
+        gates = self.network.gates
+        if self.areas:
+            return torch.stack([self.areas[name] * gate.information().sum() for name, gate in gates.items()]).sum()
+        parts = zip(*((g.mu, g.log_variance, g.cut) for g in gates.values()), strict=True)
         return _information(*(torch.cat(part) for part in parts)).sum()
 
 

@@ -5,7 +5,8 @@ import torch
 from scipy.linalg.interpolative import interp_decomp
 from torch import Tensor
 
-from bar.methods import uniform
+from bar.methods import merging
+from bar.methods.iterative import IterativePruning
 from bar.surgery import GatedNetwork
 
 
@@ -15,7 +16,7 @@ def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generat
     With the filters as columns of W, this is W = U V, where U are columns of W; then U replaces W, and V is multiplied
     into the next layer. That is exact if the columns have no higher rank and the next layer reads them without an
     activation in between; with ReLU it approximates, and so it does where, and why, the next layer cannot be changed:
-    see `bar.methods.uniform.merge_`.
+    see `bar.methods.merging.merge_`.
 
     Parameters
     ----------
@@ -57,4 +58,13 @@ def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generat
         mixing[kept] = np.eye(width)
         return kept, mixing, None
 
-    return uniform.merge_(gated, widths, decompose)
+    return merging.merge_(gated, widths, decompose)
+
+
+class Interpolative(IterativePruning):
+    """The pruner; `bar.methods.iterative.IterativePruning` has the parameters."""
+
+    name = "interpolative"
+    title = "ID"
+    summary = "Filters stay of which the others are linear combinations, at best."
+    choose = staticmethod(choose)

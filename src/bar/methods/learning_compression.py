@@ -9,14 +9,16 @@ Lagrangian whose mu grows. It is minimised in turns over w (the L step: training
 import copy
 import math
 import numbers
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bar.errors import BarError
-from bar.methods.weight_magnitude import budget_of, largest, masks, shares, weights_of
-from bar.training import Pruner
+from bar.methods.base import Method, Option, Task
+from bar.methods.weights import budget_of, largest, masks, shares, weights_of
 
 
 def keep_top(values: Tensor, kappa: int) -> Tensor:
@@ -221,7 +223,7 @@ CONSTRAINTS = {0: keep_top, 1: project_l1, 2: project_l2}
 PENALTIES = {0: hard_threshold, 1: soft_threshold, 2: shrink}
 
 
-class LearningCompression(Pruner):
+class LearningCompression(Method):
     """Learning-Compression of a trained network, as a term of the loss (L step) and a decision between epochs (C step).
 
     The weights are those of convolutions and linear layers; biases and batch norms are trained, but not compressed. The
@@ -278,7 +280,41 @@ class LearningCompression(Pruner):
     6
     """
 
-    metric = "weights"
+    name = "learning-compression"
+    title = "LC"
+    summary = "Training and compression take turns, on weights and a compressed copy that are drawn together."
+    options = (
+        Option("norm", str, "l0", "What of the compressed copy is limited.", ("l0", "l1", "l2")),
+        Option(
+            "form", str, "constraint", "Whether the norm is at most kappa, or costs alpha.", ("constraint", "penalty")
+        ),
+        Option("kappa", float, None, "What l1 and l2 may be in constraint form; that of l0 is the budget.", least=0),
+        Option("alpha", float, None, "The price of the norm in penalty form.", least=0),
+        Option("per_layer", bool, False, "Whether kappa is divided among the layers beforehand."),
+        Option("mu", float, 9e-5, "mu_0, the weight of the quadratic term at first; that of LeNet300.", above=0),
+        Option("growth", float, 1.1, "By what mu is multiplied after each L step.", least=1, most=1e3),
+        Option("every", int, 1, "How many epochs an L step lasts.", least=1, most=10_000),
+    )
+    presets: ClassVar = {"paper": {}, "quick": {"mu": 0.01, "growth": 1.2}}
+    metrics, metric, starts = ("weights",), "weights", ("unpruned",)
+
+    @classmethod
+    def check(cls, options: Mapping[str, object]) -> None:
+        """Each form and norm has its own strength, kappa or alpha, or none."""
+        form, norm = options["form"], options["norm"]
+        needed = "alpha" if form == "penalty" else None if norm == "l0" else "kappa"
+        for name in ("kappa", "alpha"):
+            if options[name] is None and name == needed:
+                raise BarError(f"{norm} in {form} form needs {name}, a number that is at least 0: -o {name}=NUMBER")
+            if options[name] is not None and name != needed:
+                raise BarError(f"{norm} in {form} form has no {name}: leave it out")
+
+    @classmethod
+    def prepare(cls, network: nn.Module, task: Task) -> "LearningCompression":
+        """See `bar.methods.base.Method`."""
+        given = dict(task.options)
+        kappa, alpha, norm = given.pop("kappa"), given.pop("alpha"), int(given.pop("norm")[1])
+        return cls(network, task.factor, norm=norm, strength=alpha if kappa is None else kappa, **given)
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from bar.methods import uniform
+from bar.methods.iterative import IterativePruning
 from bar.surgery import GatedNetwork
 
 
@@ -43,3 +44,12 @@ def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generat
     """
     sums = {name: uniform.filters(gated, name).abs().sum((1, 2)) for name in gated.gates}
     return uniform.highest(gated, widths, sums)
+
+
+class Magnitude(IterativePruning):
+    """The pruner; `bar.methods.iterative.IterativePruning` has the parameters."""
+
+    name = "magnitude"
+    title = "WM"
+    summary = "The features with the largest weights in their filters stay, as many in every layer."
+    choose = staticmethod(choose)

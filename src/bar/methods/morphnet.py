@@ -8,19 +8,20 @@ layer.
 
 import bisect
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from bar.cost import flops_of_pair
 from bar.errors import BarError
-from bar.methods.l0 import check_limit, load_gates, record_of_cut, sizes
+from bar.methods.base import Method, Option, Task
+from bar.methods.gated import check_limit, load_gates, record_of_cut, sizes
 from bar.network import Network, ask, follow
-from bar.surgery import GatedNetwork, prune
-from bar.training import Pruner
+from bar.surgery import GatedNetwork, gate, prune
 
 
-class MorphNet(Pruner):
+class MorphNet(Method):
     """The pruner of MorphNet.
 
     Parameters
@@ -72,6 +73,29 @@ class MorphNet(Pruner):
     Parameter containing:
     tensor([ 0.9000, -0.8000], requires_grad=True)
     """
+
+    name = "morphnet"
+    title = "MorphNet"
+    summary = (
+        "Scales of the batch norms learn each layer's width under an L1 penalty; then one number times all widths."
+    )
+    options = (
+        Option("pressure", float, 2.0, "The weight of the penalty, times the full size.", above=0),
+        Option("threshold", float, 0.01, "The |gamma| above which a feature has learnt to live.", above=0),
+    )
+    presets: ClassVar = {
+        "paper": {"epochs": (60, 50, 20)},
+        "quick": {"epochs": (18, 16, 6), "threshold": 0.05},
+    }
+    needs_batch_norms = True
+
+    @classmethod
+    def prepare(cls, network: nn.Module, task: Task) -> "MorphNet":
+        """See `bar.methods.base.Method`."""
+        gated = gate(network, task.input_size)
+        full = gated.full(task.metric)
+        lam = task.options["pressure"] / full
+        return cls(gated, full / task.factor, lam, task.metric, threshold=task.options["threshold"])
 
     def __init__(
         self, gated: GatedNetwork, limit: float, lam: float, metric: str = "volume", *, threshold: float = 0.01

@@ -1,4 +1,4 @@
-"""Random: features stay by lot (section 5).
+"""Random: the features that stay are drawn (section 5).
 
 It shows what the widths alone are worth, and fine-tuning.
 """
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bar.methods import uniform
+from bar.methods.iterative import IterativePruning
 from bar.surgery import GatedNetwork
 
 
@@ -41,3 +42,12 @@ def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generat
     """
     lots = {name: torch.rand(len(gate.log_alpha), generator=generator) for name, gate in gated.gates.items()}
     return uniform.highest(gated, widths, lots)
+
+
+class Random(IterativePruning):
+    """The pruner; `bar.methods.iterative.IterativePruning` has the parameters."""
+
+    name = "random"
+    title = "Random"
+    summary = "Features are drawn at random, as many from every layer."
+    choose = staticmethod(choose)

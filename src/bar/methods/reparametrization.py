@@ -16,9 +16,10 @@ from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
 from bar.errors import BarError
-from bar.methods.weight_magnitude import budget_of, masks, weights_of
+from bar.methods.base import Method, Option, Task
+from bar.methods.weights import budget_of, masks, weights_of
 from bar.network import Network, trace
-from bar.training import Pruner
+from bar.training import Settings
 
 POWER = 4  # n
 STEEPNESS = 100.0  # t at the start
@@ -111,7 +112,7 @@ class ApparentWeights(nn.Module):
         return torch.func.functional_call(self.plain, self.weights(), (images,))
 
 
-class Reparametrization(Pruner):
+class Reparametrization(Method):
     """Train a network under a budget of weights: parameters of the training, the term of the loss, the cut at the end.
 
     The weights of all convolutions and linear layers are reparametrized; biases and batch norms stay as they are. The
@@ -160,7 +161,27 @@ class Reparametrization(Pruner):
     328 32 32
     """
 
+    name = "reparametrization"
+    title = "Reparametrization"
+    summary = "Each weight is its own mask, under a loss that counts the masks; nothing is fine-tuned."
+    options = (
+        Option("lam", float, 1e4, "lambda, the weight of the budget loss; its paper has no value.", above=0),
+        Option("t", float, STEEPNESS, "How narrow the dip of the masks around 0 is at the start.", above=0),
+        Option("t_lr", float, 1e-3, "The learning rate of t.", least=0),
+    )
+    metrics = ("weights",)
     metric = "weights"
+
+    @classmethod
+    def prepare(cls, network: nn.Module, task: Task) -> "Reparametrization":
+        """See `bar.methods.base.Method`."""
+        return cls(network, task.factor, **task.options)
+
+    @classmethod
+    def phases(cls, settings: Settings, factor: float, epochs: tuple[int, int, int]) -> list[tuple[str, int, float]]:
+        """It prunes to the end, for as long as the others prune and fine-tune."""
+        prune, tune, cool = epochs
+        return [("prune", prune + tune, settings.lr), ("prune", cool, settings.cooldown_lr)]
 
     def __init__(
         self, network: nn.Module, factor: float, lam: float = 10.0, t: float = STEEPNESS, t_lr: float = 1e-3

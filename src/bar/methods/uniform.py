@@ -1,4 +1,4 @@
-"""Uniform widths: what random, magnitude, VQ and ID have in common (section 5, supp. 3.2).
+"""Uniform widths: what random, magnitude, VQ and ID have in common (section 5, supp. 3.2), and `Uniform` itself.
 
 All convolutions keep the same share of their features; a method only chooses which. Where several convolutions are
 summed into one residual signal, they keep the same channels of it: only then do the FLOPs fall by the factors of
@@ -10,19 +10,18 @@ with twice the factor: what was cut stays out, and what stays was there before.
 """
 
 import bisect
-import itertools
 import math
 from collections.abc import Callable
 from fractions import Fraction
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from bar import cost
 from bar.errors import BarError, nearest
-from bar.network import Network, backwards
-from bar.surgery import GatedNetwork
+from bar.methods.base import Method, Task
+from bar.surgery import GatedNetwork, gate, prune
+from bar.training import Settings
 
 Choose = Callable[[GatedNetwork, dict[str, int], torch.Generator], dict[str, Tensor]]
 
@@ -51,8 +50,8 @@ def open_(gated: GatedNetwork) -> GatedNetwork:
     tensor([[1., 1.],
             [1., 1.]])
     """
-    for gate in gated.gates.values():
-        gate.log_alpha.requires_grad_(False).fill_(torch.inf)
+    for each in gated.gates.values():
+        each.log_alpha.requires_grad_(False).fill_(torch.inf)
     return gated
 
 
@@ -273,132 +272,78 @@ def highest(gated: GatedNetwork, widths: dict[str, int], scores: dict[str, Tenso
     return {name: alive[name] for name in gated.gates}
 
 
-Decompose = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray, np.ndarray | None]]
+def first(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generator) -> dict[str, Tensor]:
+    """Keep the first features of each convolution, for networks that have not learnt anything yet."""
+    return highest(gated, widths, {name: torch.zeros(len(gate.cut)) for name, gate in gated.gates.items()})
 
 
-@torch.no_grad()
-def merge_(gated: GatedNetwork, widths: dict[str, int], decompose: Decompose) -> dict[str, Tensor]:
-    """Keep features that can stand for all, and let the next layers read them instead of the others.
+class Uniform(Method):
+    """A network of uniform widths, trained from scratch: what pruning has to be better than.
 
-    Features are compared by what they put in front of the activation: filter and bias, with the batch norm behind the
-    convolution folded in. If each is *equal* to one that is kept, the network's function stays the same; if each is a
-    linear combination of them, it does so only where there is no nonlinearity before the next layer. Everywhere else
-    this is an approximation, which training has to repair; the next batch norms' running statistics are then those of
-    other signals, too.
-
-    The next layers change where they are linear layers or ordinary convolutions that read the features through nothing
-    but activations, pooling, flatten and concatenation, and through one batch norm directly behind the convolution
-    (with weights and running statistics). Anywhere else, features to keep are chosen the same way, but weights stay as
-    they are: where convolutions are summed (a merge that suits one would not suit the others), in front of sums, of
-    depthwise and grouped convolutions and of batch norms that sit in the readers only, and in grouped convolutions.
+    It is cut before the first step. Its random weights are those of the full network's first features, scaled so that
+    each layer's sums vary as they did with all inputs.
 
     Parameters
     ----------
-    gated : GatedNetwork
-        Its weights change in place.
-    widths : dict of str to int
-        How many features to keep of each gated convolution.
-    decompose : callable
-        ``decompose(rows, width)`` -> ``(kept, mixing, averaging)``, for an array with a row for each feature: the
-        `width` rows to keep; mixing of shape (features, width), so that ``mixing @ rows[kept]`` is about ``rows``;
-        averaging of shape (width, features), if ``averaging @ rows`` is to replace ``rows[kept]``, else None.
+    network : nn.Module
+        A plain CNN that is not trained; changed in place.
+    task : Task
+        What is asked of it.
 
-    Returns
-    -------
-    dict of str to bool Tensor of shape (features,)
-        For each gated convolution, which features stay.
-    """
-    network, joined = gated.network, signals(gated)
-    alive = {name: ~gate.cut.cpu() for name, gate in gated.gates.items()}
-    readers = _readers(network)
-    for names in joined:  # a signal's first writer comes before all that read it, so they are compared by what stays
-        first, here = names[0], torch.stack([alive[name] for name in names]).all(0).nonzero().flatten()
-        rows = torch.cat([_preactivations(gated, name, alive)[here] for name in names], 1)
-        kept, mixing, averaging = decompose(rows.numpy(), widths[first])
-        kept = here[torch.as_tensor(kept)]
-        for reader, start, each in readers[first]:
-            columns = network.submodule(reader).weight[:, start : start + len(alive[first]) * each]
-            parts = columns.double().cpu().reshape(len(columns), len(alive[first]), -1)
-            parts[:, kept] = torch.einsum("oit,ij->ojt", parts[:, here], torch.as_tensor(mixing))
-            columns.copy_(parts.view_as(columns))
-        if readers[first] and averaging is not None:
-            _average(gated, first, alive, here, kept, torch.as_tensor(averaging))
-        for name in names:
-            alive[name] = torch.zeros_like(alive[name])
-            alive[name][kept] = True
-    return alive
+    Attributes
+    ----------
+    network : GatedNetwork
 
+    Raises
+    ------
+    BarError
+        If the network cannot be gated, or not even one feature a layer fits the budget.
 
-def _norm(network: Network, node: fx.Node) -> nn.BatchNorm2d | None:
-    """The batch norm directly behind a convolution."""
-    return network.submodule(next(iter(node.users))) if network.normed(node) else None
-
-
-def _preactivations(gated: GatedNetwork, name: str, alive: dict[str, Tensor]) -> Tensor:
-    """What each feature computes of its inputs: its weights, then its constant; shape (features, numbers)."""
-    node = gated.network.convs[name]
-    weight, bias = filters(gated, name, alive).flatten(1), gated.network.submodule(node).bias
-    constant = weight.new_zeros(len(weight)) if bias is None else bias.double().cpu()
-    norm = _norm(gated.network, node)
-    if norm is not None and norm.running_mean is not None:
-        mean, var = norm.running_mean.double().cpu(), norm.running_var.double().cpu()
-        scale = (var + norm.eps).rsqrt() * (norm.weight.double().cpu() if norm.affine else 1)
-        weight = weight * scale[:, None]
-        constant = (constant - mean) * scale + (norm.bias.double().cpu() if norm.affine else 0)
-    return torch.cat([weight, constant[:, None]], 1)
-
-
-def _average(
-    gated: GatedNetwork, name: str, alive: dict[str, Tensor], here: Tensor, kept: Tensor, averaging: Tensor
-) -> None:
-    """Let the features kept compute averages of what those here do (see `_preactivations`)."""
-    node = gated.network.convs[name]
-    conv, norm = gated.network.submodule(node), _norm(gated.network, node)
-    average = averaging @ _preactivations(gated, name, alive)[here]
-    weight, constant = average[:, :-1], average[:, -1]
-    if norm is not None:
-        # A batch norm hides the length of a filter: keep that, and let the norm's scale make up for it. The shift is
-        # the mean of what the norm puts out, hence an average, too; the running mean follows.
-        ratio = filters(gated, name, alive)[kept].flatten(1).norm(dim=1) / weight.norm(dim=1)
-        ratio = torch.where(ratio.isfinite() & (ratio > 0), ratio, 1)
-        shift = averaging @ norm.bias[here].double().cpu()
-        bias = 0 if conv.bias is None else conv.bias[kept].double().cpu()
-        norm.weight[kept] = ((norm.running_var[kept].double().cpu() + norm.eps).sqrt() / ratio).to(norm.weight)
-        norm.running_mean[kept] = (bias - ratio * (constant - shift)).to(norm.running_mean)
-        norm.bias[kept] = shift.to(norm.bias)
-        weight = weight * ratio[:, None]
-    elif conv.bias is not None:
-        conv.bias[kept] = constant.to(conv.bias)
-    conv.weight[kept] = weight.view(len(kept), *conv.weight.shape[1:]).to(conv.weight)
-
-
-def _readers(network: Network) -> dict[str, list[tuple[fx.Node, int, int]]]:
-    """The layers that read each convolution's features, if all of them can be changed to read others instead.
-
-    For each the place of the first feature among its inputs, and how many inputs each feature has there.
+    Examples
+    --------
+    >>> from bar.training import PRESETS
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+    >>> task = Task((3, 6, 6), PRESETS["quick"], 2, "volume", (24, 12, 4), 10)
+    >>> Uniform(net, task).cut().get_submodule("2")
+    Conv2d(4, 2, kernel_size=(3, 3), stride=(1, 1))
     """
 
-    def rule(node: fx.Node, asked: list) -> tuple[list | None, list]:
-        kind = network.kinds[node]
-        here = None if any(part is None for part in asked) else [entry for part in asked for entry in part]
-        sources = network.sources(node)
-        parts = [None] * len(sources)
-        if kind == "linear" or (kind == "conv" and network.groups(node) == 1):
-            parts = [[(node, 0, 1)]]
-        elif here is not None and kind in ("channelwise", "flatten"):
-            times = network.features(node) // network.features(sources[0])
-            parts = [[(reader, start, each * times) for reader, start, each in here]]
-        elif here is not None and kind == "cat":
-            widths = [0, *(network.features(n) for n in sources)]
-            starts = itertools.accumulate(widths[:-1])
-            parts = [[(reader, start + first * each, each) for reader, start, each in here] for first in starts]
-        return here, parts
+    name = "uniform"
+    title = "Uniform"
+    summary = "Every layer has the same part of its features from the beginning; nothing is pruned."
+    starts = ("scratch",)
 
-    read, found = backwards(network, rule), {}
-    for name, node in network.convs.items():
-        norm = _norm(network, node)
-        fixed = network.submodule(node).groups > 1 or (
-            norm is not None and not (norm.affine and norm.track_running_stats)
-        )
-        found[name] = [] if fixed else read[node if norm is None else next(iter(node.users))] or []
-    return found
+    @classmethod
+    def phases(cls, settings: Settings, factor: float, epochs: tuple[int, int, int]) -> list[tuple[str, int, float]]:
+        """For as long as the others prune and fine-tune."""
+        prune, tune, cool = epochs
+        return [("finetune", prune + tune, settings.lr), ("cooldown", cool, settings.cooldown_lr)]
+
+    def __init__(self, network: nn.Module, task: Task) -> None:
+        self.metric, self._full = task.metric, {}
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                self._full[name] = module.weight[0].numel()
+        self.network = gate(network, task.input_size)
+        self.limit = self.network.full(task.metric) / task.factor
+        narrow_(self.network, first, task.factor, torch.Generator(), task.metric)
+
+    @torch.no_grad()
+    def cut(self) -> nn.Module:
+        """The narrow network, with weights that suit it."""
+        network = prune(self.network)
+        for name, module in network.named_modules():
+            if name in self._full and isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight *= math.sqrt(self._full[name] / module.weight[0].numel())
+        return network
+
+    def cut_record(self) -> dict:
+        """What is left."""
+        return self.network.costs() | {"size": self.network.size(self.metric), "budget": self.limit}
+
+    def state_dict(self) -> dict:
+        """Nothing: all follows from the task."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from there."""

@@ -8,7 +8,8 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from bar.methods import uniform
+from bar.methods import merging
+from bar.methods.iterative import IterativePruning
 from bar.surgery import GatedNetwork
 
 
@@ -18,7 +19,7 @@ def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generat
     It takes on the centre's weights, and the next layer reads it with the sum of the weights that it had for all of the
     cluster ("using the codebook as the weight matrix and altering the connectivity of the next layer", section 2).
     That is exact for features that are equal; otherwise it approximates, and so it does where, and why, the next layer
-    cannot be changed: see `bar.methods.uniform.merge_`.
+    cannot be changed: see `bar.methods.merging.merge_`.
 
     Parameters
     ----------
@@ -69,4 +70,13 @@ def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generat
         mixing = (clusters[:, None] == clusters[kept]).astype(float)
         return kept, mixing, mixing.T / mixing.sum(0)[:, None]
 
-    return uniform.merge_(gated, widths, decompose)
+    return merging.merge_(gated, widths, decompose)
+
+
+class VectorQuantization(IterativePruning):
+    """The pruner; `bar.methods.iterative.IterativePruning` has the parameters."""
+
+    name = "vector-quantization"
+    title = "VQ"
+    summary = "Filters are clustered, and the centre of each cluster stays for all of it."
+    choose = staticmethod(choose)

@@ -1,9 +1,5 @@
-"""Magnitude pruning of single weights (Han et al. 2015): the smallest of a trained network become 0, all at once.
+"""What methods share that make single weights 0: which there are, how many may stay, and the largest of them."""
 
-Cut and not trained any more, this is what comparisons call MP; fine-tuned, MP+FT. Feature maps keep their sizes.
-"""
-
-import copy
 import math
 import numbers
 from collections.abc import Sequence
@@ -12,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from bar.errors import BarError
-from bar.training import Pruner
 
 
 def weights_of(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -200,83 +195,3 @@ def masks(values: Sequence[Tensor], limit: int, per_layer: bool = False) -> list
     else:
         kept = largest(torch.cat(flat), limit).split(sizes)
     return [mask.view(value.shape) for mask, value in zip(kept, values, strict=True)]
-
-
-class MagnitudePruning(Pruner):
-    """Keep the largest weights of a trained network, when `cut` is called, and keep the others at 0 from then on.
-
-    Parameters
-    ----------
-    network : nn.Module
-        Trained, or to be trained, in place.
-    factor : float
-        Pruning factor, >= 1: this part of the weights of all convolutions and linear layers stays (`weights_of`).
-    per_layer : bool
-        Whether each layer has a budget of its own, in proportion to its size.
-
-    Attributes
-    ----------
-    metric : str
-        "weights".
-    full, limit : int
-        How many weights there are, and how many of them stay: exactly so many, since the limit is a whole number.
-
-    Raises
-    ------
-    BarError
-        If the factor is below 1, or would leave nothing (in a layer).
-
-    Examples
-    --------
-    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-    >>> pruner = MagnitudePruning(net, factor=10)
-    >>> sum(int(weight.count_nonzero()) for weight in weights_of(pruner.cut()).values()), pruner.limit, pruner.full
-    (6, 6, 68)
-    """
-
-    metric = "weights"
-
-    def __init__(self, network: nn.Module, factor: float, per_layer: bool = False) -> None:
-        self.network, self.per_layer = network, per_layer
-        sizes = [weight.numel() for weight in weights_of(network).values()]
-        self.full, self.limit = sum(sizes), budget_of(sizes, factor)
-        if per_layer:
-            shares(sizes, self.limit)  # complains now, not after the training
-        self._kept: list[Tensor] | None = None
-
-    def end_epoch(self) -> dict:
-        """Nothing is decided before the cut; "size" is that of the whole network."""
-        return {"size": self.full, "budget": self.limit}
-
-    def watched(self) -> nn.Module:
-        """A copy of the network, pruned."""
-        other = copy.copy(self)
-        other.network = copy.deepcopy(self.network)
-        return other.cut()
-
-    def cut(self) -> nn.Module:
-        """Set all weights but the largest to 0; the network itself, changed in place. Once cut, nothing changes."""
-        if self._kept is None:
-            weights = [weight.detach() for weight in weights_of(self.network).values()]
-            self._kept = masks(weights, self.limit, self.per_layer)
-        self.end_finetune_step()
-        return self.network
-
-    def cut_record(self) -> dict:
-        """How many weights are kept ("size"), and how many could be ("budget")."""
-        return {"size": sum(int(kept.sum()) for kept in self._kept), "budget": self.limit}
-
-    @torch.no_grad()
-    def end_finetune_step(self) -> None:
-        """Set back to 0 what an optimizer's step has moved."""
-        for weight, kept in zip(weights_of(self.network).values(), self._kept, strict=True):
-            weight.masked_fill_(~kept, 0.0)
-
-    def state_dict(self) -> dict:
-        """Which weights are kept, once that is decided."""
-        return {} if self._kept is None else dict(zip(weights_of(self.network), self._kept, strict=True))
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from the `state_dict` of a pruner of the same arguments."""
-        weights = weights_of(self.network).items() if state else []
-        self._kept = [state[name].to(weight.device).view_as(weight) for name, weight in weights] or None

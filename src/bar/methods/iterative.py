@@ -1,19 +1,21 @@
-"""Prune half, train, and again: how `random`, `magnitude`, VQ and ID come to their budgets (supp. 3.2)."""
+"""Iterative pruning: how `random`, `magnitude`, VQ and ID come to their budgets (supp. 3.2)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bar.methods.l0 import load_gates
-from bar.methods.uniform import Choose, narrow_, open_, widths
-from bar.surgery import gate, prune
-from bar.training import Pruner
+from bar.methods.base import Method, Task
+from bar.methods.gated import load_gates
+from bar.methods.uniform import narrow_, open_, widths
+from bar.surgery import GatedNetwork, gate, prune
+from bar.training import Settings
 
 
-class Halving(Pruner):
-    """What iterative halving adds to a `bar.training.Training`.
+class IterativePruning(Method):
+    """Prune half, train, and again; a method of this kind declares which features stay, by its `choose`.
 
     The network, which has been trained before, is narrowed to half its size and trained for some epochs, again and
     again; the last time is the cut, after which the plain network is trained. Where the factor is no power of two, the
@@ -25,12 +27,10 @@ class Halving(Pruner):
         A trained, plain CNN; changed in place.
     input_size : (int, int, int)
         Of one image.
-    choose : callable
-        That of `bar.methods.random`, `magnitude`, `vector_quantization` or `interpolative`.
     factor : float
         Pruning factor > 1.
     cycle : int
-        Epochs between two halvings.
+        Epochs of training before the network is pruned again.
     metric : str
         "volume" or "flops".
     seed : int
@@ -38,6 +38,8 @@ class Halving(Pruner):
 
     Attributes
     ----------
+    choose : callable
+        ``choose(gated, widths, generator)``, see `bar.methods.random.choose`; of the class.
     network : GatedNetwork
     limit : float
         The budget B.
@@ -50,20 +52,36 @@ class Halving(Pruner):
     Examples
     --------
     >>> import bar
-    >>> from bar.methods import magnitude
+    >>> from bar.methods.magnitude import Magnitude
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-    >>> pruner = Halving(net, (3, 6, 6), magnitude.choose, factor=4, cycle=10)
+    >>> pruner = Magnitude(net, (3, 6, 6), factor=4, cycle=10)
     >>> pruner.network.size()  # of 144: halved at once, and again by the cut
     72
     >>> bar.count(pruner.cut(), (3, 6, 6)).volume
     36
     """
 
+    choose: ClassVar[Callable[[GatedNetwork, dict[str, int], torch.Generator], dict[str, Tensor]]]
+    presets: ClassVar = {"paper": {"epochs": (0, 40, 10)}, "quick": {"epochs": (0, 8, 2)}}  # of each time
+    starts = ("unpruned",)
+
+    @classmethod
+    def prepare(cls, network: nn.Module, task: Task) -> "IterativePruning":
+        """See `bar.methods.base.Method`."""
+        return cls(network, task.input_size, task.factor, sum(task.epochs[1:]), task.metric, task.seed)
+
+    @classmethod
+    def phases(cls, settings: Settings, factor: float, epochs: tuple[int, int, int]) -> list[tuple[str, int, float]]:
+        """Fine-tuning and cooling down after each time; what comes before the cut is called "prune"."""
+        _, tune, cool = epochs
+        before = [("prune", tune, settings.lr), ("prune", cool, settings.cooldown_lr)]
+        after = [("finetune", tune, settings.lr), ("cooldown", cool, settings.cooldown_lr)]
+        return before * (len(factors_to(factor)) - 1) + after
+
     def __init__(
         self,
         network: nn.Module,
         input_size: Sequence[int],
-        choose: Choose,
         factor: float,
         cycle: int,
         metric: str = "volume",
@@ -71,8 +89,8 @@ class Halving(Pruner):
     ) -> None:
         self.network = open_(gate(network, input_size))
         widths(self.network, factor, metric)  # refuses what cannot be
-        self.choose, self.cycle, self.metric = choose, cycle, metric
-        self.factors = halvings(factor)
+        self.cycle, self.metric = cycle, metric
+        self.factors = factors_to(factor)
         self.limit = self.network.full(metric) / factor
         self._generator = torch.Generator().manual_seed(seed)
         self._epochs, self._narrowed = 0, 0
@@ -100,7 +118,7 @@ class Halving(Pruner):
         return prune(self.network)
 
     def cut(self) -> nn.Module:
-        """The last halving."""
+        """Prune for the last time."""
         if self._narrowed < len(self.factors):
             self._narrow()
         return prune(self.network)
@@ -124,12 +142,12 @@ class Halving(Pruner):
         self._generator.set_state(state["generator"])
 
 
-def halvings(factor: float) -> list[float]:
-    """The factors on the way to one.
+def factors_to(factor: float) -> list[float]:
+    """The factors that iterative pruning goes through: twice the one before, and at last the one asked for.
 
     Examples
     --------
-    >>> halvings(16), halvings(6), halvings(1.5)
+    >>> factors_to(16), factors_to(6), factors_to(1.5)
     ([2, 4, 8, 16], [2, 4, 6], [1.5])
     """
     return [*(2**i for i in range(1, math.ceil(math.log2(factor)))), factor]

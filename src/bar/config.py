@@ -1,0 +1,297 @@
+"""What decides a run: its configuration, and what it is called."""
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bar import methods
+from bar.cost import METRICS
+from bar.errors import BarError, is_plain, nearest, shown
+from bar.methods import own
+from bar.training import PRESETS, Settings
+
+# Beyond these bounds a number is a slip of the hand, which must not fill the memory or the disk.
+MOST_EPOCHS = 10_000
+MOST_SIZE_OF_DIGITS = 96
+WHOLE = {"seed": (0, 2**64 - 1), "size": (4, 4096), "limit": (2, 2**31 - 1)}  # torch takes no larger seed
+TEXTS = {  # field -> most characters
+    "dataset": 4096, "model": 100, "method": 4096, "metric": 100, "preset": 100, "schedule": 100, "start": 100,
+    "gates": 100,
+}  # fmt: skip
+FIELDS = {"schedule": "sigmoid", "gates": "uniform"}  # options that are older than `options`, and how they are usually
+REFUSALS = {
+    "schedule": "{} has no schedule: that is of bar alone",
+    "gates": "another start of the gates is for l0 alone, not for {}",
+}
+METHODS_OF = {  # what refuses a value that no method knows
+    "schedule": next(o for o in methods.METHODS["bar"].options if o.name == "schedule").value,
+    "gates": next(o for o in methods.METHODS["l0"].options if o.name == "gates").value,
+}
+# How records call the hyperparameters of methods whose names are long; the others by the method's own name.
+SHORT = {"learning-compression": "lc", "information-bottleneck": "ib"}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run computes; two runs with equal configs give equal records on a CPU.
+
+    Parameters
+    ----------
+    dataset : str
+        A name that `bar.data.load` knows, or the path of a folder of images.
+    model : str
+        A name that `bar.models.build` knows, such as "wrn-10-1" or "resnet18".
+    method : str
+        "bar", one of its rivals (`bar.methods.NAMES`), "unpruned" for the full network that all are compared with, or
+        a method of your own as ``path/to/file.py:Name``: that file is run.
+    pruning_factor : float
+        The budget is the full network's size divided by this; above 1.
+    metric : str, optional
+        What is budgeted: "volume" or "flops"; "weights" with methods that zero single weights, and only with those.
+    preset : str
+        "quick" (minutes on a laptop) or "paper" (its settings, word for word).
+    seed : int
+        Of the weights, the gates, and the order of the images.
+    size : int, optional
+        Side of the images in pixels; default: that of the data set.
+    limit : int, optional
+        Use only so many training images.
+    epochs : (int, int, int), optional
+        Of pruning, fine-tuning and cooling down; default: those of the preset. With iterative pruning, the last
+        two each time.
+    schedule : str
+        How the budget of "bar" comes down: "sigmoid", "linear" or "exponential".
+    distill : bool, optional
+        Whether the unpruned network teaches the pruned one; default: with "bar" only, as in the paper.
+    start : str
+        "scratch", or "unpruned" to start from the weights of the unpruned network (as the paper does on Mio-TCD). The
+        methods that choose from trained weights always do the latter.
+    gates : str
+        How the gates of "l0" start: "uniform" (the preset's interval; the paper's is U(0, 0.01)), or "normal" for
+        N(0, 0.01^2), as in the work that introduced it (supp. 4).
+    options : mapping of str to value
+        Hyperparameters of the method (`bar.methods.options`), as values or as texts; those that are as usual are left
+        out, and so are `schedule` and `gates`, which have fields of their own.
+    source : str, optional
+        The SHA-256 of the file of a method of your own; filled in.
+
+    Examples
+    --------
+    >>> RunConfig(pruning_factor=8).name
+    'digits-wrn-10-1-bar-x8-seed0-quick'
+    """
+
+    dataset: str = "digits"
+    model: str = "wrn-10-1"
+    method: str = "bar"
+    pruning_factor: float = 4.0
+    metric: str | None = None
+    preset: str = "quick"
+    seed: int = 0
+    size: int | None = None
+    limit: int | None = None
+    epochs: tuple[int, int, int] | None = None
+    schedule: str = "sigmoid"
+    distill: bool | None = None
+    start: str = "scratch"
+    gates: str = "uniform"
+    options: Mapping[str, object] = field(default_factory=dict, hash=False)
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_texts(self)
+        _check_dataset(self)
+        if not (self.distill is None or isinstance(self.distill, bool)):
+            raise BarError(f"distill must be True, False or None, not {shown(self.distill)}")
+        if not (isinstance(self.options, Mapping) and all(isinstance(name, str) for name in self.options)):
+            raise BarError(f"options must be a mapping of names to values, not {shown(self.options)}")
+        if self.source is not None and not isinstance(self.source, str):
+            raise BarError(f"source must be a SHA-256 in hexadecimal, not {shown(self.source)}")
+        source = own.load(self.method, self.source)[1] if own.is_own(self.method) else None
+        self._set(source=source)
+        if self.method == "unpruned":  # what concerns pruning does not matter; equal runs have equal configs
+            self._set(pruning_factor=1.0, metric=None, schedule="sigmoid", distill=True, start="scratch")
+            self._set(gates="uniform", options={})
+        method = self.kind
+        served = method.metrics if method else tuple(METRICS)
+        if self.metric is None:
+            self._set(metric=served[0])
+        if self.distill is None:
+            self._set(distill=self.method == "bar")
+        if self.metric in (*METRICS, "weights") and self.metric not in served:
+            raise BarError(f"{self.method} cannot serve a budget in {self.metric}, only in {' or '.join(served)}")
+        for name, known in (("metric", served), ("preset", PRESETS), ("start", ("scratch", "unpruned"))):
+            if (value := getattr(self, name)) not in known:
+                raise BarError(f"unknown {name} {value!r}: {nearest(str(value), known)}")
+        if method:
+            self._settle_start(method)
+            self._settle_options(method)
+        _check_numbers(self)
+
+    def _set(self, **fields: object) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def _settle_start(self, method: type[methods.Method]) -> None:
+        if self.start not in method.starts:
+            if self.start == "unpruned":
+                raise BarError(f"{self.method} is trained from scratch: it cannot start from the unpruned network")
+            self._set(start=method.starts[0])
+
+    def _settle_options(self, method: type[methods.Method]) -> None:
+        """Options by their values, without those that are as usual; those that have fields are there."""
+        declared = {option.name for option in method.options}
+        given = dict(self.options)
+        for name, usual in FIELDS.items():
+            if (held := getattr(self, name)) == usual:
+                continue
+            if name not in declared:  # the field's own words, for whoever mistypes the value as well
+                METHODS_OF[name](held)
+                raise BarError(REFUSALS[name].format(self.method))
+            given.setdefault(name, held)
+        values, usual = method.values(self.preset, given), method.defaults(self.preset)
+        self._set(**{name: values[name] for name in FIELDS if name in declared})
+        kept = {name: values[name] for name in sorted(given) if name not in FIELDS and values[name] != usual[name]}
+        self._set(options=kept)
+
+    @property
+    def kind(self) -> type[methods.Method] | None:
+        """The method's class; None for the unpruned network."""
+        return None if self.method == "unpruned" else methods.find(self.method, self.source)
+
+    @property
+    def given(self) -> dict[str, object]:
+        """The options that are given to the method, those that have fields of their own among them."""
+        mine = {option.name for option in self.kind.options} if self.kind else set()
+        return {name: getattr(self, name) for name in FIELDS if name in mine} | dict(self.options)
+
+    @property
+    def values(self) -> dict[str, object]:
+        """The values of all options of the method."""
+        return self.kind.values(self.preset, self.given) if self.kind else {}
+
+    @property
+    def phases(self) -> list[tuple[str, int, float]]:
+        """Name, epochs and learning rate of each phase of the training."""
+        if self.method == "unpruned":
+            return self.settings.phases_of_unpruned
+        return methods.phases(
+            self.method, self.settings, self.pruning_factor, self.preset, self.epochs, self.source
+        )  # fmt: skip
+
+    def recorded(self) -> dict:
+        """What config.json holds of it: JSON's own types, and nothing of what is empty."""
+        held = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {k: v for k, v in held.items() if not (k in ("options", "source") and not v)}
+
+    def recorded_settings(self) -> dict:
+        """The settings that a record shows: those of the training, and the method's own by its name."""
+        values = {name: value for name, value in self.values.items() if name not in FIELDS}
+        if self.kind and "epochs" in self.kind.presets[self.preset]:
+            values["epochs"] = self.epochs or self.kind.presets[self.preset]["epochs"]
+        prefix = SHORT.get(self.method, self.method.rpartition(":")[2].replace("-", "_"))
+        return dataclasses.asdict(self.settings) | {f"{prefix}_{name}": value for name, value in values.items()}
+
+    @property
+    def settings(self) -> Settings:
+        """The preset's settings with this run's own epochs."""
+        settings = PRESETS[self.preset]
+        if self.epochs is None:
+            return settings
+        prune, finetune, cooldown = self.epochs
+        return dataclasses.replace(
+            settings, prune_epochs=prune, finetune_epochs=finetune, cooldown_epochs=cooldown,
+            unpruned_epochs=prune if self.preset == "paper" else prune + finetune,
+        )  # fmt: skip
+
+    @property
+    def unpruned(self) -> "RunConfig":
+        """The run of the full network that this one is compared with, and taught by."""
+        return RunConfig(
+            dataset=self.dataset, model=self.model, method="unpruned", preset=self.preset, seed=self.seed,
+            size=self.size, limit=self.limit, epochs=self.epochs,
+        )  # fmt: skip
+
+    @property
+    def trials(self) -> str:
+        """The folder of the trials of a search, which runs with other budgets share."""
+        return self.name.replace(f"-x{self.pruning_factor:g}", "-trials", 1)
+
+    @property
+    def name(self) -> str:
+        """A folder name: what one looks for in it, and a short hash of what else is not as usual."""
+        dataset = Path(self.dataset).name or "images"
+        factor = "" if self.method == "unpruned" else f"-x{self.pruning_factor:g}"
+        shown = ("model", "method", "pruning_factor", "preset", "seed")
+        usual = RunConfig(method=self.method)
+        method = self.method.rpartition(":")[2]
+        rest = {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != getattr(usual, field.name) and field.name not in shown
+        }
+        if self.source:  # where the file is does not matter
+            rest["source"] = self.source
+        if rest.get("dataset") == dataset:
+            del rest["dataset"]
+        digest = "-" + hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:6] if rest else ""
+        return f"{dataset}-{self.model}-{method}{factor}-seed{self.seed}-{self.preset}{digest}"
+
+
+def _check_texts(config: RunConfig) -> None:
+    for name, longest in TEXTS.items():
+        value = getattr(config, name)
+        if not (isinstance(value, str) or (value is None and name == "metric")):
+            raise BarError(f"{name} must be text, not {shown(value)}")
+        if value == "" or not is_plain(value or "x") or len(value or "x") > longest:
+            raise BarError(
+                f"{name} must be text of 1 to {longest:,} characters, without those that cannot be written, "
+                f"not {len(value):,} characters: {value!r:.60}"
+            )
+
+
+def _check_dataset(config: RunConfig) -> None:
+    try:
+        folder = Path(config.dataset).expanduser()
+    except RuntimeError as error:
+        raise BarError(f"dataset is {config.dataset!r}, but there is no such user's home here") from error
+    if folder.is_absolute() and folder == folder.parent:
+        raise BarError(f"dataset is {config.dataset!r}: that is all there is on this machine, not a folder of images")
+
+
+def _check_numbers(config: RunConfig) -> None:
+    factor = config.pruning_factor
+    # compared as it is: an int too large for a float is no error then
+    if isinstance(factor, bool) or not (isinstance(factor, int | float) and abs(factor) <= sys.float_info.max):
+        raise BarError(f"the pruning factor must be a number above 1, not {shown(factor)}")
+    if config.method != "unpruned" and factor <= 1:
+        raise BarError(f"the pruning factor must be above 1, not {factor:g}: 4 leaves a quarter")
+    if config.epochs is not None:
+        object.__setattr__(config, "epochs", _checked_epochs(config.epochs))
+    for name, (least, most) in WHOLE.items():
+        value = getattr(config, name)
+        if not (_whole(value, least, most) or (name != "seed" and value is None)):
+            bound = f"<= {most}" if isinstance(value, int) and value > most else f">= {least}"
+            raise BarError(f"{name} must be a whole number {bound}, not {shown(value)}")
+    if config.dataset == "digits" and config.size is not None and config.size > MOST_SIZE_OF_DIGITS:
+        raise BarError(
+            f"size of the digits, which are scans of 8x8, is at most {MOST_SIZE_OF_DIGITS}, not {config.size}"
+        )
+
+
+def _checked_epochs(given: object) -> tuple[int, int, int]:
+    epochs = tuple(given) if isinstance(given, list | tuple) else (given,)
+    if len(epochs) != 3 or not all(_whole(e, 0, MOST_EPOCHS) for e in epochs) or epochs[0] < 1:
+        raise BarError(
+            "epochs must be three whole numbers (pruning >= 1, tuning, cool-down), each at most "
+            f"{MOST_EPOCHS:,}, not ({', '.join(map(shown, epochs[:4]))}{', …' * (len(epochs) > 4)})"
+        )
+    return epochs
+
+
+def _whole(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most

@@ -1,0 +1,129 @@
+"""Gates that learn under a weight of sparsity, without a budget in the loss: what L0 and the bottleneck share."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from bar.errors import BarError
+from bar.methods.base import Method, Option, Task
+from bar.methods.gated import check_limit, load_gates, record_of_cut, sizes
+from bar.surgery import GatedNetwork, prune
+
+TRAVEL = Option(
+    "travel", float, None,
+    "How far gates can go: their learning rate is this divided by the steps that prune. None: the preset's gate_lr.",
+    above=0,
+)  # fmt: skip
+FIRST = Option("first", float, 0.01, "The weight of sparsity, lambda, that the search tries first.", above=0)
+
+
+class Sparsity(Method):
+    """Gates that are learnt under lambda times a sparsity loss; what `L0` and `InformationBottleneck` share.
+
+    Parameters
+    ----------
+    gated : GatedNetwork
+        Its gates have been given their start.
+    limit : float
+        B, in units of `metric`: what the pruned network should be as large as. The loss does not know it.
+    lam : float
+        lambda > 0, the weight of the sparsity loss.
+    metric : str
+        "volume" or "flops".
+    lr : float
+        Learning rate of the gates, > 0; 1e-3 in the paper, for everything.
+    betas : pair of float
+        Adam's, for the gates.
+    settle : bool
+        Whether `cut` makes the budget certain by the order of the gates (`bar.GatedNetwork.settle_`), which changes
+        nothing where lambda has met it. Otherwise it prunes by the method's own rule alone, as the trials of a search.
+
+    Attributes
+    ----------
+    network : GatedNetwork
+        The same as `gated`.
+
+    Raises
+    ------
+    BarError
+        If lambda or the learning rate is not above 0, the metric is unknown, or not even one feature a layer fits.
+    """
+
+    searched = True
+
+    def __init__(
+        self,
+        gated: GatedNetwork,
+        limit: float,
+        lam: float,
+        metric: str = "volume",
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        settle: bool = False,
+    ) -> None:
+        if not (0 < lam < float("inf") and 0 < lr < float("inf")):
+            raise BarError(f"lambda and the gates' learning rate must be numbers above 0, not {lam} and {lr}")
+        check_limit(gated, limit, metric)
+        self.network, self.limit, self.lam, self.metric = gated, limit, lam, metric
+        self.lr, self.betas, self.settle = lr, betas, settle
+        self._done, self._before = False, 0
+
+    @classmethod
+    def on(cls, gated: GatedNetwork, task: Task, betas: tuple[float, float], **more) -> "Sparsity":
+        """The method on a gated network whose gates have their start; for `prepare`."""
+        travel, lam = task.options["travel"], task.options["first"] if task.lam is None else task.lam
+        lr = travel / task.steps if travel else task.settings.gate_lr
+        limit = gated.full(task.metric) / task.factor
+        return cls(gated, limit, lam, task.metric, lr=lr, betas=betas, settle=task.settle, **more)
+
+    def loss(self) -> Tensor:
+        """The sparsity loss L_S of the gates, a scalar."""
+        raise NotImplementedError
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        return (parameter for gate in self.network.gates.values() for parameter in gate.parameters())
+
+    def groups(self) -> list[dict]:
+        """The gates' parameters, for Adam; no weight decay."""
+        return [{"params": list(self._parameters()), "betas": self.betas, "weight_decay": 0.0}]
+
+    def rate(self, step: int) -> float:
+        """The gates' learning rate at a step: always the same."""
+        return self.lr
+
+    def __call__(self, step: int) -> Tensor:
+        """The term of the loss, lambda L_S; also keeps a path open (`floor_`)."""
+        self.network.floor_()
+        return self.lam * self.loss()
+
+    def end_epoch(self) -> dict:
+        """What hard pruning would leave now: ``volume``, ``flops``, and ``size``, the one that is budgeted."""
+        self.network.floor_()
+        return sizes(self.network, self.metric)
+
+    def watched(self) -> nn.Module:
+        """What hard pruning would leave now, as a network of its own."""
+        return prune(self.network.floor_())
+
+    def cut(self) -> nn.Module:
+        """The pruned network."""
+        if not self._done:
+            self._before = self.network.floor_().size(self.metric)
+            if self.settle:
+                self.network.settle_(self.limit, self.metric)
+            self._done = True
+        return prune(self.network)
+
+    def cut_record(self) -> dict:
+        """What the cut has left, ``size_before_settling``, and what regular connectivity would leave."""
+        return record_of_cut(self.network, self.limit, self.metric, self._before)
+
+    def state_dict(self) -> dict:
+        """The gates, which outlive the gated network's own state, and whether they have been settled."""
+        return {"gates": {n: gate.state_dict() for n, gate in self.network.gates.items()}, "done": self._done}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from a `state_dict`."""
+        load_gates(self.network, state["gates"])
+        self._done = state["done"]

@@ -1,0 +1,191 @@
+"""What each method declares, and what follows from it: options, their ranges, tables; and a method of a user's own."""
+
+import json
+
+import pytest
+
+import bar
+from bar import methods, runs
+
+TINY = {"limit": 160, "size": 8, "epochs": (1, 1, 0)}
+OPTIONS = [(method, option) for method in methods.METHODS.values() for option in method.options]
+THIN = '''"""A method of one's own: keep the features whose filters have the smallest weights."""
+
+import torch
+
+from bar.methods import Option
+from bar.methods.iterative import IterativePruning
+from bar.methods.uniform import filters, highest
+
+
+def smallest(gated, widths, generator):
+    """Which features of each convolution stay."""
+    scores = {name: -filters(gated, name).abs().sum((1, 2)) for name in gated.gates}
+    return highest(gated, widths, scores)
+
+
+class Thin(IterativePruning):
+    name = "thin"
+    title = "Thin"
+    summary = "The features with the smallest weights stay."
+    options = (Option("power", float, 1.0, "Not used by this example.", above=0),)
+    choose = staticmethod(smallest)
+'''
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_class_declares_everything(name):
+    method = methods.METHODS[name]
+    assert name == method.name
+    assert method.title
+    assert method.summary.endswith(".")
+    assert set(method.presets) == {"paper", "quick"}
+    assert set(method.metrics) in ({"volume", "flops"}, {"weights"})
+    assert set(method.starts) <= {"scratch", "unpruned"}
+    names = [option.name for option in method.options]
+    assert len(names) == len(set(names))
+    for preset, own in method.presets.items():
+        assert set(own) <= {*names, "epochs"}
+        for option in method.options:
+            assert option.help.endswith(".")
+            default = method.defaults(preset)[option.name]
+            assert option.value(default) == default
+            assert option.value(str(default).lower()) == default
+    assert methods.table().loc[name, "title"] == method.title
+    assert list(methods.options(name).index) == names
+
+
+@pytest.mark.parametrize(("method", "option"), OPTIONS, ids=lambda value: value.name)
+def test_options_out_of_range_are_one_line(method, option, bar_command, tmp_path):
+    for wrong in ("perhaps", "nan", "-1", "1e999"):
+        code, out, err = bar_command("run", "--method", method.name, "-o", f"{option.name}={wrong}")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert option.name in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "l0", "options": {"rules": "l0"}}, "l0 has no option 'rules': did you mean 'rule'"),
+        ({"method": "uniform", "options": {"x": 1}}, "uniform has no option 'x': it has none"),
+        ({"method": "uniform", "start": "unpruned"}, "trained from scratch"),
+        ({"method": "learning-compression", "options": {"norm": "l1"}}, "l1 in constraint form needs kappa"),
+        ({"method": "learning-compression", "options": {"kappa": 3}}, "l0 in constraint form has no kappa"),
+        ({"options": [1]}, "options must be a mapping"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options, message):
+    with pytest.raises(bar.BarError, match=message):
+        bar.RunConfig(**options)
+
+
+def test_options_that_are_as_usual_make_no_other_run():
+    usual = bar.RunConfig(method="l0")
+    assert bar.RunConfig(method="l0", options={"rule": "median", "travel": "20", "gates": "uniform"}) == usual
+    assert "options" not in usual.recorded()
+    assert bar.RunConfig(options={"schedule": "linear"}) == bar.RunConfig(schedule="linear")
+    other = bar.RunConfig(method="l0", options={"rule": "l0"})
+    assert other.name != usual.name
+    assert hash(other) == hash(bar.RunConfig(method="l0", options={"rule": "l0"}))
+
+
+LC = [
+    {"norm": norm, "form": form, "per_layer": layers}
+    | ({"alpha": 1e-3} if form == "penalty" else {"kappa": 9.0} if norm != "l0" else {})
+    for norm in ("l0", "l1", "l2") for form in ("constraint", "penalty") for layers in (False, True)
+]  # fmt: skip
+CHANGED = [
+    *(("learning-compression", options) for options in LC[1:]),
+    ("learning-compression", {"mu": 0.5}), ("learning-compression", {"growth": 3.0}),
+    ("learning-compression", {"every": 2}), ("mp", {"per_layer": True}), ("mp-ft", {"per_layer": True}),
+    ("l0", {"travel": 9.0}), ("l0", {"first": 0.5}), ("l0", {"rule": "l0"}), ("l0", {"gates": "normal"}),
+    ("information-bottleneck", {"area": True}), ("information-bottleneck", {"travel": 9.0}),
+    ("information-bottleneck", {"first": 0.5}), ("morphnet", {"pressure": 90.0}), ("morphnet", {"threshold": 0.9}),
+    ("reparametrization", {"lam": 5.0}), ("reparametrization", {"t": 20.0}), ("reparametrization", {"t_lr": 1.0}),
+    ("bar", {"schedule": "linear"}),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Where runs share their unpruned network."""
+    return tmp_path_factory.mktemp("declared")
+
+
+def told(config, folder):
+    """All that a run says, but for its time."""
+    record = bar.run(config, folder / config.name, device="cpu")
+    lines = [json.loads(line) for line in (folder / config.name / runs.METRICS_FILE).read_text().splitlines()]
+    kept = [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    return record["weights_sha256"], kept, record["search"] and record["search"]["lambda"]
+
+
+def test_every_option_is_among_those_that_are_changed():
+    changed = {(name, option) for name, options in CHANGED for option in options}
+    assert {(method.name, option.name) for method, option in OPTIONS} <= changed
+
+
+@pytest.mark.parametrize(("name", "options"), CHANGED, ids=str)
+def test_every_option_reaches_its_class(name, options, root):
+    config = {"method": name, "pruning_factor": 3} | TINY | {"epochs": (3, 1, 0)}
+    assert told(bar.RunConfig(**config, options=options), root) != told(bar.RunConfig(**config), root)
+
+
+def test_uniform_widths_from_scratch(root):
+    config = bar.RunConfig(method="uniform", pruning_factor=4, **TINY)
+    record = bar.run(config, root / config.name, device="cpu")
+    assert config.start == "scratch"
+    assert 0.9 * record["budget"] <= record["volume"] <= record["budget"]
+    assert [line["phase"] for _, line in runs.metrics(root / config.name).iterrows()] == ["cut"] + ["finetune"] * 2
+
+
+def test_a_method_of_ones_own(bar_command, tmp_path):
+    path = tmp_path / "thin.py"
+    path.write_text(THIN)
+    words = ["run", "--limit", "160", "--size", "8", "--epochs", "1", "1", "0", "--device", "cpu", "--json"]
+    code, out, err = bar_command(*words, "--method", "thin.py:Thin", "-o", "power=2")
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["volume"] <= record["budget"]
+    assert record["options"] == {"power": 2.0}
+    first = bar.RunConfig(method="thin.py:Thin", **TINY)
+    path.write_text(THIN + "\n# changed\n")
+    second = bar.RunConfig(method="thin.py:Thin", **TINY)
+    assert first.source != second.source
+    assert first.name != second.name
+    with pytest.raises(bar.BarError, match="has changed since"):
+        assert first.phases
+    path.unlink()  # a record is read without it
+    assert set(runs.records(tmp_path)["method"]) == {"thin.py:Thin", "unpruned"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no file"),
+        ("class Thin(", "SyntaxError"),
+        ("x = 1", "has no class 'Thin'"),
+        ("class Thin: pass", "is no method: its base must be"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit(3)", "SystemExit"),
+        ("from bar.methods import Method\nclass Thin(Method): pass", "does not declare what a method must"),
+        (
+            "from bar.methods import Method\nclass Thin(Method):\n    name = title = summary = 'x'\n"
+            "    def __init__(self, network, task): raise KeyError('what')",
+            "cannot be prepared: KeyError: 'what'",
+        ),
+    ],
+)
+def test_an_error_in_it_is_one_line(text, message, bar_command, tmp_path):
+    if text is not None:
+        (tmp_path / "thin.py").write_text(text)
+    code, out, err = bar_command("run", "--limit", "160", "--size", "8", "--method", "thin.py:Thin")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_the_methods_on_the_command_line(bar_command):
+    assert {row["method"] for row in json.loads(bar_command("methods", "--json")[1])} == set(methods.METHODS)
+    assert "kappa" in bar_command("methods", "learning-compression")[1]
+    assert bar_command("methods", "learning-compresion")[0] == 2
