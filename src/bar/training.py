@@ -300,59 +300,76 @@ class Training:
         groups = [{"params": weights, "weight_decay": self.settings.weight_decay}]
         return torch.optim.Adam(groups + [{"weight_decay": 0.0} | group for group in own], foreach=True)
 
+    @property
+    def _active_pruner(self) -> Pruner | None:
+        """The pruner, until the cut."""
+        return self.pruner if self._pruning else None
+
     def _train(self, phase: str, epoch: int, lr: float) -> dict:
-        """One epoch."""
-        network, data, settings, fabric = self.network, self.data, self.settings, self.fabric
-        pruner = self.pruner if self._pruning else None
-        weights, *own = self._optimizer.param_groups
-        weights["lr"] = lr
-        device = next(network.parameters()).device
+        """Train for one epoch; returns the fields of its record."""
+        self._optimizer.param_groups[0]["lr"] = lr  # of the weights; `_step_on` sets that of the pruner's parameters
+        device = next(self.network.parameters()).device
         look_every = 50 if device.type == "cuda" else 1  # looking waits for the device
         losses = torch.zeros(2, device=device)  # sums of the terms: data, pruner
         bad = torch.full((3,), -1.0, device=device)  # the first step whose loss is no number, and its terms
-        network.train()
-        for i, (images, labels) in enumerate(_training_batches(data, settings, self.generator)):
-            if fabric.world_size > 1:
-                images, labels = (part[fabric.global_rank :: fabric.world_size] for part in (images, labels))
-            images, taught = images.contiguous(memory_format=torch.channels_last), None
-            if self.teacher is not None:
-                with torch.no_grad():
-                    taught = self.teacher(images.to(next(self.teacher.parameters()).dtype)).float()
-            with fabric.autocast():
-                output = network(images).float()
-            data_loss = distillation(output, labels, taught, settings.alpha, settings.temperature)
-            terms = torch.stack([data_loss, pruner(self._step) if pruner else torch.zeros_like(data_loss)])
-            for group in own:
-                group["lr"] = pruner.rate(self._step)
-            self._optimizer.zero_grad()
-            fabric.backward(terms.sum())
-            if fabric.world_size > 1:
-                self._average([p.grad for p in network.parameters() if p.grad is not None])
-            self._optimizer.step()
-            with torch.no_grad():
-                losses += terms
-                here = torch.cat([torch.full_like(terms[:1], self._step), terms])
-                bad = torch.where((bad[0] < 0) & ~terms.isfinite().all(), here, bad)
-            if pruner:
-                pruner.end_step()
-            elif self.pruner:
-                self.pruner.end_finetune_step()
+        self.network.train()
+        for i, (images, labels) in enumerate(_training_batches(self.data, self.settings, self.generator)):
+            terms = self._step_on(images, labels)
+            losses += terms
+            here = torch.cat([torch.full_like(terms[:1], self._step), terms])
+            bad = torch.where((bad[0] < 0) & ~terms.isfinite().all(), here, bad)
+            self._tell_pruner_of_step()
             if i % look_every == 0:
-                self._check(phase, epoch, bad)
+                self._check_loss(phase, epoch, bad)
             self._step += 1
             self.tick()
-        self._check(phase, epoch, bad)
-        if torch.stack([p.isnan().any() for p in network.parameters()]).any():
-            raise BarError(f"weights are not numbers any more ({phase}, epoch {epoch}): lower the learning rate")
+        self._check_loss(phase, epoch, bad)
+        self._check_weights(phase, epoch)
+        if self.fabric.world_size > 1:
+            self._average([losses, *(b for b in self.network.buffers() if b.is_floating_point())])
+        return self._epoch_record(losses)
+
+    def _step_on(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step of the optimizer on a batch; returns the terms of its loss, data and pruner, shape (2,)."""
+        fabric, settings, pruner = self.fabric, self.settings, self._active_pruner
         if fabric.world_size > 1:
-            self._average([losses, *(b for b in network.buffers() if b.is_floating_point())])
+            images, labels = (part[fabric.global_rank :: fabric.world_size] for part in (images, labels))
+        images = images.contiguous(memory_format=torch.channels_last)
+        taught = self._teacher_logits(images)
+        with fabric.autocast():
+            output = self.network(images).float()
+        data_loss = distillation(output, labels, taught, settings.alpha, settings.temperature)
+        terms = torch.stack([data_loss, pruner(self._step) if pruner else torch.zeros_like(data_loss)])
+        for group in self._optimizer.param_groups[1:]:  # the pruner's; there are none without one
+            group["lr"] = pruner.rate(self._step)
+        self._optimizer.zero_grad()
+        fabric.backward(terms.sum())
+        if fabric.world_size > 1:
+            self._average([p.grad for p in self.network.parameters() if p.grad is not None])
+        self._optimizer.step()
+        return terms.detach()
+
+    @torch.no_grad()
+    def _teacher_logits(self, images: Tensor) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        return self.teacher(images.to(next(self.teacher.parameters()).dtype)).float()
+
+    def _tell_pruner_of_step(self) -> None:
+        if self._active_pruner:
+            self.pruner.end_step()
+        elif self.pruner:
+            self.pruner.end_finetune_step()
+
+    def _epoch_record(self, losses: Tensor) -> dict:
+        """The fields of an epoch's record, from the sums of the loss's terms; a pruner takes its decisions here."""
         total, data_total = losses.sum().item(), losses[0].item()
-        steps = steps_per_epoch(data, settings)
-        record = {"loss": total / steps, "data_loss": data_total / steps}
-        if pruner:
-            record |= pruner.end_epoch()
-            network = recalibrate(pruner.watched(), data, settings, images=512)
-        return record | self._cut_fields | {"accuracy": accuracy(network, data.validation, data)}
+        steps = steps_per_epoch(self.data, self.settings)
+        record, network = {"loss": total / steps, "data_loss": data_total / steps}, self.network
+        if self._active_pruner:
+            record |= self.pruner.end_epoch()
+            network = recalibrate(self.pruner.watched(), self.data, self.settings, images=512)
+        return record | self._cut_fields | {"accuracy": accuracy(network, self.data.validation, self.data)}
 
     @torch.no_grad()
     def _average(self, tensors: list[Tensor]) -> None:
@@ -361,13 +378,17 @@ class Training:
         means = flat.split([t.numel() for t in tensors])
         torch._foreach_copy_(tensors, [mean.view(t.shape) for mean, t in zip(means, tensors, strict=True)])
 
-    def _check(self, phase: str, epoch: int, bad: Tensor) -> None:
+    def _check_loss(self, phase: str, epoch: int, bad: Tensor) -> None:
         step, data_loss, term = bad.tolist()
         if step >= 0:
             raise BarError(
                 f"the loss is not a number any more at step {step:.0f} ({phase}, epoch {epoch}): its data term is "
                 f"{data_loss:.4g}, its pruning term {term:.4g}. Lower the learning rate"
             )
+
+    def _check_weights(self, phase: str, epoch: int) -> None:
+        if torch.stack([p.isnan().any() for p in self.network.parameters()]).any():
+            raise BarError(f"weights are not numbers any more ({phase}, epoch {epoch}): lower the learning rate")
 
     def _cut(self) -> dict:
         """From the network that is pruned to the pruned one.
