@@ -64,14 +64,14 @@ class Settings:
     def budget(
         self, gated: GatedNetwork, factor: float, steps: int, metric: str = "volume", schedule: str = "sigmoid"
     ) -> Budget:
-        """The term of the loss, see `bar.Budget`."""
+        """The budget as a term of the loss, with these settings; for the arguments see `bar.Budget`."""
         lam = self.lam
         if self.pressure is not None:
             lam = self.pressure / gated.full(metric)
         return Budget(gated, factor, steps, metric, schedule, lam, self.cap, self.b_start, self.reach, self.aim)
 
     def rate_of_gates(self, step: int, steps: int) -> float:
-        """The gates' learning rate at a step of so many."""
+        """The gates' learning rate at one of so many steps, counted from 0; at least 0."""
         left = (steps - step) / (self.gate_decay * steps) if self.gate_decay else 1.0
         return (self.gate_travel / steps if self.gate_travel else self.gate_lr) * min(left, 1.0)
 
@@ -122,30 +122,30 @@ class Pruner:
     network: nn.Module
 
     def groups(self) -> list[dict]:
-        """Groups of parameters for Adam, beside the ordinary weights."""
+        """Adam's groups of the method's own parameters, as `torch.optim` takes them."""
         return []
 
     def rate(self, step: int) -> float:
-        """The learning rate of those groups at a step."""
+        """The learning rate of those groups at a step, counted from 0 over all epochs; at least 0."""
         return 0.0
 
     def __call__(self, step: int) -> Tensor:
-        """The term that is added to the data loss: a scalar, on the device."""
+        """The term that is added to the data loss at a step: a scalar, on the network's device."""
         return torch.zeros((), device=next(self.network.parameters()).device)
 
     def end_step(self) -> None:
-        """What happens after the optimizer's step."""
+        """Called after each step of the optimizer until the cut."""
 
     def end_epoch(self) -> dict:
-        """What is decided between epochs; fields of the epoch's record, "size" among them."""
+        """Decide what is decided between epochs; returns fields of the epoch's record, "size" among them."""
         raise NotImplementedError
 
     def watched(self) -> nn.Module:
-        """The network that a cut now would leave, sharing nothing; its accuracy is what the record shows."""
+        """The network that a cut now would leave, as a copy; the epoch's record shows its accuracy."""
         raise NotImplementedError
 
     def cut(self) -> nn.Module:
-        """The network that goes on after the phases that prune; the same again after `load_state_dict`."""
+        """The pruned network, which is fine-tuned next; after `load_state_dict`, the same one again."""
         raise NotImplementedError
 
     def cut_record(self) -> dict:
@@ -153,14 +153,14 @@ class Pruner:
         raise NotImplementedError
 
     def end_finetune_step(self) -> None:
-        """What happens after the optimizer's steps of the later phases."""
+        """Called after each step of the optimizer after the cut."""
 
     def state_dict(self) -> dict:
         """What the network's state dict does not hold; tensors, numbers and strings only."""
         raise NotImplementedError
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from there."""
+        """Take over what `state_dict` has returned."""
         raise NotImplementedError
 
 
@@ -433,7 +433,7 @@ def fabric_on(device: torch.device | str, processes: int = 1) -> Fabric:
 
 
 def steps_per_epoch(data: Dataset, settings: Settings) -> int:
-    """How many batches one epoch has."""
+    """How many batches one epoch has; an incomplete last one is left out."""
     return num_batches(len(data.train), settings.batch_size, drop_last=True)
 
 
@@ -446,7 +446,32 @@ def _training_batches(data: Dataset, settings: Settings, generator: torch.Genera
 
 @torch.no_grad()
 def accuracy(network: nn.Module, split: Split, data: Dataset) -> float:
-    """Share of a split's images that a network, in eval mode, gets right; in [0, 1]. Each layer's mode is restored."""
+    """The share of a split's images that a network classifies correctly.
+
+    The network computes in eval mode; afterwards each layer is in its own mode again.
+
+    Parameters
+    ----------
+    network : nn.Module
+        On the device of the split.
+    split : Split
+        The images, with their labels.
+    data : Dataset
+        Whose mean and standard deviation the images are normalised by.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Examples
+    --------
+    >>> import bar
+    >>> digits = bar.data.load("digits", size=8, limit=64)
+    >>> network = bar.models.build("wrn-10-1", 10, digits.input_size)
+    >>> 0 <= accuracy(network, digits.validation, digits) <= 1
+    True
+    """
     modes = {module: module.training for module in network.modules()}
     network.eval()
     right = sum(
@@ -459,10 +484,34 @@ def accuracy(network: nn.Module, split: Split, data: Dataset) -> float:
 
 
 def recalibrate(network: nn.Module, data: Dataset, settings: Settings, images: int = 2048) -> nn.Module:
-    """Measure the batch norms' statistics anew on random training images, in place; returns the network.
+    """Measure the means and variances of all batch norms anew, on random training images.
 
-    While training, they are those of a network with sampled gates, which the pruned one is not. Order and augmentation
-    come from a generator of their own, so that looking at a network does not change its training.
+    What they have from training is of no use after the cut, since gates were drawn at random then. The order and the
+    augmentation of the images come from a random generator of their own, so a measurement does not change a training.
+
+    Parameters
+    ----------
+    network : nn.Module
+        On the device of the data; changed in place.
+    data : Dataset
+        Its training images are used, augmented as in training.
+    settings : Settings
+        For the batch size.
+    images : int
+        About how many to use: whole batches, at most one epoch.
+
+    Returns
+    -------
+    nn.Module
+        The same network, in the mode in which it came.
+
+    Examples
+    --------
+    >>> import bar
+    >>> digits = bar.data.load("digits", size=8, limit=64)
+    >>> network = bar.models.build("wrn-10-1", 10, digits.input_size)
+    >>> recalibrate(network, digits, PRESETS["quick"]) is network
+    True
     """
     shuffled = _training_batches(data, settings, torch.Generator().manual_seed(0))
     update_bn(itertools.islice(shuffled, math.ceil(images / settings.batch_size)), network)
