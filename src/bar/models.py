@@ -333,31 +333,40 @@ def narrow(network: nn.Module, divisor: int) -> nn.Module:
     >>> narrow(torchvision.models.resnet18(), 8).layer4[0].conv1
     Conv2d(32, 64, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), bias=False)
     """
-    last = ([module for module in network.modules() if isinstance(module, nn.Linear)] or [None])[-1]
-
-    def fewer(width: int) -> int:
-        if width < divisor:
-            raise BarError(f"a width of {width} cannot be divided by {divisor}")
-        return width // divisor
-
+    output = ([module for module in network.modules() if isinstance(module, nn.Linear)] or [None])[-1]
     for parent in list(network.modules()):
-        for name, old in list(parent.named_children()):
-            known = isinstance(old, nn.BatchNorm2d | nn.Linear)
-            known |= isinstance(old, nn.Conv2d) and old.groups in (1, old.in_channels)
-            if last is None or (not known and vars(old)["_parameters"]):
-                raise BarError(f"{type(network).__name__} cannot be narrowed, because of its layer {name!r}: {old}")
-            if isinstance(old, nn.Conv2d):
-                inputs = old.in_channels if old.in_channels == 3 else fewer(old.in_channels)
-                new = nn.Conv2d(
-                    inputs, fewer(old.out_channels), old.kernel_size, old.stride, old.padding, old.dilation,
-                    1 if old.groups == 1 else inputs, old.bias is not None, old.padding_mode,
-                )  # fmt: skip
-            elif isinstance(old, nn.BatchNorm2d):
-                new = nn.BatchNorm2d(fewer(old.num_features), old.eps)
-            elif isinstance(old, nn.Linear):
-                new = nn.Linear(fewer(old.in_features), old.out_features if old is last else fewer(old.out_features))
-            else:
-                continue
-            setattr(parent, name, new)
+        for name, layer in list(parent.named_children()):
+            if output is None or not _can_be_narrowed(layer):
+                raise BarError(f"{type(network).__name__} cannot be narrowed, because of its layer {name!r}: {layer}")
+            setattr(parent, name, _narrower(layer, divisor, is_output=layer is output))
     _initialise(network)
     return network
+
+
+def _can_be_narrowed(layer: nn.Module) -> bool:
+    """Whether `_narrower` knows the layer, or it has no parameters of its own, and so no width."""
+    if isinstance(layer, nn.Conv2d) and layer.groups in (1, layer.in_channels):
+        return True
+    return isinstance(layer, nn.BatchNorm2d | nn.Linear) or not vars(layer)["_parameters"]
+
+
+def _narrower(layer: nn.Module, divisor: int, is_output: bool) -> nn.Module:
+    """A new layer of a part of the widths; the layer itself, if it has none."""
+    if isinstance(layer, nn.Conv2d):
+        inputs = layer.in_channels if layer.in_channels == 3 else _divided(layer.in_channels, divisor)
+        return nn.Conv2d(
+            inputs, _divided(layer.out_channels, divisor), layer.kernel_size, layer.stride, layer.padding,
+            layer.dilation, 1 if layer.groups == 1 else inputs, layer.bias is not None, layer.padding_mode,
+        )  # fmt: skip
+    if isinstance(layer, nn.BatchNorm2d):
+        return nn.BatchNorm2d(_divided(layer.num_features, divisor), layer.eps)
+    if isinstance(layer, nn.Linear):
+        outputs = layer.out_features if is_output else _divided(layer.out_features, divisor)
+        return nn.Linear(_divided(layer.in_features, divisor), outputs)
+    return layer
+
+
+def _divided(width: int, divisor: int) -> int:
+    if width < divisor:
+        raise BarError(f"a width of {width} cannot be divided by {divisor}")
+    return width // divisor

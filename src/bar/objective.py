@@ -23,27 +23,31 @@ def distillation(
 ) -> Tensor:
     """The data loss L_D of section 3.5: (1 - alpha) L_CE(P_s, Y_gt) + alpha T^2 L_CE(P_s, P_t).
 
+    The student learns from the true classes and from the teacher's probabilities.
+
     Parameters
     ----------
     student, teacher : Tensor of shape (N, classes)
-        Logits. Without a teacher the loss is plain cross-entropy.
+        Logits, that is, before the softmax. With None for the teacher, the loss is plain cross-entropy.
     targets : Tensor of shape (N,)
-        Class numbers.
+        Numbers of the true classes, from 0.
     alpha : float
         Weight of the teacher, in [0, 1].
     temperature : float
-        T >= 1, which softens both softmaxes in the teacher's term.
+        T >= 1. Both softmaxes of the teacher's term are of logits / T; the true classes' term has T = 1.
 
     Returns
     -------
     Tensor
-        A scalar, in nats.
+        A scalar, the mean over the batch, in nats; at least 0.
 
     Examples
     --------
     >>> logits = torch.tensor([[2.0, 0.0]])
     >>> distillation(logits, torch.tensor([0]), None)
     tensor(0.1269)
+    >>> distillation(logits, torch.tensor([0]), teacher=torch.tensor([[1.0, 1.0]]))
+    tensor(10.4394)
     """
     truth = F.cross_entropy(student, targets)
     if teacher is None:
@@ -125,19 +129,9 @@ class Budget:
         reach: float = 0.9,
         aim: float = 0.99,
     ) -> None:
-        if not (isinstance(factor, numbers.Real) and math.isfinite(factor) and factor > 1):
-            raise BarError(f"the pruning factor must be a number above 1, not {factor!r}")
-        if metric not in cost.METRICS:
-            raise BarError(f"unknown metric {metric!r}: {nearest(metric, cost.METRICS)}")
-        if schedule not in SCHEDULES:
-            raise BarError(f"unknown schedule {schedule!r}: {nearest(schedule, SCHEDULES)}")
-        if not (isinstance(steps, int) and steps >= 1):
-            raise BarError(f"the budget needs a whole number of steps, at least 1, not {steps!r}")
-        if not (cap > 0 and start >= 1 and (lam is None or lam > 0)):  # also refuses what is not a number
-            raise BarError(f"lambda and cap must be above 0, and start at least 1, not {lam}, {cap} and {start}")
+        _check_what_is_asked(factor, steps, metric, schedule)
+        _check_strengths(lam, cap, start, reach, aim)
         self.gated, self.steps, self.metric, self.schedule = gated, steps, metric, schedule
-        if not (0 < reach <= 1 and 0 < aim <= 1):
-            raise BarError(f"reach and aim must be above 0 and at most 1, not {reach} and {aim}")
         self.cap, self.start, self.reach, self.aim = cap, start, reach, aim
         self.full = gated.full(metric)
         self.limit = self.full / factor
@@ -169,3 +163,23 @@ class Budget:
     def settle(self) -> GatedNetwork:
         """The last step, which makes V <= B certain and B used; returns the gated network, ready to prune."""
         return self.gated.settle_(self.limit, self.metric)
+
+
+def _check_what_is_asked(factor: float, steps: int, metric: str, schedule: str) -> None:
+    """Raise a BarError unless these can be a `Budget`'s."""
+    if not (isinstance(factor, numbers.Real) and math.isfinite(factor) and factor > 1):
+        raise BarError(f"the pruning factor must be a number above 1, not {factor!r}")
+    if metric not in cost.METRICS:
+        raise BarError(f"unknown metric {metric!r}: {nearest(metric, cost.METRICS)}")
+    if schedule not in SCHEDULES:
+        raise BarError(f"unknown schedule {schedule!r}: {nearest(schedule, SCHEDULES)}")
+    if not (isinstance(steps, int) and steps >= 1):
+        raise BarError(f"the budget needs a whole number of steps, at least 1, not {steps!r}")
+
+
+def _check_strengths(lam: float | None, cap: float, start: float, reach: float, aim: float) -> None:
+    """Raise a BarError unless these can be a `Budget`'s."""
+    if not (cap > 0 and start >= 1 and (lam is None or lam > 0)):  # also refuses what is not a number
+        raise BarError(f"lambda and cap must be above 0, and start at least 1, not {lam}, {cap} and {start}")
+    if not (0 < reach <= 1 and 0 < aim <= 1):
+        raise BarError(f"reach and aim must be above 0 and at most 1, not {reach} and {aim}")

@@ -53,14 +53,14 @@ class Settings:
     def budget(
         self, gated: GatedNetwork, factor: float, steps: int, metric: str = "volume", schedule: str = "sigmoid"
     ) -> Budget:
-        """The term of the loss, see `bar.Budget`."""
+        """The budget as a term of the loss, with these settings; for the arguments see `bar.Budget`."""
         lam = self.lam
         if self.pressure is not None:
             lam = self.pressure / gated.full(metric)
         return Budget(gated, factor, steps, metric, schedule, lam, self.cap, self.b_start, self.reach, self.aim)
 
     def rate_of_gates(self, step: int, steps: int) -> float:
-        """The gates' learning rate at a step of so many."""
+        """The gates' learning rate at one of so many steps, counted from 0; at least 0."""
         left = (steps - step) / (self.gate_decay * steps) if self.gate_decay else 1.0
         return (self.gate_travel / steps if self.gate_travel else self.gate_lr) * min(left, 1.0)
 
@@ -109,30 +109,30 @@ class Pruner:
     network: nn.Module
 
     def groups(self) -> list[dict]:
-        """Groups of parameters for Adam, beside the ordinary weights."""
+        """Adam's groups of the method's own parameters, as `torch.optim` takes them."""
         return []
 
     def rate(self, step: int) -> float:
-        """The learning rate of those groups at a step."""
+        """The learning rate of those groups at a step, counted from 0 over all epochs; at least 0."""
         return 0.0
 
     def __call__(self, step: int) -> Tensor:
-        """The term that is added to the data loss: a scalar, on the device."""
+        """The term that is added to the data loss at a step: a scalar, on the network's device."""
         return torch.zeros((), device=next(self.network.parameters()).device)
 
     def end_step(self) -> None:
-        """What happens after the optimizer's step."""
+        """Called after each step of the optimizer until the cut."""
 
     def end_epoch(self) -> dict:
-        """What is decided between epochs; fields of the epoch's record, "size" among them."""
+        """Decide what is decided between epochs; returns fields of the epoch's record, "size" among them."""
         raise NotImplementedError
 
     def watched(self) -> nn.Module:
-        """The network that a cut now would leave, sharing nothing; its accuracy is what the record shows."""
+        """The network that a cut now would leave, as a copy; the epoch's record shows its accuracy."""
         raise NotImplementedError
 
     def cut(self) -> nn.Module:
-        """The network that goes on after the phases that prune; the same again after `load_state_dict`."""
+        """The pruned network, which is fine-tuned next; after `load_state_dict`, the same one again."""
         raise NotImplementedError
 
     def cut_record(self) -> dict:
@@ -140,14 +140,14 @@ class Pruner:
         raise NotImplementedError
 
     def end_finetune_step(self) -> None:
-        """What happens after the optimizer's steps of the later phases."""
+        """Called after each step of the optimizer after the cut."""
 
     def state_dict(self) -> dict:
         """What the network's state dict does not hold; tensors, numbers and strings only."""
         raise NotImplementedError
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from there."""
+        """Take over what `state_dict` has returned."""
         raise NotImplementedError
 
 
@@ -287,59 +287,76 @@ class Training:
         groups = [{"params": weights, "weight_decay": self.settings.weight_decay}]
         return torch.optim.Adam(groups + [{"weight_decay": 0.0} | group for group in own], foreach=True)
 
+    @property
+    def _active_pruner(self) -> Pruner | None:
+        """The pruner, until the cut."""
+        return self.pruner if self._pruning else None
+
     def _train(self, phase: str, epoch: int, lr: float) -> dict:
-        """One epoch."""
-        network, data, settings, fabric = self.network, self.data, self.settings, self.fabric
-        pruner = self.pruner if self._pruning else None
-        weights, *own = self._optimizer.param_groups
-        weights["lr"] = lr
-        device = next(network.parameters()).device
+        """Train for one epoch; returns the fields of its record."""
+        self._optimizer.param_groups[0]["lr"] = lr  # of the weights; `_step_on` sets that of the pruner's parameters
+        device = next(self.network.parameters()).device
         look_every = 50 if device.type == "cuda" else 1  # looking waits for the device
         losses = torch.zeros(2, device=device)  # sums of the terms: data, pruner
         bad = torch.full((3,), -1.0, device=device)  # the first step whose loss is no number, and its terms
-        network.train()
-        for i, (images, labels) in enumerate(_training_batches(data, settings, self.generator)):
-            if fabric.world_size > 1:
-                images, labels = (part[fabric.global_rank :: fabric.world_size] for part in (images, labels))
-            images, taught = images.contiguous(memory_format=torch.channels_last), None
-            if self.teacher is not None:
-                with torch.no_grad():
-                    taught = self.teacher(images.to(next(self.teacher.parameters()).dtype)).float()
-            with fabric.autocast():
-                output = network(images).float()
-            data_loss = distillation(output, labels, taught, settings.alpha, settings.temperature)
-            terms = torch.stack([data_loss, pruner(self._step) if pruner else torch.zeros_like(data_loss)])
-            for group in own:
-                group["lr"] = pruner.rate(self._step)
-            self._optimizer.zero_grad()
-            fabric.backward(terms.sum())
-            if fabric.world_size > 1:
-                self._average([p.grad for p in network.parameters() if p.grad is not None])
-            self._optimizer.step()
-            with torch.no_grad():
-                losses += terms
-                here = torch.cat([torch.full_like(terms[:1], self._step), terms])
-                bad = torch.where((bad[0] < 0) & ~terms.isfinite().all(), here, bad)
-            if pruner:
-                pruner.end_step()
-            elif self.pruner:
-                self.pruner.end_finetune_step()
+        self.network.train()
+        for i, (images, labels) in enumerate(_training_batches(self.data, self.settings, self.generator)):
+            terms = self._step_on(images, labels)
+            losses += terms
+            here = torch.cat([torch.full_like(terms[:1], self._step), terms])
+            bad = torch.where((bad[0] < 0) & ~terms.isfinite().all(), here, bad)
+            self._tell_pruner_of_step()
             if i % look_every == 0:
-                self._check(phase, epoch, bad)
+                self._check_loss(phase, epoch, bad)
             self._step += 1
             self.tick()
-        self._check(phase, epoch, bad)
-        if torch.stack([p.isnan().any() for p in network.parameters()]).any():
-            raise BarError(f"weights are not numbers any more ({phase}, epoch {epoch}): lower the learning rate")
+        self._check_loss(phase, epoch, bad)
+        self._check_weights(phase, epoch)
+        if self.fabric.world_size > 1:
+            self._average([losses, *(b for b in self.network.buffers() if b.is_floating_point())])
+        return self._epoch_record(losses)
+
+    def _step_on(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step of the optimizer on a batch; returns the terms of its loss, data and pruner, shape (2,)."""
+        fabric, settings, pruner = self.fabric, self.settings, self._active_pruner
         if fabric.world_size > 1:
-            self._average([losses, *(b for b in network.buffers() if b.is_floating_point())])
+            images, labels = (part[fabric.global_rank :: fabric.world_size] for part in (images, labels))
+        images = images.contiguous(memory_format=torch.channels_last)
+        taught = self._teacher_logits(images)
+        with fabric.autocast():
+            output = self.network(images).float()
+        data_loss = distillation(output, labels, taught, settings.alpha, settings.temperature)
+        terms = torch.stack([data_loss, pruner(self._step) if pruner else torch.zeros_like(data_loss)])
+        for group in self._optimizer.param_groups[1:]:  # the pruner's; there are none without one
+            group["lr"] = pruner.rate(self._step)
+        self._optimizer.zero_grad()
+        fabric.backward(terms.sum())
+        if fabric.world_size > 1:
+            self._average([p.grad for p in self.network.parameters() if p.grad is not None])
+        self._optimizer.step()
+        return terms.detach()
+
+    @torch.no_grad()
+    def _teacher_logits(self, images: Tensor) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        return self.teacher(images.to(next(self.teacher.parameters()).dtype)).float()
+
+    def _tell_pruner_of_step(self) -> None:
+        if self._active_pruner:
+            self.pruner.end_step()
+        elif self.pruner:
+            self.pruner.end_finetune_step()
+
+    def _epoch_record(self, losses: Tensor) -> dict:
+        """The fields of an epoch's record, from the sums of the loss's terms; a pruner takes its decisions here."""
         total, data_total = losses.sum().item(), losses[0].item()
-        steps = steps_per_epoch(data, settings)
-        record = {"loss": total / steps, "data_loss": data_total / steps}
-        if pruner:
-            record |= pruner.end_epoch()
-            network = recalibrate(pruner.watched(), data, settings, images=512)
-        return record | self._cut_fields | {"accuracy": accuracy(network, data.validation, data)}
+        steps = steps_per_epoch(self.data, self.settings)
+        record, network = {"loss": total / steps, "data_loss": data_total / steps}, self.network
+        if self._active_pruner:
+            record |= self.pruner.end_epoch()
+            network = recalibrate(self.pruner.watched(), self.data, self.settings, images=512)
+        return record | self._cut_fields | {"accuracy": accuracy(network, self.data.validation, self.data)}
 
     @torch.no_grad()
     def _average(self, tensors: list[Tensor]) -> None:
@@ -348,13 +365,17 @@ class Training:
         means = flat.split([t.numel() for t in tensors])
         torch._foreach_copy_(tensors, [mean.view(t.shape) for mean, t in zip(means, tensors, strict=True)])
 
-    def _check(self, phase: str, epoch: int, bad: Tensor) -> None:
+    def _check_loss(self, phase: str, epoch: int, bad: Tensor) -> None:
         step, data_loss, term = bad.tolist()
         if step >= 0:
             raise BarError(
                 f"the loss is not a number any more at step {step:.0f} ({phase}, epoch {epoch}): its data term is "
                 f"{data_loss:.4g}, its pruning term {term:.4g}. Lower the learning rate"
             )
+
+    def _check_weights(self, phase: str, epoch: int) -> None:
+        if torch.stack([p.isnan().any() for p in self.network.parameters()]).any():
+            raise BarError(f"weights are not numbers any more ({phase}, epoch {epoch}): lower the learning rate")
 
     def _cut(self) -> dict:
         """From the network that is pruned to the pruned one.
@@ -399,7 +420,7 @@ def fabric_on(device: torch.device | str, processes: int = 1) -> Fabric:
 
 
 def steps_per_epoch(data: Dataset, settings: Settings) -> int:
-    """How many batches one epoch has."""
+    """How many batches one epoch has; an incomplete last one is left out."""
     return num_batches(len(data.train), settings.batch_size, drop_last=True)
 
 
@@ -412,7 +433,32 @@ def _training_batches(data: Dataset, settings: Settings, generator: torch.Genera
 
 @torch.no_grad()
 def accuracy(network: nn.Module, split: Split, data: Dataset) -> float:
-    """Share of a split's images that a network, in eval mode, gets right; in [0, 1]. Each layer's mode is restored."""
+    """The share of a split's images that a network classifies correctly.
+
+    The network computes in eval mode; afterwards each layer is in its own mode again.
+
+    Parameters
+    ----------
+    network : nn.Module
+        On the device of the split.
+    split : Split
+        The images, with their labels.
+    data : Dataset
+        Whose mean and standard deviation the images are normalised by.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Examples
+    --------
+    >>> import bar
+    >>> digits = bar.data.load("digits", size=8, limit=64)
+    >>> network = bar.models.build("wrn-10-1", 10, digits.input_size)
+    >>> 0 <= accuracy(network, digits.validation, digits) <= 1
+    True
+    """
     modes = {module: module.training for module in network.modules()}
     network.eval()
     right = sum(
@@ -425,10 +471,34 @@ def accuracy(network: nn.Module, split: Split, data: Dataset) -> float:
 
 
 def recalibrate(network: nn.Module, data: Dataset, settings: Settings, images: int = 2048) -> nn.Module:
-    """Measure the batch norms' statistics anew on random training images, in place; returns the network.
+    """Measure the means and variances of all batch norms anew, on random training images.
 
-    While training, they are those of a network with sampled gates, which the pruned one is not. Order and augmentation
-    come from a generator of their own, so that looking at a network does not change its training.
+    What they have from training is of no use after the cut, since gates were drawn at random then. The order and the
+    augmentation of the images come from a random generator of their own, so a measurement does not change a training.
+
+    Parameters
+    ----------
+    network : nn.Module
+        On the device of the data; changed in place.
+    data : Dataset
+        Its training images are used, augmented as in training.
+    settings : Settings
+        For the batch size.
+    images : int
+        About how many to use: whole batches, at most one epoch.
+
+    Returns
+    -------
+    nn.Module
+        The same network, in the mode in which it came.
+
+    Examples
+    --------
+    >>> import bar
+    >>> digits = bar.data.load("digits", size=8, limit=64)
+    >>> network = bar.models.build("wrn-10-1", 10, digits.input_size)
+    >>> recalibrate(network, digits, PRESETS["quick"]) is network
+    True
     """
     shuffled = _training_batches(data, settings, torch.Generator().manual_seed(0))
     update_bn(itertools.islice(shuffled, math.ceil(images / settings.batch_size)), network)

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import fx
+from torch import Tensor, fx
 
 from bar.errors import BarError
 from bar.figures.style import COLOURS, styled, subplots
@@ -201,6 +201,10 @@ def _diagram(ax: Axes, counts: dict[str, int]) -> None:
         ax.text(7.75, y + 0.08, part, ha="center", va="bottom", fontsize=10)
 
 
+COMPUTED = {"marker": "s", "ms": 5.5, "mfc": COLOURS[0], "mec": COLOURS[0]}  # a feature map that a block computes
+WASTED = {"marker": "X", "ms": 6, "mfc": "white", "mec": COLOURS[1]}  # one that is computed, though it is zero
+
+
 @styled
 def chunk(gated: GatedNetwork, layer: int | None = None, rows: int = 24) -> Figure:
     """A ResNet layer of a pruned network, channel by channel (fig. 5), and what either connectivity computes of it.
@@ -241,39 +245,53 @@ def chunk(gated: GatedNetwork, layer: int | None = None, rows: int = 24) -> Figu
         raise BarError(f"the network has no ResNet layer {layer!r}: they are numbered from 0 to {max(layers)}")
     first = layers[layer][0]
     written = torch.stack([live[first.signal], *(live[block.delta] for block in layers[layer])])
-    # By birth, as surgery orders them; those that nobody writes come last.
-    order = sorted(range(written.shape[1]), key=lambda c: (~written[:, c]).tolist())
-    count = min(rows, len(order))
-    chosen = [order[i * len(order) // count] for i in range(count)]
+    channels = written.shape[1]
+    chosen = _evenly_by_birth(written, rows)
+    count = len(chosen)
     mixed = written[:, chosen]
     regular = (written.any(0) & written.any(1, keepdim=True))[:, chosen]  # whoever is there computes all
 
     figure, axes = subplots(1, 3, height=0.125 * count + 1.7, sharey=True)
     names = ["1×1" if first.shortcut else _short(first.start.target, ""), *(b.name for b in layers[layer])]
-    panels = (("(a) gated", None), ("(b) regular", regular), ("(c) mixed", mixed))
-    for ax, (title, computed) in zip(axes, panels, strict=True):
-        for y in range(count):
-            born = mixed[:, y].nonzero().flatten()
-            if len(born):
-                ax.plot([int(born[0]), len(written) - 0.4], [y, y], color="#888888", lw=0.8, ls="-", zorder=1)
-        zero = ~mixed if computed is None else computed & ~mixed
-        for which, look in (
-            (mixed, {"marker": "s", "ms": 5.5, "mfc": COLOURS[0], "mec": COLOURS[0]}),
-            (zero, {"marker": "o", "ms": 3, "mfc": "white", "mec": "#666666"} if computed is None else
-             {"marker": "X", "ms": 6, "mfc": "white", "mec": COLOURS[1]}),
-        ):  # fmt: skip
+    panels = (
+        ("(a) gated", ~mixed, {"marker": "o", "ms": 3, "mfc": "white", "mec": "#666666"}),
+        ("(b) regular", regular & ~mixed, WASTED),
+        ("(c) mixed", mixed & ~mixed, WASTED),  # nothing
+    )
+    for ax, (title, zero, look_of_zero) in zip(axes, panels, strict=True):
+        _draw_signals(ax, mixed)
+        for which, look in ((mixed, COMPUTED), (zero, look_of_zero)):
             x, y = which.nonzero(as_tuple=True)
             ax.plot(x, y, ls="", zorder=2, **look)
         ax.set(title=title, xlim=(-0.6, len(written) - 0.4), ylim=(count - 0.4, -0.6))
         ax.set_xticks(range(len(written)), names, rotation=90)
         ax.grid(visible=False)
-    some = f"\n({count} of {len(order)})" if count < len(order) else ""
+    some = f"\n({count} of {channels})" if count < channels else ""
     axes[0].set_yticks([])
     axes[0].set_ylabel(f"channels of the residual signal{some}")
     handles = [axes[0].lines[-2], axes[0].lines[-1], axes[1].lines[-1]]
     figure.legend(handles, ["computed", "zero", "computed, though zero"], loc="outside lower center", ncols=3,
                   handletextpad=0.2, columnspacing=1)  # fmt: skip
     return figure
+
+
+def _evenly_by_birth(written: Tensor, most: int) -> list[int]:
+    """At most so many channels, evenly chosen from all in order of birth, as surgery orders them.
+
+    Of bool, shape (blocks, channels), who writes what. Channels that nobody writes come last.
+    """
+    order = sorted(range(written.shape[1]), key=lambda c: (~written[:, c]).tolist())
+    count = min(most, len(order))
+    return [order[i * len(order) // count] for i in range(count)]
+
+
+def _draw_signals(ax: Axes, written: Tensor) -> None:
+    """A line for each channel of the signal, from the block that first writes it to the last block."""
+    blocks, channels = written.shape
+    for y in range(channels):
+        born = written[:, y].nonzero().flatten()
+        if len(born):
+            ax.plot([int(born[0]), blocks - 0.4], [y, y], color="#888888", lw=0.8, ls="-", zorder=1)
 
 
 @styled
@@ -349,15 +367,10 @@ def draw(gated: GatedNetwork) -> Figure:
     kept = [int(live[n].sum()) for n in rows]
     figure, ax = subplots(height=0.24 * len(rows) + 1.3)
     ax.barh(range(len(rows)), full, height=0.7, fc="#f2f2f2", ec="#999999", hatch="....", lw=0.6, label="full")
-    for label, colour, hatch, chosen in (
-        ("pruned: convolution", COLOURS[0], None, [n not in sums for n in rows]),
-        ("pruned: residual signal", "#f0a875", "////", [n in sums for n in rows]),
-    ):
-        places = [i for i, yes in enumerate(chosen) if yes]
-        if places:
-            ax.barh(
-                places, [kept[i] for i in places], height=0.7, fc=colour, ec="black", hatch=hatch, lw=0.6, label=label
-            )
+    convolutions = {i: kept[i] for i, n in enumerate(rows) if n not in sums}
+    signals = {i: kept[i] for i, n in enumerate(rows) if n in sums}
+    _bars(ax, convolutions, fc=COLOURS[0], label="pruned: convolution")
+    _bars(ax, signals, fc="#f0a875", hatch="////", label="pruned: residual signal")
     for i, (many, some) in enumerate(zip(full, kept, strict=True)):
         ax.text(many, i, f" {some} of {many}" if some else " gone", va="center", fontsize=8)
     ax.set_yticks(range(len(rows)), [sums.get(n, n.target) for n in rows], fontsize=8)
@@ -365,3 +378,9 @@ def draw(gated: GatedNetwork) -> Figure:
     ax.grid(visible=False, axis="y")
     figure.legend(loc="outside lower center", ncols=1)
     return figure
+
+
+def _bars(ax: Axes, widths: dict[int, int], **look) -> None:
+    """A bar of each width at its row; without a width nothing is drawn, and nothing is in the legend."""
+    if widths:
+        ax.barh(list(widths), list(widths.values()), height=0.7, ec="black", lw=0.6, **look)

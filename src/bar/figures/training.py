@@ -3,6 +3,7 @@
 import math
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bar.errors import BarError
@@ -105,38 +106,55 @@ def following(rows: pd.DataFrame, unit: str = "epoch") -> Figure:
         raise BarError("there is no recorded run to draw")
     columns = min(2, rows.factor.nunique())
     label = "$V$, a line for each seed" if rows.seed.nunique() > 1 else "$V$"
-    lines: list[list[tuple[str, pd.DataFrame]]] = []  # of panels
-    for name, group in rows.groupby("name", sort=False):
-        panels = [panel for _, panel in group.groupby("factor")]
-        lines += [[(name, panel) for panel in panels[i : i + columns]] for i in range(0, len(panels), columns)]
+    lines = _lines_of_panels(rows, columns)
     figure, axes = subplots(len(lines), columns, height=1.65, squeeze=False)
     figure.set_figheight(figure.get_figheight() + 0.7)  # the legend takes nothing from the panels
     for i, line in enumerate(lines):
         for ax in axes[i, len(line) :]:
             ax.set_axis_off()
-        for ax, (name, panel) in zip(axes[i], line, strict=False):
+        for j, (ax, (name, panel)) in enumerate(zip(axes[i], line, strict=False)):
             factor = panel.factor.iloc[0]
-            for j, (_, run) in enumerate(panel.groupby("seed")):
-                look = {"color": COLOURS[0], "ls": LINES[0]}
-                ax.fill_between(run.time, run.size_min, run.size_max, color=COLOURS[0], alpha=0.15, lw=0)
-                ax.plot(run.time, run["size"], lw=0.9, **look, label=None if j else label)
-                if not j:
-                    ax.plot(run.time, run.budget, color=COLOURS[1], ls=LINES[1], lw=1.4, label="$b$", zorder=3)
+            _draw_runs(ax, panel, label)
             ax.axhline(1 / factor, color=COLOURS[3], ls=LINES[3], lw=1.2, label="$B$")
-            first = (name + "\n") if panel is line[0][1] else "\n"  # a long name may reach over the next panel
-            ax.set_title(first + f"{factor:g}x" + (f": {panel.note.iloc[0]}" if "note" in panel else ""), fontsize=10)
-            low = min(rows[rows.factor == factor].size_min.min(), 1 / factor)
-            ax.set_yscale("log", base=2)
-            ax.set_ylim(low / 1.3, 1.3)
-            ticks = sorted({1 / factor, *(4.0**-k for k in range(10) if 4.0**-k >= low / 1.3)})
-            ax.set_yticks(ticks, [f"1/{1 / tick:g}" if tick < 1 else "1" for tick in ticks])
-            ax.minorticks_off()
-            if ax is axes[i, 0]:
+            note = f": {panel.note.iloc[0]}" if "note" in panel else ""
+            # Only the first panel has the name, since a long one may reach over the next panel.
+            ax.set_title(("" if j else name) + f"\n{factor:g}x{note}", fontsize=10)
+            _axis_of_parts(ax, factor, lowest=rows[rows.factor == factor].size_min.min())
+            if j == 0:
                 ax.set_ylabel("part of $V_F$")
-            if i == len(lines) - 1 or (ax is not axes[i, 0] and len(lines[i + 1]) < columns):
+            nothing_below = i == len(lines) - 1 or j >= len(lines[i + 1])
+            if nothing_below:
                 ax.set_xlabel(f"{unit} of the pruning")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1)
     return figure
+
+
+def _lines_of_panels(rows: pd.DataFrame, columns: int) -> list[list[tuple[str, pd.DataFrame]]]:
+    """Lines of at most so many panels, each a name and its rows of one factor; a name begins a new line."""
+    lines = []
+    for name, group in rows.groupby("name", sort=False):
+        panels = [(name, panel) for _, panel in group.groupby("factor")]
+        lines += [panels[i : i + columns] for i in range(0, len(panels), columns)]
+    return lines
+
+
+def _draw_runs(ax: Axes, panel: pd.DataFrame, label: str) -> None:
+    """V and its bounds for each seed, and b, which is the same for all seeds; the first V has the label."""
+    for i, (_, run) in enumerate(panel.groupby("seed")):
+        ax.fill_between(run.time, run.size_min, run.size_max, color=COLOURS[0], alpha=0.15, lw=0)
+        ax.plot(run.time, run["size"], color=COLOURS[0], ls=LINES[0], lw=0.9, label=None if i else label)
+        if i == 0:
+            ax.plot(run.time, run.budget, color=COLOURS[1], ls=LINES[1], lw=1.4, label="$b$", zorder=3)
+
+
+def _axis_of_parts(ax: Axes, factor: float, lowest: float) -> None:
+    """A logarithmic y axis of parts of V_F, with ticks at B and at powers of 1/4."""
+    bottom = min(lowest, 1 / factor) / 1.3
+    ax.set_yscale("log", base=2)
+    ax.set_ylim(bottom, 1.3)
+    ticks = sorted({1 / factor, *(4.0**-k for k in range(10) if 4.0**-k >= bottom)})
+    ax.set_yticks(ticks, [f"1/{1 / tick:g}" if tick < 1 else "1" for tick in ticks])
+    ax.minorticks_off()
 
 
 TRAININGS = {  # what `bench/training.py` calls its trainings, and how they look

@@ -72,31 +72,46 @@ def residual_blocks(network: Network) -> list[Block]:
     group2.0 ['group2.0.conv1', 'group2.0.conv2'] ['group2.0.shortcut']
     group3.0 ['group3.0.conv1', 'group3.0.conv2'] ['group3.0.shortcut']
     """
-    depth: dict[fx.Node, int] = {}  # convolutions on the shortest way from the input
-    behind: dict[fx.Node, set[fx.Node]] = {}  # convolutions that a node depends on
-    origin: dict[fx.Node, fx.Node] = {}  # what wrote the signal that a node has
+    depth, behind, origin = _paths_from_input(network)
     blocks: list[Block] = []
+    for add in (node for node, kind in network.kinds.items() if kind == "add"):
+        signal, delta = sorted(network.sources(add), key=depth.__getitem__)
+        convs = _in_order(network, behind[delta] - behind[signal])
+        shortcut = _in_order(network, behind[signal] - behind[delta])
+        before = next((block for block in reversed(blocks) if block.add is origin[signal]), None)
+        layer = before.layer if before else len({block.layer for block in blocks})
+        start = before.start if before else origin[signal]
+        name = _common_prefix([conv.target for conv in convs] or [add.name])
+        if not name or name in {block.name for block in blocks}:
+            name = f"{name} ({add.name})".strip()
+        blocks.append(Block(name, layer, signal, delta, add, convs, shortcut, start))
+    return blocks
+
+
+def _paths_from_input(
+    network: Network,
+) -> tuple[dict[fx.Node, int], dict[fx.Node, set[fx.Node]], dict[fx.Node, fx.Node]]:
+    """For every node: how many convolutions the shortest path to it has, all those behind it, what wrote its signal."""
+    depth: dict[fx.Node, int] = {}
+    behind: dict[fx.Node, set[fx.Node]] = {}
+    origin: dict[fx.Node, fx.Node] = {}
     for node, kind in network.kinds.items():
         sources = network.sources(node)
         is_conv = kind in ("conv", "depthwise")
         depth[node] = min((depth[n] for n in sources), default=0) + is_conv
         behind[node] = set().union(*(behind[n] for n in sources), {node} if is_conv else set())
         origin[node] = origin[sources[0]] if kind in ("norm", "channelwise") else node
-        if kind != "add":
-            continue
-        signal, delta = sorted(sources, key=depth.__getitem__)
-        convs, shortcut = (
-            tuple(n for n in network.kinds if n in behind[one] - behind[other])
-            for one, other in ((delta, signal), (signal, delta))
-        )
-        last = next((block for block in reversed(blocks) if block.add is origin[signal]), None)
-        layer = last.layer if last else len({block.layer for block in blocks})
-        start = last.start if last else origin[signal]
-        name = os.path.commonpath([n.target.replace(".", "/") for n in convs] or [node.name]).replace("/", ".")
-        if not name or name in {block.name for block in blocks}:
-            name = f"{name} ({node.name})".strip()
-        blocks.append(Block(name, layer, signal, delta, node, convs, shortcut, start))
-    return blocks
+    return depth, behind, origin
+
+
+def _in_order(network: Network, nodes: set[fx.Node]) -> tuple[fx.Node, ...]:
+    """Nodes in order of execution."""
+    return tuple(node for node in network.kinds if node in nodes)
+
+
+def _common_prefix(names: list[str]) -> str:
+    """The dotted name that all these names begin with."""
+    return os.path.commonpath([name.replace(".", "/") for name in names]).replace("/", ".")
 
 
 def block_of_convolutions(network: Network) -> dict[str, str]:

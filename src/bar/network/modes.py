@@ -26,29 +26,46 @@ def compare_modes(model: nn.Module, module: fx.GraphModule) -> tuple[set[fx.Node
     name_in_place_results(without)
     table: dict = {}
     quiet, loud, still = (_numbers(graph, table) for graph in (module, learning, without))
+    _check_without_gradients(module, without, quiet, still)
     known = set(quiet.values())
-    if set(still.values()) != known:
-        more, fewer = (still, quiet) if len(still) > len(quiet) else (quiet, still)
-        modules = dict(module.named_modules()) | dict(without.named_modules())
-        other = (place_of(n, modules) for n in more if more[n] not in set(fewer.values()))
-        raise BarError(
-            f"{next(other, 'the network itself')} makes the network compute something else where torch needs no "
-            "gradients, or each time that it is called"
-        )
-    (result,), (results,) = (list(m.graph.find_nodes(op="output")) for m in (module, learning))
-    if result.all_input_nodes != [result.args[0]]:
+    output = _output(module)
+    if output.all_input_nodes != [output.args[0]]:
         return set(), ()  # several outputs: refused anyway
-    changed = [n for n in in_place if loud[n] not in known and _origin(n).op == "get_attr"]  # an average, say
-    if changed or quiet[result.args[0]] not in {loud[n] for n in _returned(results)}:
+    # What only training mode changes in place in the model itself, such as an average that it keeps.
+    changed = [n for n in in_place if loud[n] not in known and _origin(n).op == "get_attr"]
+    if changed or quiet[output.args[0]] not in {loud[n] for n in _returned(_output(learning))}:
         modules = dict(module.named_modules()) | dict(learning.named_modules())
-        where = (place_of(n, modules) for n in [*changed, *_first_differences(quiet, loud)])
-        raise BarError(
-            f"{next(where, 'the network itself')} makes the network compute something else in training mode, which "
-            "pruning cannot follow: only nn.Dropout, F.dropout and StochasticDepth may act while training and not "
-            "afterwards"
-        )
+        raise _refusal_of_training_mode([*changed, *_first_differences(quiet, loud)], modules)
     drops = {loud[n] for n in loud if is_dropout(n) and n.kwargs["training"]}
     return {n for n in quiet if is_dropout(n) and quiet[n] in drops}, _auxiliary(module, learning)
+
+
+def _check_without_gradients(
+    module: fx.GraphModule, without: fx.GraphModule, quiet: dict[fx.Node, int], still: dict[fx.Node, int]
+) -> None:
+    """Refuse a model that computes something else without gradients (`still`) than in eval mode with them (`quiet`)."""
+    if set(still.values()) == set(quiet.values()):
+        return
+    more, fewer = (still, quiet) if len(still) > len(quiet) else (quiet, still)
+    modules = dict(module.named_modules()) | dict(without.named_modules())
+    other = (place_of(n, modules) for n in more if more[n] not in set(fewer.values()))
+    raise BarError(
+        f"{next(other, 'the network itself')} makes the network compute something else where torch needs no gradients, "
+        "or each time that it is called"
+    )
+
+
+def _refusal_of_training_mode(differences: list[fx.Node], modules: dict[str, nn.Module]) -> BarError:
+    where = place_of(differences[0], modules) if differences else "the network itself"
+    return BarError(
+        f"{where} makes the network compute something else in training mode, which pruning cannot follow: only "
+        "nn.Dropout, F.dropout and StochasticDepth may act while training and not afterwards"
+    )
+
+
+def _output(module: fx.GraphModule) -> fx.Node:
+    (output,) = module.graph.find_nodes(op="output")
+    return output
 
 
 def _learning(twin: nn.Module) -> fx.GraphModule:

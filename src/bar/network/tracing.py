@@ -19,16 +19,23 @@ from bar.network.recording import record
 from bar.network.rewriting import flatten_views, keep_unread, name_in_place_results
 
 
+def _known_kind(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
+    """The name of a node's operation in the table; None if it is not known how features pass through it."""
+    operation = operation_of(node, modules)
+    if operation is None:
+        return None
+    if operation.name == "channelwise" and len(node.all_input_nodes) > 1:  # such as a size, computed from the images
+        return None
+    return operation.name
+
+
 def _kinds(module: fx.GraphModule) -> tuple[dict[fx.Node, str], set[fx.Node]]:
     """The kind of every node, and the nodes that no gate can change, where what is unknown is fine, and "opaque"."""
     modules = dict(module.named_modules())
     kinds: dict[fx.Node, str] = {}
     fixed: set[fx.Node] = set()  # nodes whose channels are always there: the images, and what linear layers put out
     for node in module.graph.nodes:
-        operation = operation_of(node, modules)
-        kind = operation.name if operation else None
-        if kind == "channelwise" and len(node.all_input_nodes) > 1:  # such as a size that is computed from the images
-            kind = None
+        kind = _known_kind(node, modules)
         untouched = all(n in fixed for n in node.all_input_nodes)
         if kind is None and not untouched:
             raise BarError(

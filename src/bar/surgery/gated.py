@@ -18,9 +18,9 @@ from bar.surgery.settling import settled
 class GatedNetwork(nn.Module):
     """A network with a gate on every prunable convolution; made by `gate`, called like the network.
 
-    In training mode a vector of gate values z is drawn anew for each batch, from the hard concrete distribution (eq. 2)
-    unless the gates have another law.
-    In eval mode z is constant (section 3.1), and 0 for features that cannot matter (`live`).
+    In training mode the gate values z are drawn anew for each batch: from the hard concrete distribution (eq. 2), or
+    from what gates of another kind draw from. In eval mode z is constant (section 3.1), and 0 for features that cannot
+    matter (`live`).
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class GatedNetwork(nn.Module):
         self._gates = nn.ModuleList(
             gate_factory(len(weights[name])).to(
                 weights[name].device,
-                torch.promote_types(weights[name].dtype, torch.float32),  # the steps of a gate drown in half precision
+                torch.promote_types(weights[name].dtype, torch.float32),  # half precision rounds a gate's steps away
             )
             for name in prunable
         )
@@ -177,12 +177,26 @@ class GatedNetwork(nn.Module):
 
     @torch.no_grad()
     def keep_(self, alive: dict[str, Tensor]) -> "GatedNetwork":
-        """Open and shut gates for good: those kept let everything through (z = 1), the others nothing.
+        """Open some gates fully (z = 1) and shut all others (z = 0).
+
+        The gates stay so unless training moves them on. What has been cut (`cut_`) stays out.
 
         Parameters
         ----------
         alive : dict of str to bool Tensor of shape (features,)
             For each gated convolution, which features to keep.
+
+        Returns
+        -------
+        GatedNetwork
+            This network, changed in place.
+
+        Examples
+        --------
+        >>> import bar
+        >>> gated = bar.gate(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(64, 2)), (1, 6, 6))
+        >>> gated.keep_({"0": torch.tensor([True, False, False, True])}).gates["0"].alive
+        tensor([ True, False, False,  True])
         """
         for name, gate in self.gates.items():
             gate.keep_(alive[name])
@@ -190,22 +204,36 @@ class GatedNetwork(nn.Module):
 
     @torch.no_grad()
     def cut_(self, features: dict[str, Tensor] | None = None) -> "GatedNetwork":
-        """Take dead features out for good, while the other gates go on moving.
+        """Take dead features out for good, while training goes on with the others.
 
-        A flag in their gate says so (`bar.Gate.cut`): z = 0 always, whatever becomes of log alpha, and nothing is
-        computed for them any more, so that a step of training takes less time. In eval mode nothing changes; in
-        training mode their noise is missing from now on. Weights keep their names, their size and their place in an
-        optimizer.
+        Their gates are marked (`bar.Gate.cut`): z = 0 always, whatever becomes of log alpha. Nothing is computed for
+        them any more, so a step of training takes less time. In eval mode the output stays the same. In training mode
+        it does not: before, the noise of a gate could let a dead feature through. All weights keep their names, their
+        shapes and their places in an optimizer.
 
         Parameters
         ----------
         features : dict of str to bool Tensor of shape (features,), optional
             For each gated convolution, which features to take out; by default all that do not matter (see `live`).
 
+        Returns
+        -------
+        GatedNetwork
+            This network, changed in place.
+
         Raises
         ------
         BarError
             If a feature matters in eval mode.
+
+        Examples
+        --------
+        >>> import bar
+        >>> gated = bar.gate(nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(128, 2)), (1, 6, 6))
+        >>> gated.keep_({"0": torch.arange(8) < 3}).uncut()  # training still computes all 8 features
+        128
+        >>> gated.cut_().uncut()
+        48
         """
         live = self.live()
         for name, gate in self.gates.items():
@@ -234,7 +262,7 @@ class GatedNetwork(nn.Module):
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GatedNetwork":
-        """What .to(), .half() and their like call; gates only move, since their steps would drown in half precision."""
+        """What .to(), .half() and their like call; gates keep single precision: half rounds their steps away."""
         if fn(torch.empty(0)).is_meta:
             raise BarError("a gated network cannot be moved to the meta device, where its gates would have no values")
 
@@ -282,17 +310,42 @@ class GatedNetwork(nn.Module):
         Parameters
         ----------
         metric : str
-            "volume" (numbers per image) or "flops" (per image).
+            "volume" or "flops".
+
+        Returns
+        -------
+        int
+            From 0 (every path is shut) to `full`. A volume is the numbers that all convolutions put out for one image;
+            FLOPs are those of the convolutions for one image, two per multiply-accumulate.
+
+        Examples
+        --------
+        >>> import bar
+        >>> gated = bar.gate(nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(128, 2)), (1, 6, 6))
+        >>> gated.keep_({"0": torch.arange(8) < 3}).size()  # 3 features of 4 x 4
+        48
         """
         return self.size_of({name: gate.alive for name, gate in self.gates.items()}, metric)
 
     def full(self, metric: str = "volume") -> int:
-        """Volume or FLOPs with all features (V_F).
+        """Volume or FLOPs of the whole network (V_F): with all features, whatever is pruned or cut.
 
         Parameters
         ----------
         metric : str
-            "volume" (numbers per image) or "flops" (per image).
+            "volume" or "flops".
+
+        Returns
+        -------
+        int
+            For one image, counted as in `size`; above 0.
+
+        Examples
+        --------
+        >>> import bar
+        >>> gated = bar.gate(nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(128, 2)), (1, 6, 6))
+        >>> gated.full(), gated.full("flops")  # 8 features of 4 x 4; 2 * 3 * 3 for each number
+        (128, 2304)
         """
         return self.size_of({name: torch.ones_like(gate.alive) for name, gate in self.gates.items()}, metric)
 
@@ -302,17 +355,54 @@ class GatedNetwork(nn.Module):
         Parameters
         ----------
         metric : str
-            "volume" (numbers per image) or "flops" (per image).
+            "volume" or "flops".
+
+        Returns
+        -------
+        int
+            For one image, counted as in `size`; at least `size`, at most `full`.
         """
         return self.size_of({name: ~gate.cut for name, gate in self.gates.items()}, metric)
 
     def size_of(self, alive: dict[str, Tensor], metric: str) -> int:
+        """Volume or FLOPs if just these features were alive.
+
+        Parameters
+        ----------
+        alive : dict of str to bool Tensor of shape (features,)
+            For each gated convolution, which features are alive. Those that then do not matter are not counted.
+        metric : str
+            "volume" or "flops".
+
+        Returns
+        -------
+        int
+            For one image, counted as in `size`.
+        """
         keep = self.network.live(alive)
         features = {name: keep[node].double() for name, node in self.network.convs.items()}
         return int(cost.METRICS[metric](self.network, features).round())
 
     def smallest(self, metric: str = "volume") -> int:
-        """The least that any pruning leaves: one feature in each convolution of the spine."""
+        """Volume or FLOPs of the smallest network that pruning can leave: one feature in each convolution of the spine.
+
+        Parameters
+        ----------
+        metric : str
+            "volume" or "flops".
+
+        Returns
+        -------
+        int
+            For one image, counted as in `size`; no budget can be below it.
+
+        Examples
+        --------
+        >>> import bar
+        >>> gated = bar.gate(nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(128, 2)), (1, 6, 6))
+        >>> gated.smallest()
+        16
+        """
         alive = {name: torch.zeros_like(gate.alive) for name, gate in self.gates.items()}
         for name in self._spine:
             alive[name][0] = True
@@ -331,25 +421,38 @@ class GatedNetwork(nn.Module):
 
     @torch.no_grad()
     def settle_(self, budget: float, metric: str = "volume", use: float = 0.95) -> "GatedNetwork":
-        """Make the budget certain: shut or reopen gates in the order of log alpha until use * B <= size <= B.
+        """Make the budget certain: shut or reopen gates in the order of `score` until use * B <= size <= B.
 
-        A schedule alone does not end exactly below its budget. If what is alive exceeds it, the gates with the lowest
-        log alpha are shut; if it leaves more than 1 - `use` of it idle, those with the highest are reopened. A feature
-        that would overshoot is passed over for the next one. Gates of another law have a score of their own for this.
+        A schedule alone does not end exactly below its budget. If the live features exceed it, the gates with the
+        lowest scores are shut. If they leave more than 1 - `use` of it unused, the gates with the highest scores are
+        reopened. A feature that would exceed the budget is left out, and the next one is tried. The score of a hard
+        concrete gate is its log alpha; other gates have their own.
 
         Parameters
         ----------
         budget : float
-            B, in units of `metric`.
+            B, for one image, in the unit of the metric; at least `smallest`.
         metric : str
-            "volume" or "flops".
+            "volume" or "flops", counted as in `size`.
         use : float
             The part of the budget to use at least, in [0, 1], as far as whole features allow.
+
+        Returns
+        -------
+        GatedNetwork
+            This network, changed in place, ready for `prune`.
 
         Raises
         ------
         BarError
-            If not even one feature per convolution of the spine fits.
+            If the budget is below `smallest`, or a gate is not a number.
+
+        Examples
+        --------
+        >>> import bar
+        >>> gated = bar.gate(nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(128, 2)), (1, 6, 6))
+        >>> gated.settle_(70).size()  # 4 features of 4 x 4, since 5 would be 80
+        64
         """
         self._check()
         for part, gate in zip(settled(self, budget, metric, use), self._gates, strict=True):
