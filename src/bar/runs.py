@@ -349,18 +349,22 @@ def _run(
         _tidy(folder)  # a run may have been killed between its last file and this
         return done
 
-    torch.manual_seed(config.seed)
-    network = models.build(config.model, images.num_classes, images.input_size)
-    full = count(network, images.input_size)
     settings = config.settings
-    unpruned = place(folder.parent / config.unpruned.name, config.unpruned, images.fingerprint)
-    taught, pruner = None, None
     if config.method != "unpruned":
         make = functools.partial(
             methods.build, config.method, input_size=images.input_size, settings=settings,
             factor=config.pruning_factor, steps_per_epoch=steps_per_epoch(images, settings), metric=config.metric,
             schedule=config.schedule, seed=config.seed, gates=config.gates,
         )  # fmt: skip
+        # what cannot be pruned, or not so far, is refused before memory is taken for the weights of a large network
+        with contextlib.suppress(RuntimeError):  # of methods that write weights, which are asked below
+            make(models.hollow(config.model, images.num_classes, images.input_size))
+    torch.manual_seed(config.seed)
+    network = models.build(config.model, images.num_classes, images.input_size)
+    full = count(network, images.input_size)
+    unpruned = place(folder.parent / config.unpruned.name, config.unpruned, images.fingerprint)
+    taught, pruner = None, None
+    if config.method != "unpruned":
         make(copy.deepcopy(network))  # what cannot be is refused before anything is trained
         taught = _run(config.unpruned, unpruned, images, launch, resume, report, tick)
         if config.start == "unpruned":
