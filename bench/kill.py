@@ -88,7 +88,16 @@ def compare(whole: dict[str, object], folder: Path, how: str) -> None:
     ours = remains(folder)
     differing = [name for name in sorted(whole.keys() | ours.keys()) if whole.get(name) != ours.get(name)]
     if differing:
-        raise SystemExit(f"{how}: these differ: {', '.join(differing)}")
+        named = ", ".join(name + fields_that_differ(whole.get(name), ours.get(name)) for name in differing)
+        raise SystemExit(f"{how}: these differ: {named}")
+
+
+def fields_that_differ(one: object, other: object) -> str:
+    """Which, where both are records: the commit, say, if the code was changed meanwhile."""
+    if not (isinstance(one, list) and isinstance(other, list) and len(one) == len(other)):
+        return ""
+    pairs = zip(one, other, strict=True)
+    return f" ({', '.join(sorted({k for a, b in pairs for k in a.keys() | b.keys() if a.get(k) != b.get(k)}))})"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "ignore_unknown_options": True})
