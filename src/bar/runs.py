@@ -318,13 +318,8 @@ def place(folder: Path | str, config: RunConfig, fingerprint: str) -> Path:
     if folder.name != config.name:
         return folder
     try:
-        held = json.loads((folder / CONFIG).read_text()).get("fingerprint")
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-        RecursionError,
-    ):  # there is none, or none that can be read, which `read` will say
+        held = schema.read(folder / CONFIG, schema.CONFIG_FIELDS).get("fingerprint")
+    except BarError:  # there is none, or none that can be read, which `read` will say
         return folder
     return folder if held == fingerprint else folder.with_name(f"{folder.name}-data{fingerprint[:8]}")
 
@@ -613,7 +608,10 @@ def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
                 if differs == ["fingerprint"]:
                     other = "on other images" if "fingerprint" in held else "from before records knew their images"
                     raise BarError(f"{folder} already holds this run {other}. Choose another folder, or remove it")
-                what = ", ".join(f"{k} {held.get(k)!r} instead of {wanted.get(k)!r}" for k in differs)
+                what = ", ".join(
+                    f"{ascii(k)[1:-1]:.60} {_shown(held.get(k))} instead of {_shown(wanted.get(k))}"
+                    for k in differs[:9]
+                ) + ", …" * (len(differs) > 9)
                 raise BarError(f"{folder} already holds another run: {what}. Choose another folder, or remove it")
         elif wanted is not None and folder.exists():
             others = [folder] if not folder.is_dir() else [p for p in folder.iterdir() if not _BEFORE.fullmatch(p.name)]
