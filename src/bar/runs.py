@@ -236,6 +236,7 @@ def run(
     resume: bool = True,
     report: Callable[[RunConfig, dict], None] = lambda config, record: None,
     tick: Callable[[RunConfig], None] = lambda config: None,
+    placed: Callable[[Path], None] = lambda folder: None,
 ) -> dict:
     """Train and prune as configured, and record it; a run that is already recorded is not run again.
 
@@ -267,6 +268,8 @@ def run(
     report, tick : callable
         Called after each epoch with the config and its record (when resuming, first with those of the epochs that are
         over), and after each step with the config.
+    placed : callable
+        Called once, before anything is trained, with the folder where the records go.
 
     Returns
     -------
@@ -292,6 +295,7 @@ def run(
     launch = functools.cache(functools.partial(_launched, device, processes))  # once, and not before it is needed
     images = data.load(config.dataset, size=config.size, root=root, limit=config.limit)
     folder = place(Path(folder) if folder is not None else Path("runs") / config.name, config, images.fingerprint)
+    placed(folder)
     with undisturbed(torch.cuda.is_available()):  # a run seeds torch's global generators, which are the caller's
         return _run(config, folder, images, launch, resume, report, tick)
 
