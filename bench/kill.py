@@ -1,9 +1,11 @@
 """Kill a run at random moments, again and again, and before every renaming: does it end as if nothing had happened?
 
-A run is made in one go. The same run is made once more in another folder, its process killed (SIGKILL) after random
-times, until that has happened often enough (if it ends before, in yet another folder); then it may end. And once more
-for each file that a fresh run puts into its place: killed right before that, it may end, too. Weights and records must
-be the same each time, but for the seconds that they took, and nothing else may be left. Exit code 0 says that they are.
+A run is made in one go. The same run is made once more in another folder, its process killed (SIGKILL) at random
+moments, until that has happened often enough (if it ends before, in yet another folder); then it may end. A moment
+counts from when the process has begun to train, as imports take longer than small runs, and falls within a third of
+what the whole run took, so that most processes go on from a checkpoint and leave a later one. And once more for each
+file that a fresh run puts into its place: killed right before that, it may end, too. Weights and records must be the
+same each time, but for the seconds that they took, and nothing else may be left. Exit code 0 says that they are.
 """
 
 import json
@@ -17,9 +19,9 @@ from pathlib import Path
 
 import click
 
-# The command line, in a process that counts its renamings into a file and kills itself before the n-th.
+# The command line, in a process that writes when it renamed into a file, and kills itself before the n-th time.
 DRIVER = """
-import os, signal, sys
+import os, signal, sys, time
 from bar.cli import main
 last, counter = int(sys.argv[1]), open(sys.argv[2], "w")
 replace, done = os.replace, 0
@@ -30,7 +32,7 @@ def counted(*paths):
     if done == last:
         os.kill(os.getpid(), signal.SIGKILL)
     replace(*paths)
-    print(done, file=counter, flush=True)
+    print(time.monotonic(), file=counter, flush=True)
 
 os.replace = counted
 sys.argv[:] = ["bar", *sys.argv[3:]]
@@ -41,9 +43,23 @@ main()
 def start(folder: Path, options: tuple[str, ...], last: int = 0) -> subprocess.Popen:
     """Begin the run, or go on with it; it is killed before its renaming of that number, if it comes to it."""
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", DRIVER, str(last), f"{folder}.renamings"]
+    log = renamings_of(folder)
+    log.unlink(missing_ok=True)
+    command = [sys.executable, "-c", DRIVER, str(last), log]
     command += ["run", "--device", "cpu", "--out", folder / "run", *options]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def renamings_of(folder: Path) -> Path:
+    """Where the latest process writes when it renamed, a line each."""
+    return folder.with_name(f"{folder.name}.renamings")
+
+
+def begun(process: subprocess.Popen, folder: Path) -> None:
+    """Wait until it trains, having put its configuration and the epochs until then into their places, or has ended."""
+    log = renamings_of(folder)
+    while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= 2):
+        time.sleep(0.002)
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -72,7 +88,16 @@ def compare(whole: dict[str, object], folder: Path, how: str) -> None:
     ours = remains(folder)
     differing = [name for name in sorted(whole.keys() | ours.keys()) if whole.get(name) != ours.get(name)]
     if differing:
-        raise SystemExit(f"{how}: these differ: {', '.join(differing)}")
+        named = ", ".join(name + fields_that_differ(whole.get(name), ours.get(name)) for name in differing)
+        raise SystemExit(f"{how}: these differ: {named}")
+
+
+def fields_that_differ(one: object, other: object) -> str:
+    """Which, where both are records: the commit, say, if the code was changed meanwhile."""
+    if not (isinstance(one, list) and isinstance(other, list) and len(one) == len(other)):
+        return ""
+    pairs = zip(one, other, strict=True)
+    return f" ({', '.join(sorted({k for a, b in pairs for k in a.keys() | b.keys() if a.get(k) != b.get(k)}))})"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "ignore_unknown_options": True})
@@ -91,18 +116,16 @@ def main(kills: int, seed: int, renamings: bool, options: tuple[str, ...]) -> No
     moments = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        begin = time.perf_counter()
-        process = start(place / "whole", options)
-        process.stderr.readline()  # the first epoch is over
-        before = time.perf_counter() - begin
-        finish(process)
-        work = time.perf_counter() - begin - before
+        finish(start(place / "whole", options))
+        times = [float(line) for line in renamings_of(place / "whole").read_text().split()]
+        work = times[-1] - times[1]
         whole = remains(place / "whole")
         done = resumed = ended = 0
         folder = place / "killed"
         while done < kills:
             process = start(folder, options)
-            time.sleep(moments.uniform(0, before + 2 * work / kills))
+            begun(process, folder)
+            time.sleep(moments.uniform(0, work / 3))
             if process.poll() is not None:  # it was faster than that: there is more to kill in another one
                 finish(process)
                 compare(whole, folder, "killed at random")
@@ -114,8 +137,11 @@ def main(kills: int, seed: int, renamings: bool, options: tuple[str, ...]) -> No
             done += 1
         resumed += "going on after" in finish(start(folder, options))
         compare(whole, folder, "killed at random")
-        click.echo(f"{kills} kills at random, gone on {resumed} times from a checkpoint; {len(whole)} files compared")
-        count = len((place / "whole.renamings").read_text().splitlines()) if renamings else 0
+        click.echo(
+            f"{kills} kills at random in {ended + 1} runs, gone on {resumed} times from a checkpoint; "
+            f"{len(whole)} files compared each time"
+        )
+        count = len(times) if renamings else 0
         for last in range(1, count + 1):
             folder = place / f"before {last}"
             process = start(folder, options, last)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import numpy as np
@@ -545,11 +546,15 @@ def test_e9_a_record_without_a_fingerprint_is_read_but_not_used(tmp_path, monkey
         bar.run(config, "given", device="cpu")
 
 
-def test_e9_the_command_line_says_where_the_records_are(bar_command, tmp_path):
+def test_e9_the_command_line_says_where_the_records_are_and_events_go_there(bar_command, tmp_path, monkeypatch):
     paint(tmp_path / "set")
     command = ["run", "--dataset", str(tmp_path / "set"), "--data", str(tmp_path), "--size", "8", "--epochs", "1", "0",
-               "0"]  # fmt: skip
+               "0", "--tensorboard"]  # fmt: skip
     shown = []
+    writer = types.SimpleNamespace(add_scalar=lambda *_: None, flush=lambda: None)
+    events = []
+    module = types.SimpleNamespace(SummaryWriter=lambda folder: events.append(folder) or writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     for start in (20, 30):
         paint(tmp_path / "set", count=3, start=start)
         code, out, err = bar_command(*command)
@@ -557,6 +562,9 @@ def test_e9_the_command_line_says_where_the_records_are(bar_command, tmp_path):
         shown.append(tmp_path / out.splitlines()[-1].removeprefix("records and network: "))
         assert runs.read(shown[-1])["training_images"] == len(load(tmp_path / "set").train)
     assert shown[0] != shown[1]
+    assert [tmp_path / folder for folder in events] == [
+        folder / "tensorboard" / method for folder in shown for method in ("unpruned", "bar")
+    ]
 
 
 # ---- E10: what is kept of a folder

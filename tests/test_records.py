@@ -238,6 +238,65 @@ def test_f3_what_is_no_file(kind, recorded, caplog):
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda held: {},
+        lambda held: [],
+        lambda held: {k: v for k, v in held.items() if k not in ("fingerprint", "seed")},
+        lambda held: held | {"fingerprint": None},
+        lambda held: held | {"fingerprint": "0"},
+        lambda held: held | {"format": 99, "fingerprint": "0" * 64},
+        None,
+    ],
+    ids=["empty", "list", "fields gone", "null", "short", "newer", "pipe"],
+)
+def test_f3_a_bad_config_in_the_usual_folder_is_named_and_no_folder_beside_it_taken(damage, whole, tmp_path):
+    shutil.copytree(whole.parent, tmp_path / "runs")
+    config = bar.RunConfig(**TINY)
+    folder = (tmp_path / "runs" / whole.name).rename(tmp_path / "runs" / config.name)
+    path = folder / runs.CONFIG
+    held = json.loads(path.read_text())
+    path.unlink()
+    if damage is None:
+        os.mkfifo(path)
+    else:
+        path.write_text(json.dumps(damage(held)))
+    before = names(folder.parent)
+    with pytest.raises(bar.BarError, match=r"cannot read the run in .*config\.json: "):
+        run(folder)
+    assert names(folder.parent) == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "x" * 10**6},
+        {"model": "a\nb\x1b[31m\u2028c"},
+        {"a\nb\x1b[31m": [1] * 10**5},
+        {"k" * 10**6: 1},
+        {f"k{i}": i for i in range(10_000)},
+        {"x": 10**4000},
+    ],
+    ids=["long", "control characters", "list", "long name", "many", "digits"],
+)
+def test_f3_another_run_is_named_in_one_short_line(other, recorded):
+    path = recorded / runs.CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | other))
+    with pytest.raises(bar.BarError, match=r"already holds another run: .* instead of ") as error:
+        run(recorded)
+    message = str(error.value)
+    assert len(message) < 1500
+    assert message.isprintable()
+
+
+def test_f3_a_record_of_many_megabytes_is_not_read(recorded):
+    (recorded / runs.RESULT).write_text('{"x": [' + ",".join(["[]"] * (4 * 2**20)) + "]}")
+    for read in (runs.read, run):
+        with pytest.raises(bar.BarError, match=r"result\.json: it has more than 8,388,608 bytes"):
+            read(recorded)
+
+
 def test_f3_one_line_on_the_command_line(bar_command, recorded):
     (recorded / runs.RESULT).write_text("[]")
     code, out, err = bar_command("run", *OPTIONS, "--out", str(recorded))

@@ -206,9 +206,11 @@ def run(
         check_shares(config.settings, processes)
         raise BarError(f"{processes} processes are too many for this machine, which has {os.cpu_count()} cores")
     folder = out or Path("runs") / config.name
-    watch = _tensorboard(folder) if tensorboard else lambda config, record: None
+    how = {"root": root, "device": device, "processes": processes, "resume": resume}
+    if tensorboard:
+        how["placed"], how["watch"] = _tensorboard()
     try:
-        record = run_with_progress(config, folder, watch, root=root, device=device, processes=processes, resume=resume)
+        record = run_with_progress(config, folder, **how)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; all whole epochs are kept in {folder} and beside it: the same command goes on from there"
@@ -353,26 +355,31 @@ class Interrupted(Exception):
     """Ctrl-C, and what to say about it."""
 
 
-def _tensorboard(folder: Path) -> Callable[[runs.RunConfig, dict], None]:
-    """What writes records for TensorBoard, those of the unpruned network beside the others."""
+def _tensorboard() -> tuple[Callable[[Path], None], Callable[[runs.RunConfig, dict], None]]:
+    """What is to be told the folder of a run, and what then writes records there for TensorBoard.
+
+    Those of the unpruned network go beside the others.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise BarError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+    places: list[Path] = []
     writers: dict[str, SummaryWriter] = {}
     epochs: Counter[str] = Counter()
 
     def write(config: runs.RunConfig, record: dict) -> None:
         epochs[config.method] += record["phase"] != "cut"
-        with storage.writing(folder / "tensorboard"):
+        folder = places[-1] / "tensorboard"
+        with storage.writing(folder):
             if config.method not in writers:
-                writers[config.method] = SummaryWriter(str(folder / "tensorboard" / config.method))
+                writers[config.method] = SummaryWriter(str(folder / config.method))
             for name, value in record.items():
                 if isinstance(value, float) or name in ("volume", "flops", "size"):
                     writers[config.method].add_scalar(name, value, epochs[config.method])
             writers[config.method].flush()
 
-    return write
+    return places.append, write
 
 
 def run_with_progress(

@@ -276,6 +276,39 @@ def outline(name: str, num_classes: int = 10, input_size: tuple[int, int, int] =
     return network.train()
 
 
+def hollow(name: str, num_classes: int = 10, input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
+    """The same network on the CPU with all weights zero, each in the memory of one number: to see what it refuses.
+
+    Parameters
+    ----------
+    name, num_classes, input_size
+        As for `build`.
+
+    Returns
+    -------
+    nn.Module
+        In training mode. Its weights can be read, not written.
+
+    Raises
+    ------
+    BarError
+        As `outline` does.
+
+    Examples
+    --------
+    >>> hollow("wrn-10-1").conv1.weight.untyped_storage().nbytes()
+    4
+    """
+    network = outline(name, num_classes, input_size)
+    for module in network.modules():
+        for held in (module._parameters, module._buffers):
+            for key, value in held.items():
+                if value is not None:
+                    zeros = torch.zeros((), dtype=value.dtype, device="cpu").expand(value.shape)
+                    held[key] = nn.Parameter(zeros) if held is module._parameters else zeros
+    return network
+
+
 class _Weightless(TorchFunctionMode):
     """Parameters of layers that are made meanwhile are on the meta device. (`torch.device("meta")` would take what some
     networks compute their widths with there, too.)"""

@@ -49,6 +49,7 @@ def run(
     resume: bool = True,
     report: Callable[[RunConfig, dict], None] = lambda config, record: None,
     tick: Callable[[RunConfig], None] = lambda config: None,
+    placed: Callable[[Path], None] = lambda folder: None,
 ) -> dict:
     """Train and prune as configured, and record it; a run that is already recorded is not run again.
 
@@ -80,6 +81,8 @@ def run(
     report, tick : callable
         Called after each epoch with the config and its record (when resuming, first with those of the epochs that are
         over), and after each step with the config.
+    placed : callable
+        Called once, before anything is trained, with the folder where the records go.
 
     Returns
     -------
@@ -105,6 +108,7 @@ def run(
     launch = functools.cache(functools.partial(_launched, device, processes))  # once, and not before it is needed
     images = data.load(config.dataset, size=config.size, root=root, limit=config.limit)
     folder = place(Path(folder) if folder is not None else Path("runs") / config.name, config, images.fingerprint)
+    placed(folder)
     with undisturbed(torch.cuda.is_available()):  # a run seeds torch's global generators, which are the caller's
         return _run(config, folder, images, launch, resume, report, tick)
 
@@ -131,13 +135,8 @@ def place(folder: Path | str, config: RunConfig, fingerprint: str) -> Path:
     if folder.name != config.name:
         return folder
     try:
-        held = json.loads((folder / CONFIG).read_text()).get("fingerprint")
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-        RecursionError,
-    ):  # there is none, or none that can be read, which `read` will say
+        held = schema.read(folder / CONFIG, schema.CONFIG_FIELDS).get("fingerprint")
+    except BarError:  # there is none, or none that can be read, which `read` will say
         return folder
     return folder if held == fingerprint else folder.with_name(f"{folder.name}-data{fingerprint[:8]}")
 
@@ -162,18 +161,22 @@ def _run(
         _tidy(folder)  # a run may have been killed between its last file and this
         return done
 
-    torch.manual_seed(config.seed)
-    network = models.build(config.model, images.num_classes, images.input_size)
-    full = count(network, images.input_size)
     settings = config.settings
-    unpruned = place(folder.parent / config.unpruned.name, config.unpruned, images.fingerprint)
-    taught, pruner = None, None
     if config.method != "unpruned":
         make = functools.partial(
             methods.build, config.method, input_size=images.input_size, settings=settings,
             factor=config.pruning_factor, steps_per_epoch=steps_per_epoch(images, settings), metric=config.metric,
             seed=config.seed, preset=config.preset, epochs=config.epochs, source=config.source, **config.given,
         )  # fmt: skip
+        # what cannot be pruned, or not so far, is refused before memory is taken for the weights of a large network
+        with contextlib.suppress(RuntimeError):  # of methods that write weights, which are asked below
+            make(models.hollow(config.model, images.num_classes, images.input_size))
+    torch.manual_seed(config.seed)
+    network = models.build(config.model, images.num_classes, images.input_size)
+    full = count(network, images.input_size)
+    unpruned = place(folder.parent / config.unpruned.name, config.unpruned, images.fingerprint)
+    taught, pruner = None, None
+    if config.method != "unpruned":
         make(copy.deepcopy(network))  # what cannot be is refused before anything is trained
         taught = _run(config.unpruned, unpruned, images, launch, resume, report, tick)
         if config.start == "unpruned":
@@ -418,7 +421,10 @@ def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
                 if differs == ["fingerprint"]:
                     other = "on other images" if "fingerprint" in held else "from before records knew their images"
                     raise BarError(f"{folder} already holds this run {other}. Choose another folder, or remove it")
-                what = ", ".join(f"{k} {held.get(k)!r} instead of {wanted.get(k)!r}" for k in differs)
+                what = ", ".join(
+                    f"{ascii(k)[1:-1]:.60} {_shown(held.get(k))} instead of {_shown(wanted.get(k))}"
+                    for k in differs[:9]
+                ) + ", …" * (len(differs) > 9)
                 raise BarError(f"{folder} already holds another run: {what}. Choose another folder, or remove it")
         elif wanted is not None and folder.exists():
             others = [folder] if not folder.is_dir() else [p for p in folder.iterdir() if not _BEFORE.fullmatch(p.name)]

@@ -14,7 +14,7 @@ from bar.errors import BarError
 
 FORMAT = 1  # of the files written now; those from before it was written down have none, and count as 0
 CONFIG, RESULT, TRIAL = "config.json", "result.json", "trial.json"
-_LARGEST = 64 * 2**20  # bytes of a file that is read at all
+_LARGEST = 8 * 2**20  # bytes of a file that is read at all: brackets take thirty times as much memory
 _DEEPEST = 40  # lists and dicts within each other
 
 Check = tuple[str, Callable[[object], bool]]
@@ -68,7 +68,7 @@ CONFIG_FIELDS = {
     "dataset": TEXT, "model": TEXT, "method": TEXT, "pruning_factor": number(1), "metric": or_none(TEXT),
     "preset": TEXT, "seed": whole(0), "size": or_none(_COUNT), "limit": or_none(_COUNT),
     "epochs": or_none(list_of(whole(0), 3)), "schedule": TEXT, "distill": or_none(FLAG), "start": TEXT, "gates": TEXT,
-    "options": DICT, "source": SHA256,
+    "options": DICT, "source": SHA256, "fingerprint": SHA256,
 }  # fmt: skip
 RESULT_FIELDS = CONFIG_FIELDS | {
     "dataset_label": TEXT, "training_images": _COUNT, "input_size": list_of(_COUNT, 3), "mean": list_of(number()),
@@ -85,16 +85,9 @@ RESULT_FIELDS = CONFIG_FIELDS | {
 TRIAL_FIELDS = {"lambda": _POSITIVE, "volume": _COUNT, "flops": _COUNT, "seconds": number(0)}
 # Fields that records may lack: those that are younger than some, and those of single weights.
 _OPTIONAL = {
-    "options",
-    "source",
-    "start",
-    "gates",
-    "search",
-    "processes",
-    "weights",
-    "weights_full",
+    "fingerprint", "options", "source", "start", "gates", "search", "processes", "weights", "weights_full",
     "architecture_sha256",
-}
+}  # fmt: skip
 
 
 def read(path: Path, fields: Mapping[str, Check]) -> dict:
