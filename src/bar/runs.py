@@ -24,7 +24,7 @@ from torch import nn
 from bar import data, methods, models, schema, storage
 from bar.config import RunConfig
 from bar.cost import Cost, count
-from bar.errors import BarError
+from bar.errors import BarError, shown
 from bar.inference import fold
 from bar.methods.search import chosen, next_weight
 from bar.methods.weights import weights_of
@@ -422,8 +422,7 @@ def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
                     other = "on other images" if "fingerprint" in held else "from before records knew their images"
                     raise BarError(f"{folder} already holds this run {other}. Choose another folder, or remove it")
                 what = ", ".join(
-                    f"{ascii(k)[1:-1]:.60} {_shown(held.get(k))} instead of {_shown(wanted.get(k))}"
-                    for k in differs[:9]
+                    f"{ascii(k)[1:-1]:.60} {shown(held.get(k))} instead of {shown(wanted.get(k))}" for k in differs[:9]
                 ) + ", …" * (len(differs) > 9)
                 raise BarError(f"{folder} already holds another run: {what}. Choose another folder, or remove it")
         elif wanted is not None and folder.exists():

@@ -6,6 +6,7 @@ returns the figure, which is not left open in pyplot.
 """
 
 from bar.figures.results import (
+    DRAWN,
     METHODS,
     accuracy_changes,
     neurons_by_method,
@@ -57,6 +58,7 @@ from bar.figures.weights import (
 
 __all__ = [
     "COLOURS",
+    "DRAWN",
     "LINES",
     "MARKERS",
     "METHODS",

@@ -191,7 +191,10 @@ class InformationBottleneck(Sparsity):
     @classmethod
     def prepare(cls, network: nn.Module, task: Task) -> "InformationBottleneck":
         """See `bar.methods.base.Method`."""
-        gated, draws = gate(network, task.input_size, gate_factory=GaussianGate), torch.Generator().manual_seed(task.seed)
+        gated, draws = (
+            gate(network, task.input_size, gate_factory=GaussianGate),
+            torch.Generator().manual_seed(task.seed),
+        )
         for each in gated.gates.values():
             each.start_(draws)
         return cls.on(gated, task, (0.9, 0.999), area=task.options["area"])

@@ -1,0 +1,276 @@
+"""What chapters say about records, against numbers worked out by hand."""
+
+import dataclasses
+import json
+import math
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from bar import compare, paper
+from bar.runs import RunConfig
+
+T_2 = 4.302653  # Student's t at 97.5 % with 2 degrees of freedom, from a printed table
+T_1 = 12.706205
+
+
+def run(variant="bar", seed=0, factor=4, change=0.0, **more):
+    return {"variant": variant, "seed": seed, "pruning_factor": factor, "change": change, **more}
+
+
+def test_half_width_is_students():
+    """Of 1, 2, 3: deviation 1, so t / sqrt(3); of 0 and 2: deviation sqrt(2), so t."""
+    assert compare.half_width(pd.Series([1.0, 2.0, 3.0])) == pytest.approx(T_2 / 3**0.5, rel=1e-6)
+    assert compare.half_width(pd.Series([0.0, 2.0])) == pytest.approx(T_1, rel=1e-6)
+    assert math.isnan(compare.half_width(pd.Series([1.0])))
+    assert math.isnan(compare.half_width(pd.Series(dtype=float)))
+
+
+def test_a_change_shows_its_sign_and_its_width():
+    assert compare.mean_change(pd.Series([0.0, 2.0])) == "+1.00 ± 12.71"
+    assert compare.mean_change(pd.Series([-1.25]), digits=1) == "-1.2"
+    assert compare.plus_minus(98.0, 0.5) == "98.00 ± 0.50"
+
+
+def test_names_of_files_and_commits():
+    assert compare.record_file("../../results/a") == "results/a/result.json"
+    assert compare.short_commit("a" * 40) == "a" * 7
+    assert compare.short_commit("a" * 40 + "+") == "a" * 7 + "+"
+    assert compare.short_commit(float("nan")) == compare.short_commit(None) == "unknown"
+
+
+def test_methods_are_called_as_in_the_figures():
+    from bar import figures
+
+    assert {method: compare.short(method) for method in figures.METHODS} == figures.METHODS
+
+
+def test_uniform_flops():
+    """The first has 20 of 100 FLOPs: at half the widths 20 / 2 + 80 / 4 = 30 are left."""
+    cost = SimpleNamespace(flops=100, layers={"first": {"flops": 20}, "second": {"flops": 80}})
+    assert compare.uniform_flops(cost, 2) == pytest.approx(100 / 30)
+    assert compare.uniform_flops(cost, 2, first=0) == pytest.approx(80 / 20)
+
+
+def test_settings_of_other_methods_do_not_count():
+    settings = {"lr": 0.1, "gate_lr": 1, "l0_x": 2, "ib_x": 3, "halving_x": 4, "first_weights": 5, "lc_x": 6}
+    kept = {method: set(json.loads(compare.of_method(settings, method))) for method in ("bar", "l0", "random")}
+    assert kept["bar"] == {"lr", "gate_lr"}
+    assert kept["l0"] == {"lr", "gate_lr", "l0_x", "first_weights"}
+    assert kept["random"] == {"lr", "halving_x"}
+
+
+def test_what_is_unusual_is_named():
+    usual = {"method": "bar", "metric": "volume", "schedule": "sigmoid", "distill": True, "start": float("nan")}
+    assert compare.variant(pd.Series(usual)) == "bar"
+    assert compare.variant(pd.Series(usual | {"metric": "flops"})) == "bar-flops"
+    assert (
+        compare.variant(pd.Series(usual | {"metric": "flops", "distill": False})) == "bar, metric flops, distill False"
+    )
+    assert compare.unusual(pd.DataFrame([usual | {"distill": False}])[["method", "distill"]].iloc[0]) == [
+        "distill False"
+    ]
+    numbers = pd.DataFrame({"method": ["bar"], "distill": [False]}).convert_dtypes().iloc[0]
+    assert compare.unusual(numbers) == ["distill False"]
+
+
+def records(epochs=(2, 1, 0), **given):
+    settings, distill = RunConfig(epochs=epochs).settings, given.get("method", "bar") == "bar"
+    usual = {
+        "method": "bar", "dataset_label": "digits", "model": "wrn-10-1", "training_images": 1000, "metric": "volume",
+        "schedule": "sigmoid", "distill": distill, "input_size": [3, 8, 8], "preset": "quick", "epochs": list(epochs),
+        "settings": dataclasses.asdict(settings), "pruning_factor": 4, "seed": 0, "accuracy": 0.9,
+        "accuracy_unpruned": 0.88, "volume": 20, "flops": 50, "budget": 25, "volume_factor": 5.0, "flops_factor": 8.0,
+    }  # fmt: skip
+    return usual | given
+
+
+def test_runs_on_one_footing_are_found():
+    rows = [records(), records(method="random"), records(method="random"), records(method="l0", epochs=(3, 1, 0))]
+    footings = compare.by_footing(pd.DataFrame(rows))
+    ((name, there),) = footings.items()
+    assert name == "digits, wrn-10-1 at 8x8, 1,000 training images, 2+1+0 epochs"
+    assert there.variant.tolist() == ["bar", "random"], "no run counts twice; l0 is alone on its footing"
+    assert there.change.tolist() == pytest.approx([2.0, 2.0])
+    assert there.used.tolist() == [0.8, 0.8]
+    assert there.todays.all()
+
+
+def test_runs_with_other_settings_than_todays_give_way():
+    old = records(seed=1)
+    old["settings"] = old["settings"] | {"cap": 1e9}
+    frame = compare.prepared(pd.DataFrame([old, records(seed=1)]))
+    assert frame.todays.tolist() == [False, True]
+    assert compare.of_one_kind(frame).index.tolist() == [1]
+
+
+def test_missing_names_what_to_type():
+    from bar import methods
+
+    rows = [run(m, 3, f, epochs=None) for m in methods.STRUCTURED for f in compare.FACTORS]
+    whole = pd.DataFrame(rows)
+    assert compare.missing(whole) == []
+    lines = compare.missing(whole[(whole.variant != "l0") | (whole.pruning_factor != 8)])
+    assert lines == ["  missing: 1 runs each of l0; this makes them:", "    bar sweep -m l0 -x 8 -s 3"]
+
+
+def test_paired_and_judged():
+    """l0 is 1, 2, 3 below the best: 2 ± 2.48, which 0 is within; random 9, 10, 11 below it: 10 ± 2.48."""
+    best = [5.0, 5.0, 5.0]
+    changes = {"bar": best, "l0": [4.0, 3.0, 2.0], "random": [-4.0, -5.0, -6.0]}
+    frame = pd.DataFrame([run(m, s, change=c) for m, values in changes.items() for s, c in enumerate(values)])
+    frame = pd.concat(
+        [frame, pd.DataFrame([run("morphnet", 0, change=-9.0), run("bar, distill False", 0, change=99.0)])]
+    )
+    assert compare.paired(frame, "l0", "bar").tolist() == [-1.0, -2.0, -3.0]
+    verdicts = {method: verdict for method, (verdict, _) in compare.judged(frame).items()}
+    assert verdicts == {"bar": "best", "l0": "within the noise", "random": "worse", "morphnet": "cannot be told"}
+    assert compare.behind(frame, 4) == "BAR is the best; within the noise of it: LZR"
+    assert compare.behind(frame, 2) == "not recorded"
+    assert compare.above_unpruned(frame) == "4x yes (+5.00 ± 0.00)"
+
+
+def test_bar_behind_another():
+    frame = pd.DataFrame([run("bar", s, change=0.0) for s in (0, 1)] + [run("l0", s, change=1.0) for s in (0, 1)])
+    assert compare.behind(frame, 4) == "BAR is worse than the best, LZR: -1.00 ± 0.00 points, seed by seed"
+
+
+def test_falls():
+    rows = [run(m, 0, f, c) for m, f, c in (("bar", 8, -1), ("bar", 16, -2), ("morphnet", 8, -1), ("morphnet", 16, -5))]
+    text = "MorphNet falls furthest. Points lost from 8x to 16x: MorphNet 4.00, BAR 1.00"
+    assert compare.falls_here(pd.DataFrame(rows).astype({"change": float})) == text
+    assert compare.falls_here(None) == "not recorded"
+
+
+def test_the_papers_numbers():
+    """By hand from supplementary table 6, CIFAR-10: BAR is the best at 16, and MorphNet is not at 2."""
+    assert compare.better_in_the_paper(3).split("; ")[0] == "CIFAR-10: BAR is the best"
+    assert "MorphNet" in compare.better_in_the_paper(0).split("; ")[0]
+    part = paper.table("pruning_results").query("dataset == 'CIFAR-10' and method == 'morphnet'").accuracy.tolist()
+    assert f"CIFAR-10: {100 * (part[-2] - part[-1]):.2f} points lost" in compare.falls_in_the_paper()
+
+
+def test_searches():
+    trials = [{"lambda": 1, "seconds": 10.0}, {"lambda": 2, "seconds": 20.0}]
+    search = {"trials_made": 3, "seconds": 30.0, "how": "fits", "trials": trials}
+    forced = search | {"trials_made": 1, "seconds": 10.0, "how": "cut"}
+    frame = pd.DataFrame([run("l0", search=search, seconds=15.0), run("l0", factor=8, search=forced, seconds=15.0)])
+    assert compare.searched(frame) == "2.0 trials; 20 s; 1 of 2 did not fit"
+    told = "LZR: 2.0 trials a seed for 2.0 budgets, as long as 2.0 whole runs; none fitted in 1 of 2 searches"
+    assert compare.search_cost(frame, "l0") == told
+    assert compare.search_cost(None, "l0") == "LZR: not recorded"
+
+
+def test_alike_and_their_summary():
+    rows = [
+        records(seed=s, accuracy=a, source="recorded", folder=f"r/{s}") for s, a in ((0, 0.89), (1, 0.91), (1, 0.91))
+    ]
+    ((group),) = compare.alike(pd.DataFrame(rows))
+    told = compare.summary(group)
+    assert (told["seeds"], told["usual"]) == (2, True)
+    assert (told["unpruned"], told["pruned"], told["change"]) == pytest.approx((88.0, 90.0, 2.0))
+    assert told["spread"] == pytest.approx(2**0.5), "89 and 91"
+    assert told["interval"] == pytest.approx(T_1, rel=1e-6)
+    table = compare.summaries(pd.DataFrame([told]))
+    assert table.iloc[0].tolist() == ["8.00", 2, "88.00", "90.00 ± 1.41", "+2.00 ± 12.71"]
+
+
+def test_groups_differ_by_distillation():
+    rows = [records(source="recorded"), records(source="recorded", distill=False)]
+    labels = [compare.label(group.iloc[0]) for group in compare.alike(pd.DataFrame(rows))]
+    plain = "wrn-10-1, digits, 1,000 images, 2+1+0 epochs"
+    assert labels == [plain, f"{plain}, distill False"]
+
+
+def test_saved_by_mixed_connectivity():
+    group = pd.DataFrame([records(source="recorded", volume_regular=25, flops_regular=100)])
+    table = compare.saved([group], "volume")
+    assert table.loc["here: wrn-10-1, digits, 1,000 images, 2+1+0 epochs", "4x"] == "-20.0"
+    assert compare.saved([group], "flops").iloc[0]["4x"] == "-50.0"
+
+
+@pytest.mark.parametrize(
+    ("median", "low", "high", "answer"),
+    [(0.95, 0.92, 1.0, "yes"), (0.95, 0.89, 1.0, "yes, within noise"), (0.8, 0.7, 0.85, "no")],
+)
+def test_with_quartiles(median, low, high, answer):
+    row = {"r.median": median, "r.quartile_1": low, "r.quartile_3": high}
+    assert compare.with_quartiles(row, "r", 0.9) == [
+        f"{100 * median:.1f} ({100 * low:.1f} to {100 * high:.1f})",
+        answer,
+    ]
+
+
+def training(**more):
+    """Ten epochs of pruning; V_F 100, factor 4: B = 25. What is bad in the first epoch does not count."""
+    late = {"phase": "prune", "size": 24, "size_min": 23, "size_max": 30, "budget": 30, "above": 0.0, "rise": 4}
+    first = late | {"size_min": 1, "above": 1.0, "rise": 50}
+    epochs = [first | {"epoch": 1}, *(late | {"epoch": i} for i in range(2, 11))]
+    epochs += [{"phase": "cut", "accuracy": 0.8, "size_before_settling": 24, "due": 5, "due_and_alive": 1}]
+    epochs += [{"phase": "finetune", "accuracy": 0.91}]
+    one = {"name": "start", "model": "wrn", "seed": 0, "pruning_factor": 4, "volume_full": 100, "epochs": epochs}
+    return one | {"validation_accuracy_unpruned": 0.9} | more
+
+
+def test_targets_of_a_training():
+    numbers = compare.measured(training())
+    assert [numbers[target] for target in compare.TARGETS] == pytest.approx([100.0, 23 / 25, 4.0, 24 / 25])
+    assert (numbers["after the cut"], numbers["at the end"], numbers["close"]) == pytest.approx((-10.0, 1.0, 0.8))
+    table = compare.targets_table(pd.DataFrame([numbers]))
+    assert table.iloc[0].tolist() == [4, "start", 1, "100.0", "0.920", "4.0", "0.960", "4 of 4", "0.80", 4]
+
+
+def test_targets_that_one_seed_misses():
+    other = compare.measured(training(seed=1, volume_full=80))  # B = 20: 24 of it are left before the last step
+    table = compare.targets_table(pd.DataFrame([compare.measured(training()), other]))
+    assert table.met.tolist() == [3]
+    assert table["V/B before the last step: 0.95 to 1"].tolist() == ["0.960 to 1.200 (1\u00a0of\u00a02)"]
+    rows, all_met = compare.lengths_table([training(), training(seed=1, volume_full=80)])
+    assert all_met == 1
+    assert rows["V/B before the last step: 0.95 to 1"].tolist() == ["0.960", "1.200 (no)"]
+
+
+def test_rows_for_figures_of_trainings():
+    rows = compare.followed([training()])
+    assert len(rows) == 10
+    assert rows.iloc[0][["size", "size_min", "budget", "note"]].tolist() == [0.24, 0.01, 0.3, "cut 80.0, end 91.0"]
+    assert compare.followed([]).empty
+    assert compare.due_features([training(), training(seed=1)]) == {("start", 4): (2, 10, 2)}
+
+
+def test_variants_differ_from_the_start():
+    settings = {"gate_travel": 10, "gate_lr": 1, "pressure": 1.0, "lam": 1, "cap": 5}
+    common = {"model": "wrn", "dataset_label": "digits", "training_images": 10, "pruning_factor": 2, "commit": "c" * 40}
+    start = common | {"variant": "start", "seed": 0, "settings": settings}
+    other = common | {"variant": "other", "seed": 1, "settings": settings | {"gate_lr": 2, "cap": 6}}
+    table = compare.variants_table(compare.named([other, start]))
+    assert table['other than in "start"'].to_dict() == {"other": "cap 6", "start": "nothing"}
+    assert table.commit.unique().tolist() == ["c" * 7]
+
+
+def test_records_come_in_the_order_of_their_numbers(tmp_path):
+    for name in ("a-10.json", "a-2.json"):
+        (tmp_path / name).write_text('{"x": 1}')
+    assert list(compare.recorded(tmp_path, "*.json")) == ["a-2.json", "a-10.json"]
+
+
+def test_whole_trainings():
+    last = [{"accuracy": 0.5}]
+    one = {"seconds": {"unpruned": 10.0, "cut while training": 7.0}}
+    one["ratio"] = {"unpruned": 1.0, "cut while training": 0.7}
+    one["epochs"] = {"unpruned": last, "cut while training": last}
+    table = compare.whole_trainings(one, (0.75, 0.65))
+    assert table.loc["cut while training"].tolist() == ["7.0", "0.70", "yes", "no", "50.0"]
+    assert table.loc["unpruned"].tolist() == ["10.0", "1.00", "", "", "50.0"]
+
+
+def test_time_pieces_add_up():
+    """Convolutions took 6 of 10 ms and twice as long a FLOP as before: 3 ms are theirs, 3 ms are slowness."""
+    row = {"file": "f", "record": "r", "network": "mixed", "batch": 1, "factor": 4, "flop_factor": 5.0}
+    row |= {"speedup.median": 2.0, "roofline.ms_if_flops_were_time": 4.0, "roofline.ms_convolutions": 6.0}
+    row |= {"roofline.ms_other": 4.0, "roofline.convolutions_slower_per_flop": 2.0}
+    pieces = compare.time_pieces(pd.DataFrame([row])).iloc[0]
+    assert pieces[["ms_slower_convolutions", "ms_more_of_the_rest"]].tolist() == [3.0, 3.0]
+    text = compare.pieces_table(compare.time_pieces(pd.DataFrame([row]))).iloc[0]
+    assert text[["became time", "slower convolutions", "other operations"]].tolist() == ["40%", "30%", "30%"]
