@@ -172,7 +172,7 @@ def _run(
         make = functools.partial(
             methods.build, config.method, input_size=images.input_size, settings=settings,
             factor=config.pruning_factor, steps_per_epoch=steps_per_epoch(images, settings), metric=config.metric,
-            seed=config.seed, preset=config.preset, epochs=config.epochs, source=config.source, **config.given,
+            seed=config.seed, preset=config.preset, epochs=config.epochs, source=config.source, options=config.given,
         )  # fmt: skip
         make(copy.deepcopy(network))  # what cannot be is refused before anything is trained
         taught = _run(config.unpruned, unpruned, images, launch, resume, report, tick)
