@@ -281,6 +281,10 @@ def _check_numbers(config: RunConfig) -> None:
         if not (_whole(value, least, most) or (name != "seed" and value is None)):
             bound = f"<= {most}" if isinstance(value, int) and value > most else f">= {least}"
             raise BarError(f"{name} must be a whole number {bound}, not {shown(value)}")
+    _check_size(config)
+
+
+def _check_size(config: RunConfig) -> None:
     if config.dataset == "digits" and config.size is not None and config.size > MOST_SIZE_OF_DIGITS:
         raise BarError(
             f"size of the digits, which are scans of 8x8, is at most {MOST_SIZE_OF_DIGITS}, not {config.size}"
