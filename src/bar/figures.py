@@ -876,18 +876,20 @@ def seconds_per_epoch(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-_NAMES = ("bar", "bar-flops", "random", "vector-quantization")  # the paper's order, then that of `bar.methods`
-METHODS = {  # as `bar.paper.table` ("pruning_results") calls them -> as the paper does
-    name: methods_.METHODS[name].title if name != "bar-flops" else "BAR (F-trained)"
-    for name in dict.fromkeys((*_NAMES, *methods_.STRUCTURED))
-}
+_PAPERS = (  # in the order of its legends
+    "bar", "bar-flops", "random", "vector-quantization", "magnitude", "interpolative", "l0", "information-bottleneck",
+    "morphnet",
+)  # fmt: skip
+_TITLES = {name: method.title for name, method in methods_.METHODS.items()} | {"bar-flops": "BAR (F-trained)"}
+METHODS = {name: _TITLES[name] for name in _PAPERS}  # as `bar.paper.table` ("pruning_results") calls them
+DRAWN = METHODS | {name: _TITLES[name] for name in methods_.STRUCTURED}  # and those that are only recorded
 
 
 def _look(method: str) -> dict:
     """A method looks the same in every figure; no two look alike, in grey neither."""
-    i, ours = list(METHODS).index(method), method.startswith("bar")
+    i, ours = list(DRAWN).index(method), method.startswith("bar")
     return {
-        "label": METHODS[method],
+        "label": DRAWN[method],
         "color": COLOURS[i % len(COLOURS)],
         "ls": LINES[(i + 2 * (i >= len(COLOURS))) % len(LINES)],
         "marker": "os^Dv<>PX*dph"[i % 13],
@@ -938,7 +940,7 @@ def results_by_method(sources: Mapping[str, pd.DataFrame], unpruned: Mapping[str
     Parameters
     ----------
     sources : mapping of str to DataFrame
-        A text that says where the rows are from -> one row a point: method (as in `METHODS`), v_factor, f_factor and
+        A text that says where the rows are from -> one row a point: method (as in `DRAWN`), v_factor, f_factor and
         accuracy in [0, 1]. With a column spread, a whisker of that half length, where it is a number.
     unpruned : mapping of str to float
         The same texts, where it is known -> accuracy of the unpruned network, in [0, 1].
@@ -964,9 +966,9 @@ def results_by_method(sources: Mapping[str, pd.DataFrame], unpruned: Mapping[str
     everything = pd.concat(sources.values()) if sources else pd.DataFrame()
     if everything.empty:
         raise BarError("there is no result to draw")
-    unknown = sorted(set(everything.method) - set(METHODS))
+    unknown = sorted(set(everything.method) - set(DRAWN))
     if unknown:
-        raise BarError(f"cannot draw the method {unknown[0]!r}: known are {', '.join(METHODS)}")
+        raise BarError(f"cannot draw the method {unknown[0]!r}: known are {', '.join(DRAWN)}")
     figure, panels = _axes(2 * len(sources), height=2.45)
     names = {"v_factor": "volume factor, $V_F / V$", "f_factor": "FLOP factor"}
     places = [(column, source) for column in names for source in sources]
@@ -984,7 +986,7 @@ def results_by_method(sources: Mapping[str, pd.DataFrame], unpruned: Mapping[str
 
 def _by_method(ax: Axes, rows: pd.DataFrame, column: str, unpruned: float | None) -> None:
     """A line for each method over a column of factors, and one for the unpruned network."""
-    for method in METHODS:
+    for method in DRAWN:
         mine = rows[rows.method == method].sort_values(column)
         if mine.empty:
             continue
@@ -999,9 +1001,9 @@ def _by_method(ax: Axes, rows: pd.DataFrame, column: str, unpruned: float | None
 
 
 def _legend_of_methods(figure: Figure, panels: Iterable[Axes]) -> None:
-    """One legend for all panels: each method once, in the order of `METHODS`."""
+    """One legend for all panels: each method once, in the order of `DRAWN`."""
     handles = {label: line for ax in panels for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    order = [label for label in (*METHODS.values(), "unpruned") if label in handles]
+    order = [label for label in (*DRAWN.values(), "unpruned") if label in handles]
     figure.legend([handles[label] for label in order], order, loc="outside lower center", ncols=3)
 
 
@@ -1012,7 +1014,7 @@ def neurons_by_method(rows: pd.DataFrame, factor: float) -> Figure:
     Parameters
     ----------
     rows : DataFrame
-        A row a block of a method: method (as in `METHODS`), block, full and left (numbers per image, means over the
+        A row a block of a method: method (as in `DRAWN`), block, full and left (numbers per image, means over the
         seeds).
     factor : float
         V_F / B.
@@ -1037,7 +1039,7 @@ def neurons_by_method(rows: pd.DataFrame, factor: float) -> Figure:
     """
     if rows.empty:
         raise BarError("there is no recorded run to draw")
-    methods, blocks = [m for m in METHODS if m in set(rows.method)], list(dict.fromkeys(rows.block))
+    methods, blocks = [m for m in DRAWN if m in set(rows.method)], list(dict.fromkeys(rows.block))
     lines = math.ceil(len(methods) / 2)
     options = {"sharex": True, "sharey": True, "squeeze": False}
     figure, axes = _axes(lines, 2, height=0.21 * len(blocks) + 0.5, **options)
@@ -1054,7 +1056,7 @@ def neurons_by_method(rows: pd.DataFrame, factor: float) -> Figure:
             if left < 0.5:
                 box = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none"}
                 ax.annotate("gone", (0, place), (5, 0), textcoords="offset points", va="center", fontsize=8, bbox=box)
-        ax.set(title=METHODS[method], ylim=(len(blocks) - 0.5, -0.5))
+        ax.set(title=DRAWN[method], ylim=(len(blocks) - 0.5, -0.5))
         ax.set_yticks(places, blocks, fontsize=8)
         ax.grid(visible=False, axis="y")
         ax.xaxis.set_major_locator(plt.MaxNLocator(3))
