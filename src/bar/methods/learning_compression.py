@@ -265,7 +265,7 @@ class LearningCompression(Method):
     full, limit : int
         How many weights there are, and how many of them may stay.
     theta : list of Tensor
-        The compressed weights, layer by layer, in the order of `bar.methods.weight_magnitude.weights_of`.
+        The compressed weights, layer by layer, in the order of `bar.methods.weights.weights_of`.
     mu : float
         Of the present L step.
 
