@@ -101,7 +101,7 @@ CHANGED = [
     ("learning-compression", {"every": 2}), ("mp", {"per_layer": True}), ("mp-ft", {"per_layer": True}),
     ("l0", {"travel": 9.0}), ("l0", {"first": 0.5}), ("l0", {"rule": "l0"}), ("l0", {"gates": "normal"}),
     ("information-bottleneck", {"area": True}), ("information-bottleneck", {"travel": 9.0}),
-    ("information-bottleneck", {"first": 0.5}), ("morphnet", {"pressure": 90.0}), ("morphnet", {"threshold": 0.9}),
+    ("information-bottleneck", {"first": 0.5}), ("morphnet", {"pressure": 90.0}), ("morphnet", {"threshold": 1.0}),
     ("reparametrization", {"lam": 5.0}), ("reparametrization", {"t": 20.0}), ("reparametrization", {"t_lr": 1.0}),
     ("bar", {"schedule": "linear"}),
 ]  # fmt: skip

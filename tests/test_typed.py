@@ -1,5 +1,6 @@
 """Whatever is typed: a result, or exit code 2 and one line that says what was wrong."""
 
+import dataclasses
 import json
 import os
 import pwd
@@ -333,7 +334,7 @@ VALUES = st.one_of(
     st.lists(st.integers() | st.floats() | st.none(), max_size=4), st.tuples(*[st.integers(-1, 10**9)] * 3),
     st.dictionaries(st.text(max_size=2), st.none(), max_size=1), st.just(object()), st.sets(st.integers(), max_size=1),
 )  # fmt: skip
-FIELDS = [field.name for field in runs.dataclasses.fields(runs.RunConfig)]
+FIELDS = [field.name for field in dataclasses.fields(runs.RunConfig)]
 
 
 @settings(max_examples=EXAMPLES)

@@ -105,12 +105,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         _check_texts(self)
         _check_dataset(self)
-        if not (self.distill is None or isinstance(self.distill, bool)):
-            raise BarError(f"distill must be True, False or None, not {shown(self.distill)}")
-        if not (isinstance(self.options, Mapping) and all(isinstance(name, str) for name in self.options)):
-            raise BarError(f"options must be a mapping of names to values, not {shown(self.options)}")
-        if self.source is not None and not isinstance(self.source, str):
-            raise BarError(f"source must be a SHA-256 in hexadecimal, not {shown(self.source)}")
+        _check_kinds(self)
         source = own.load(self.method, self.source)[1] if own.is_own(self.method) else None
         self._set(source=source)
         if self.method == "unpruned":  # what concerns pruning does not matter; equal runs have equal configs
@@ -254,6 +249,15 @@ def _check_texts(config: RunConfig) -> None:
             )
 
 
+def _check_kinds(config: RunConfig) -> None:
+    if not (config.distill is None or isinstance(config.distill, bool)):
+        raise BarError(f"distill must be True, False or None, not {shown(config.distill)}")
+    if not (isinstance(config.options, Mapping) and all(isinstance(name, str) for name in config.options)):
+        raise BarError(f"options must be a mapping of names to values, not {shown(config.options)}")
+    if config.source is not None and not isinstance(config.source, str):
+        raise BarError(f"source must be a SHA-256 in hexadecimal, not {shown(config.source)}")
+
+
 def _check_dataset(config: RunConfig) -> None:
     try:
         folder = Path(config.dataset).expanduser()
@@ -277,6 +281,10 @@ def _check_numbers(config: RunConfig) -> None:
         if not (_whole(value, least, most) or (name != "seed" and value is None)):
             bound = f"<= {most}" if isinstance(value, int) and value > most else f">= {least}"
             raise BarError(f"{name} must be a whole number {bound}, not {shown(value)}")
+    _check_size(config)
+
+
+def _check_size(config: RunConfig) -> None:
     if config.dataset == "digits" and config.size is not None and config.size > MOST_SIZE_OF_DIGITS:
         raise BarError(
             f"size of the digits, which are scans of 8x8, is at most {MOST_SIZE_OF_DIGITS}, not {config.size}"

@@ -166,7 +166,7 @@ def _run(
         make = functools.partial(
             methods.build, config.method, input_size=images.input_size, settings=settings,
             factor=config.pruning_factor, steps_per_epoch=steps_per_epoch(images, settings), metric=config.metric,
-            seed=config.seed, preset=config.preset, epochs=config.epochs, source=config.source, **config.given,
+            seed=config.seed, preset=config.preset, epochs=config.epochs, source=config.source, options=config.given,
         )  # fmt: skip
         # what cannot be pruned, or not so far, is refused before memory is taken for the weights of a large network
         with contextlib.suppress(RuntimeError):  # of methods that write weights, which are asked below
@@ -187,14 +187,9 @@ def _run(
     with storage.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder) if fabric.is_global_zero else contextlib.nullcontext():
-        done = fabric.broadcast(read(folder, wanted) if fabric.is_global_zero else None)
+        done = _begun(folder, wanted, resume, fabric)
         if done is not None:
             return done
-        if fabric.is_global_zero:
-            storage.write_text(folder / CONFIG, json.dumps({"format": schema.FORMAT} | wanted, indent=1))
-            if not resume:
-                storage.remove_checkpoints(folder)
-        fabric.barrier()
         revision, device, search = commit(), fabric.device, None
         images = images.to(device)
         teacher = teacher_in(unpruned, device) if taught and config.distill else None
@@ -211,23 +206,15 @@ def _run(
         if config.method == "unpruned":
             training, epochs, seconds = train(network, config.phases, None, folder, wanted, {})
         else:
-            weight, phases = {}, config.phases
+            weight = {}
             if config.kind.searched:
-
-                def trial(lam: float, folder: Path) -> tuple[dict, float]:
-                    pruner, mine = make(copy.deepcopy(network), lam=lam, settle=False), {"lambda": lam}
-                    pruning = [phase for phase in phases if phase[0] == "prune"]
-                    _, epochs, seconds = train(pruner.network, pruning, pruner, folder, mine, mine)
-                    return epochs[-1], seconds
-
                 trials = folder.parent / f"{config.trials}-data{images.fingerprint[:8]}"
-                search = _search(config, trials, trial, full, fabric)
+                search = _search(config, trials, _trials(config, network, make, train), full, fabric)
                 weight = {"lam": search["lambda"]}
             pruner = make(network, **weight)
-            training, epochs, seconds = train(pruner.network, phases, pruner, folder, wanted, {})
+            training, epochs, seconds = train(pruner.network, config.phases, pruner, folder, wanted, {})
         network = training.network
-        cut = next((record for record in epochs if record["phase"] == "cut"), {})
-
+        cut = _cut_of(epochs)
         cost = count(network, images.input_size)
         if fabric.is_global_zero:
             storage.save(network, folder)
@@ -260,9 +247,7 @@ def _run(
             "parameters_full": full.parameters,
             "budget": cut.get("budget", full.volume),
             "search": search,
-            "features": {name: _features(cost, name) for name in full.layers},
-            "features_full": {name: layer["features"] for name, layer in full.layers.items()},
-            "areas": {name: layer["area"] for name, layer in full.layers.items()},
+            **_layers(cost, full),
             "weights_sha256": storage.digest(folder / storage.WEIGHTS),
             "architecture_sha256": storage.digest(folder / storage.ARCHITECTURE),
             "seconds": seconds,
@@ -280,6 +265,44 @@ def _run(
             _tidy(folder)
         fabric.barrier()
     return read(folder)
+
+
+def _begun(folder: Path, wanted: dict, resume: bool, fabric: Fabric) -> dict | None:
+    """The record, if another process has just made it; else the folder holds the config from now on."""
+    done = fabric.broadcast(read(folder, wanted) if fabric.is_global_zero else None)
+    if done is None:
+        if fabric.is_global_zero:
+            storage.write_text(folder / CONFIG, json.dumps({"format": schema.FORMAT} | wanted, indent=1))
+            if not resume:
+                storage.remove_checkpoints(folder)
+        fabric.barrier()
+    return done
+
+
+def _trials(config: RunConfig, network: nn.Module, make: Callable, train: Callable) -> Callable:
+    """What tries a weight of sparsity: the phases that prune, on a copy of the network."""
+    pruning = [phase for phase in config.phases if phase[0] == "prune"]
+
+    def trial(lam: float, folder: Path) -> tuple[dict, float]:
+        pruner, mine = make(copy.deepcopy(network), lam=lam, settle=False), {"lambda": lam}
+        _, epochs, seconds = train(pruner.network, pruning, pruner, folder, mine, mine)
+        return epochs[-1], seconds
+
+    return trial
+
+
+def _cut_of(epochs: list[dict]) -> dict:
+    """The record of the cut, empty where nothing is cut."""
+    return next((record for record in epochs if record["phase"] == "cut"), {})
+
+
+def _layers(cost: Cost, full: Cost) -> dict:
+    """What is left of each convolution of the full network, and what there was."""
+    return {
+        "features": {name: _features(cost, name) for name in full.layers},
+        "features_full": {name: layer["features"] for name, layer in full.layers.items()},
+        "areas": {name: layer["area"] for name, layer in full.layers.items()},
+    }
 
 
 def _search(config: RunConfig, root: Path, train: Callable, full: Cost, fabric: Fabric) -> dict:

@@ -85,7 +85,8 @@ def build(
     lam: float | None = None,
     settle: bool = True,
     source: str | None = None,
-    **options,
+    options: Mapping[str, object] | None = None,
+    **named,
 ) -> Pruner:
     """A method, ready for `bar.training.Training`.
 
@@ -115,8 +116,10 @@ def build(
         As in `bar.methods.base.Task`.
     source : str, optional
         As `find` takes it.
-    **options
+    options : mapping of str to value, optional
         Of the method.
+    **named
+        The same, where their names are none of the above.
 
     Returns
     -------
@@ -139,7 +142,7 @@ def build(
     epochs = epochs or method.epochs_of(preset, settings)
     task = Task(
         input_size, settings, factor, metric or method.metrics[0], epochs, steps_per_epoch, seed,
-        method.values(preset, options), lam, settle,
+        method.values(preset, {**(options or {}), **named}), lam, settle,
     )  # fmt: skip
     try:
         return method.prepare(network, task)

@@ -8,7 +8,6 @@ Lagrangian whose mu grows. It is minimised in turns over w (the L step: training
 
 import copy
 import math
-import numbers
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 
 from bar.errors import BarError
 from bar.methods.base import Method, Option, Task
-from bar.methods.weights import budget_of, largest, masks, shares, weights_of
+from bar.methods.weights import budget_of, is_number, largest, masks, shares, weights_of
 
 
 def keep_top(values: Tensor, kappa: int) -> Tensor:
@@ -207,16 +206,22 @@ def shrink(values: Tensor, alpha: float, mu: float) -> Tensor:
 
 
 def _check(values: Tensor, kappa: float = 0.0, alpha: float = 0.0, mu: float = 1.0) -> None:
-    if not (_is_number(kappa) and kappa >= 0):
+    if not (is_number(kappa) and kappa >= 0):
         raise BarError(f"kappa must be a number, at least 0, not {kappa!r}")
-    if not (_is_number(alpha) and alpha >= 0 and _is_number(mu) and mu > 0):
+    if not (is_number(alpha) and alpha >= 0 and is_number(mu) and mu > 0):
         raise BarError(f"alpha must be a number, at least 0, and mu one above 0, not {alpha!r} and {mu!r}")
     if not values.isfinite().all():
         raise BarError("weights that are not finite cannot be compressed: lower the learning rate")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and math.isfinite(value)
+def _check_form(form: str, norm: int, strength: float | None) -> None:
+    if form not in ("constraint", "penalty") or norm not in (0, 1, 2):
+        raise BarError(f"the form must be constraint or penalty, and the norm 0, 1 or 2, not {form!r} and {norm!r}")
+    counted = (form, norm) == ("constraint", 0)
+    if counted and strength is not None:
+        raise BarError("l0 in constraint form keeps as many weights as the factor says: leave out the strength")
+    if not counted and not (is_number(strength) and strength >= 0):
+        raise BarError(f"l{norm} in {form} form needs a strength, a number that is at least 0, not {strength!r}")
 
 
 CONSTRAINTS = {0: keep_top, 1: project_l1, 2: project_l2}
@@ -328,14 +333,8 @@ class LearningCompression(Method):
         every: int = 1,
         per_layer: bool = False,
     ) -> None:
-        if form not in ("constraint", "penalty") or norm not in (0, 1, 2):
-            raise BarError(f"the form must be constraint or penalty, and the norm 0, 1 or 2, not {form!r} and {norm!r}")
-        counted = (form, norm) == ("constraint", 0)
-        if counted and strength is not None:
-            raise BarError("l0 in constraint form keeps as many weights as the factor says: leave out the strength")
-        if not counted and not (_is_number(strength) and strength >= 0):
-            raise BarError(f"l{norm} in {form} form needs a strength, a number that is at least 0, not {strength!r}")
-        if not (_is_number(mu) and mu > 0 and _is_number(growth) and growth >= 1):
+        _check_form(form, norm, strength)
+        if not (is_number(mu) and mu > 0 and is_number(growth) and growth >= 1):
             raise BarError(f"mu must be above 0 and its growth at least 1, not {mu!r} and {growth!r}")
         if not (isinstance(every, int) and every >= 1):
             raise BarError(f"an L step lasts a whole number of epochs, at least 1, not {every!r}")
@@ -364,8 +363,7 @@ class LearningCompression(Method):
         Returns
         -------
         dict
-            "size" (how many numbers of theta are not 0), "budget", "gap" (||w - theta|| / ||w||) and "mu" (of the past
-            epoch).
+            "size" (numbers of theta that are not 0), "budget", "gap" (||w - theta|| / ||w||), "mu" (of the past epoch).
         """
         self._epochs += 1
         weights, mu = self._weights(), self.mu

@@ -86,6 +86,11 @@ def largest(values: Tensor, count: int) -> Tensor:
     return kept
 
 
+def is_number(value: object) -> bool:
+    """Whether something is a finite real number."""
+    return isinstance(value, numbers.Real) and math.isfinite(value)
+
+
 def budget_of(sizes: Sequence[int], factor: float) -> int:
     """How many weights may stay: as many as there are, divided by the factor and rounded down.
 
@@ -112,7 +117,7 @@ def budget_of(sizes: Sequence[int], factor: float) -> int:
     6
     """
     full = sum(sizes)
-    if not (isinstance(factor, numbers.Real) and math.isfinite(factor) and factor >= 1):
+    if not (is_number(factor) and factor >= 1):
         raise BarError(f"the pruning factor must be a number, at least 1, not {factor!r}")
     if full < factor:
         raise BarError(f"a pruning factor of {factor:g} leaves none of {full:,} weights: ask for at most {full}")
