@@ -633,6 +633,74 @@ def test_e10_two_at_once(tmp_path):
     assert len(list((tmp_path / ".decoded").iterdir())) == 2
 
 
+def test_e10_what_a_killed_decoder_left_is_removed_and_nothing_else(tmp_path):
+    paint(tmp_path / "set")
+    place = tmp_path / ".decoded"
+    place.mkdir()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = data._unfinished(place / "set-8-0123456789abcdef.npy").name.split(".")
+    living = [".".join([*here[:-2], str(process), here[-1]]) for process in (os.getpid(), os.getppid())]
+    elsewhere = ".".join([*here[:-3], "another-host", str(dead.pid), here[-1]])
+    old = ".set-8-0123456789abcdef.npy.1.2"  # as the version before this one called it
+    mine = [".set.npy.bak", "notes.npy.1.2", ".nfs0001"]
+    for name in [".".join([*here[:-2], str(dead.pid), here[-1]]), *living, elsewhere, old, *mine]:
+        (place / name).write_text("x")
+    for name in [old, *mine]:
+        os.utime(place / name, (0, 0))
+    load(tmp_path / "set")
+    assert {path.name for path in place.iterdir() if path.suffix not in (".npy", ".json")} == {
+        *living, elsewhere, *mine
+    }  # fmt: skip
+    os.utime(place / elsewhere, (0, 0))
+    load(tmp_path / "set")
+    assert not (place / elsewhere).exists()
+
+
+def test_e10_really_killed_while_it_decodes(tmp_path):
+    paint(tmp_path / "set", count=40)
+    kill = "import os; from bar import data; data._read = lambda *_: os.kill(os.getpid(), 9); "
+    subprocess.run([sys.executable, "-c", kill + LOAD, str(tmp_path / "set"), str(tmp_path)], check=False)
+    (left,) = (tmp_path / ".decoded").iterdir()
+    assert left.name.startswith(".set-8-")
+    load(tmp_path / "set")
+    assert sorted(path.suffix for path in (tmp_path / ".decoded").iterdir()) == [".json", ".npy"]
+    assert not left.exists()
+
+
+# ---- copies
+
+
+def test_copies_of_an_image_in_two_splits_are_said(tmp_path, caplog):
+    for split, start in (("train", 0), ("val", 50), ("test", 100)):
+        paint(tmp_path / "set" / split, start=start)
+    load(tmp_path / "set")
+    assert not caplog.records
+    copies = {
+        "test/a/x.png": "train/a/003.png", "test/b/y.png": "train/a/003.png", "val/b/z.png": "train/b/001.png",
+        "test/a/v.png": "val/a/050.png", "train/a/twice.png": "train/a/004.png",
+    }  # fmt: skip
+    for copy, original in copies.items():
+        shutil.copyfile(tmp_path / "set" / original, tmp_path / "set" / copy)
+    for _ in range(2):  # decoded, and as it is kept
+        caplog.clear()
+        load(tmp_path / "set")
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert said == (
+            "set: 4 validation or test images are copies, byte by byte, of images in another split, such as "
+            "val/b/z.png of train/b/001.png"
+        )
+
+
+def test_copies_of_an_image_in_a_folder_that_is_split_here(tmp_path, caplog):
+    paint(tmp_path / "set", count=20)
+    for path in list((tmp_path / "set").glob("*/*.png")):
+        shutil.copyfile(path, path.with_name(f"copy of {path.name}"))
+    load(tmp_path / "set")
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "validation or test images are copies" in said
+
+
 # ---- E11: as they are distributed
 
 
