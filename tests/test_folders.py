@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import types
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -666,6 +668,63 @@ def test_e10_really_killed_while_it_decodes(tmp_path):
     load(tmp_path / "set")
     assert sorted(path.suffix for path in (tmp_path / ".decoded").iterdir()) == [".json", ".npy"]
     assert not left.exists()
+
+
+# ---- other odd files
+
+
+def png(width, height, rows=b""):
+    """A PNG that says it has so many pixels."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows, 1)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_a_large_image_is_in_memory_once(tmp_path):
+    """Each core decodes one: 70 megapixels are 280 MB, as Pillow has them."""
+    side = 8400
+    (tmp_path / "x.png").write_bytes(png(side, side, bytes(side * (3 * side + 1))))
+    code = (
+        "import resource, sys; from bar.folders import decode; "
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; start = peak(); "
+        "assert decode(sys.argv[1]).getpixel((9, 9)) == (0, 0, 0); print((peak() - start) // 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "x.png"], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 400
+
+
+def test_an_image_for_which_there_is_no_memory(tmp_path, monkeypatch):
+    def none(_):
+        raise MemoryError
+
+    paint(tmp_path / "set")
+    monkeypatch.setattr(folders, "_to_rgb", none)
+    with pytest.raises(BarError, match=r"000\.png cannot be read as an image \(MemoryError\)"):
+        load(tmp_path / "set")
+
+
+def test_what_pillow_finds_odd_but_can_read_is_not_said(tmp_path, recwarn):
+    """Its warnings name a line of its own source, for each image."""
+    paint(tmp_path / "set")
+    picture = Image.new("RGB", (8, 8))
+    picture.save(tmp_path / "set/a/x.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + bytes(20))
+    load(tmp_path / "set")
+    assert not recwarn
+
+
+def test_names_that_a_terminal_would_obey_are_escaped(bar_command, tmp_path, caplog):
+    paint(tmp_path / "set")
+    (tmp_path / "set/a/x\x1b[31m\u202e\n.txt").write_text("")
+    (tmp_path / "set/a/y\x1b[31m\u202e.png").write_text("")
+    code, _, err = bar_command("run", "--dataset", str(tmp_path / "set"), "--data", str(tmp_path), "--size", "8")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "a/y\\x1b[31m\\u202e.png cannot be read as an image" in err
+    assert "1 no images by their names (a/x\\x1b[31m\\u202e\\n.txt)" in caplog.text
 
 
 # ---- copies

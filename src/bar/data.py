@@ -31,7 +31,7 @@ from rich.progress import track
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from .errors import BarError, nearest
+from .errors import BarError, nearest, printable
 from .folders import Files, decode, list_folder
 
 log = logging.getLogger(__name__)
@@ -503,7 +503,7 @@ def _image_folder(name: str, label: str, folder: Path, size: int | None, root: P
     if copies[0]:
         log.warning(
             "%s: %d validation or test images are copies, byte by byte, of images in another split, such as %s of %s",
-            label, *copies,
+            label, copies[0], *map(printable, copies[1:]),
         )  # fmt: skip
     _say_missing(label, classes, {"validation": splits[1].labels, "test": splits[2].labels})
     padding = splits[0].images.shape[-1] // 8
@@ -547,7 +547,7 @@ def _decoded(
     files = [file for part in parts for file in part]
     paths = [path for path, _ in files]
     try:
-        asked, size = size, _side(paths[0]) if size is None else size
+        asked, size = size, _quietly(_side, paths[0]) if size is None else size
         stats = [os.stat(path) for path in paths]
         # a change that leaves size and time of modification as they were has a time of its own
         listing = [
@@ -561,7 +561,7 @@ def _decoded(
         _remove_unfinished(cache.parent)
         kept = _kept(cache, classes, parts, size)
         if kept is None:
-            _write(cache, lambda file: _decode(file, folder, paths, size, exact=asked is None))
+            _write(cache, lambda file: _quietly(_decode, file, folder, paths, size, asked is None))
             splits = _mapped(cache, parts, size)
             copies = _copies(folder, paths, [split for split, part in enumerate(parts) for _ in part], stats)
             summary = [*_moments(splits[0].images), _fingerprint(classes, splits), copies]
@@ -687,6 +687,13 @@ def _decode(file, folder: Path, paths: list[str], size: int, exact: bool) -> Non
         for start in starts:
             for image in pool.map(lambda path: _read(path, size, exact), paths[start : start + _CHUNK]):
                 file.write(image.tobytes())
+
+
+def _quietly(function: Callable, *arguments):
+    """Without Pillow's warnings, which do not name the image; for all threads at once, as Python has it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        return function(*arguments)
 
 
 def _side(path: str) -> int:
