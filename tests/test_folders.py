@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import types
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -631,6 +633,131 @@ def test_e10_two_at_once(tmp_path):
     assert len(found) == 4
     assert len(set(found)) == 1
     assert len(list((tmp_path / ".decoded").iterdir())) == 2
+
+
+def test_e10_what_a_killed_decoder_left_is_removed_and_nothing_else(tmp_path):
+    paint(tmp_path / "set")
+    place = tmp_path / ".decoded"
+    place.mkdir()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = data._unfinished(place / "set-8-0123456789abcdef.npy").name.split(".")
+    living = [".".join([*here[:-2], str(process), here[-1]]) for process in (os.getpid(), os.getppid())]
+    elsewhere = ".".join([*here[:-3], "another-host", str(dead.pid), here[-1]])
+    old = ".set-8-0123456789abcdef.npy.1.2"  # as the version before this one called it
+    mine = [".set.npy.bak", "notes.npy.1.2", ".nfs0001"]
+    for name in [".".join([*here[:-2], str(dead.pid), here[-1]]), *living, elsewhere, old, *mine]:
+        (place / name).write_text("x")
+    for name in [old, *mine]:
+        os.utime(place / name, (0, 0))
+    load(tmp_path / "set")
+    assert {path.name for path in place.iterdir() if path.suffix not in (".npy", ".json")} == {
+        *living, elsewhere, *mine
+    }  # fmt: skip
+    os.utime(place / elsewhere, (0, 0))
+    load(tmp_path / "set")
+    assert not (place / elsewhere).exists()
+
+
+def test_e10_really_killed_while_it_decodes(tmp_path):
+    paint(tmp_path / "set", count=40)
+    kill = "import os; from bar import data; data._read = lambda *_: os.kill(os.getpid(), 9); "
+    subprocess.run([sys.executable, "-c", kill + LOAD, str(tmp_path / "set"), str(tmp_path)], check=False)
+    (left,) = (tmp_path / ".decoded").iterdir()
+    assert left.name.startswith(".set-8-")
+    load(tmp_path / "set")
+    assert sorted(path.suffix for path in (tmp_path / ".decoded").iterdir()) == [".json", ".npy"]
+    assert not left.exists()
+
+
+# ---- other odd files
+
+
+def png(width, height, rows=b""):
+    """A PNG that says it has so many pixels."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows, 1)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_a_large_image_is_in_memory_once(tmp_path):
+    """Each core decodes one: 70 megapixels are 280 MB, as Pillow has them."""
+    side = 8400
+    (tmp_path / "x.png").write_bytes(png(side, side, bytes(side * (3 * side + 1))))
+    code = (
+        "import resource, sys; from bar.folders import decode; "
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; start = peak(); "
+        "assert decode(sys.argv[1]).getpixel((9, 9)) == (0, 0, 0); print((peak() - start) // 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "x.png"], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 400
+
+
+def test_an_image_for_which_there_is_no_memory(tmp_path, monkeypatch):
+    def none(_):
+        raise MemoryError
+
+    paint(tmp_path / "set")
+    monkeypatch.setattr(folders, "_to_rgb", none)
+    with pytest.raises(BarError, match=r"000\.png cannot be read as an image \(MemoryError\)"):
+        load(tmp_path / "set")
+
+
+def test_what_pillow_finds_odd_but_can_read_is_not_said(tmp_path, recwarn):
+    """Its warnings name a line of its own source, for each image."""
+    paint(tmp_path / "set")
+    picture = Image.new("RGB", (8, 8))
+    picture.save(tmp_path / "set/a/x.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + bytes(20))
+    load(tmp_path / "set")
+    assert not recwarn
+
+
+def test_names_that_a_terminal_would_obey_are_escaped(bar_command, tmp_path, caplog):
+    paint(tmp_path / "set")
+    (tmp_path / "set/a/x\x1b[31m\u202e\n.txt").write_text("")
+    (tmp_path / "set/a/y\x1b[31m\u202e.png").write_text("")
+    code, _, err = bar_command("run", "--dataset", str(tmp_path / "set"), "--data", str(tmp_path), "--size", "8")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "a/y\\x1b[31m\\u202e.png cannot be read as an image" in err
+    assert "1 no images by their names (a/x\\x1b[31m\\u202e\\n.txt)" in caplog.text
+
+
+# ---- copies
+
+
+def test_copies_of_an_image_in_two_splits_are_said(tmp_path, caplog):
+    for split, start in (("train", 0), ("val", 50), ("test", 100)):
+        paint(tmp_path / "set" / split, start=start)
+    load(tmp_path / "set")
+    assert not caplog.records
+    copies = {
+        "test/a/x.png": "train/a/003.png", "test/b/y.png": "train/a/003.png", "val/b/z.png": "train/b/001.png",
+        "test/a/v.png": "val/a/050.png", "train/a/twice.png": "train/a/004.png",
+    }  # fmt: skip
+    for copy, original in copies.items():
+        shutil.copyfile(tmp_path / "set" / original, tmp_path / "set" / copy)
+    for _ in range(2):  # decoded, and as it is kept
+        caplog.clear()
+        load(tmp_path / "set")
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert said == (
+            "set: 4 validation or test images are copies, byte by byte, of images in another split, such as "
+            "val/b/z.png of train/b/001.png"
+        )
+
+
+def test_copies_of_an_image_in_a_folder_that_is_split_here(tmp_path, caplog):
+    paint(tmp_path / "set", count=20)
+    for path in list((tmp_path / "set").glob("*/*.png")):
+        shutil.copyfile(path, path.with_name(f"copy of {path.name}"))
+    load(tmp_path / "set")
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "validation or test images are copies" in said
 
 
 # ---- E11: as they are distributed

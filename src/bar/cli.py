@@ -23,7 +23,7 @@ from torch import nn
 import bar
 from bar import methods, models, runs, storage, sweeps
 from bar.cost import METRICS
-from bar.errors import BarError, is_plain
+from bar.errors import BarError, is_plain, printable
 from bar.schedule import SCHEDULES
 from bar.training import PRESETS, check_shares
 
@@ -609,5 +609,5 @@ def _fail(message: str) -> None:
         _discard(sys.stdout)
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
-            print("bar: " + " ".join(message.split()), file=sys.stderr)
+            print("bar: " + printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(2)

@@ -4,14 +4,19 @@ Images stay bytes until a batch is asked for; cropping, flipping and normalising
 Every split is fixed: the same images in every run, on every machine.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
+import platform
+import re
 import tempfile
 import threading
+import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,13 +31,15 @@ from rich.progress import track
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from .errors import BarError, nearest
+from .errors import BarError, nearest, printable
 from .folders import Files, decode, list_folder
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 1024  # images held in memory at a time while a folder is decoded
-_FORMAT = 2  # of decoded folders; another number, and they are decoded again
+_FORMAT = 3  # of decoded folders; another number, and they are decoded again
+_UNFINISHED = re.compile(r"\..+\.(?:npy|json)(?:\.(?P<host>[\w-]+))?\.(?P<process>\d+)\.\d+")  # see `_unfinished`
+_DAY = 86_400  # seconds
 _SHARE = 0.5  # of a GPU's free memory that images may take; the rest is for the network
 
 
@@ -221,8 +228,9 @@ def load(name: str, size: int | None = None, root: str | Path | None = None, lim
     A folder is decoded once, into bytes under ``ROOT/.decoded`` that are mapped and not read into memory. A file that
     is added, removed or modified makes it decode again, and so does damage to these bytes, for which they are all read
     once by each call. What pixels mean is told by `bar.folders.decode`, which files are used by
-    `bar.folders.list_folder`; what is not used, and a class that the validation or test images lack, is logged as a
-    warning. Nothing is unpickled, except by torchvision's CIFAR loader, which verifies checksums first.
+    `bar.folders.list_folder`; what is not used, a class that the validation or test images lack, and that some of these
+    are copies of images in another split, is logged as a warning. Nothing is unpickled, except by torchvision's CIFAR
+    loader, which verifies checksums first.
 
     Examples
     --------
@@ -491,7 +499,12 @@ def _image_folder(name: str, label: str, folder: Path, size: int | None, root: P
     folder = folder.resolve()
     classes, listed = list_folder(folder)
     parts = _split(folder, classes, listed)
-    splits, (mean, std, fingerprint) = _decoded(folder, classes, parts, size, root)
+    splits, (mean, std, fingerprint, copies) = _decoded(folder, classes, parts, size, root)
+    if copies[0]:
+        log.warning(
+            "%s: %d validation or test images are copies, byte by byte, of images in another split, such as %s of %s",
+            label, copies[0], *map(printable, copies[1:]),
+        )  # fmt: skip
     _say_missing(label, classes, {"validation": splits[1].labels, "test": splits[2].labels})
     padding = splits[0].images.shape[-1] // 8
     return Dataset(name, label, classes, *splits, tuple(mean), tuple(std), padding, True, fingerprint)
@@ -524,7 +537,7 @@ def _take(files: Files, fraction: float) -> tuple[Files, Files]:
     return [files[i] for i in kept], [files[i] for i in held]
 
 
-Summary = tuple[list[float], list[float], str]  # mean, std and fingerprint
+Summary = tuple[list[float], list[float], str, list]  # mean, std, fingerprint and copies
 
 
 def _decoded(
@@ -534,7 +547,7 @@ def _decoded(
     files = [file for part in parts for file in part]
     paths = [path for path, _ in files]
     try:
-        asked, size = size, _side(paths[0]) if size is None else size
+        asked, size = size, _quietly(_side, paths[0]) if size is None else size
         stats = [os.stat(path) for path in paths]
         # a change that leaves size and time of modification as they were has a time of its own
         listing = [
@@ -543,13 +556,15 @@ def _decoded(
         ]
         key = [_FORMAT, str(folder), classes, size, asked is None, [len(part) for part in parts], listing]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-        cache = root / ".decoded" / f"{folder.name}-{size}-{digest[:16]}.npy"
+        cache = root / ".decoded" / f"{folder.name[:40]}-{size}-{digest[:16]}.npy"
         cache.parent.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(cache.parent)
         kept = _kept(cache, classes, parts, size)
         if kept is None:
-            _write(cache, lambda file: _decode(file, folder, paths, size, exact=asked is None))
+            _write(cache, lambda file: _quietly(_decode, file, folder, paths, size, asked is None))
             splits = _mapped(cache, parts, size)
-            summary = [*_moments(splits[0].images), _fingerprint(classes, splits)]
+            copies = _copies(folder, paths, [split for split, part in enumerate(parts) for _ in part], stats)
+            summary = [*_moments(splits[0].images), _fingerprint(classes, splits), copies]
             content = json.dumps([summary, hashlib.sha256(json.dumps(summary).encode()).hexdigest()])
             _write(cache.with_suffix(".json"), lambda file: file.write(content.encode()))
             kept = splits, tuple(summary)
@@ -594,9 +609,61 @@ def _mapped(cache: Path, parts: tuple[Files, Files, Files], size: int) -> list[S
     return splits
 
 
+def _copies(folder: Path, paths: list[str], splits: list[int], stats: list[os.stat_result]) -> list:
+    """How many files have the bytes of one in an earlier split, and the first such with that one.
+
+    Only those are read which have the size of one in another split.
+    """
+    alike = defaultdict(list)
+    for i, stat in enumerate(stats):
+        alike[stat.st_size].append(i)
+    candidates = sorted(i for same in alike.values() if len({splits[i] for i in same}) > 1 for i in same)
+    found, first = [], {}
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(_digest, [paths[i] for i in candidates])
+        for i, digest in zip(candidates, digests, strict=True):
+            if splits[first.setdefault(digest, i)] < splits[i]:
+                found.append([i, first[digest]])
+    return [len(found), *(os.path.relpath(paths[i], folder) for i in (found[0] if found else ()))]
+
+
+def _digest(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _unfinished(path: Path) -> Path:
+    """Where this thread writes a file until it is whole."""
+    host = re.sub(r"[^\w-]+", "-", platform.node()) or "-"
+    return path.with_name(f".{path.name}.{host[:40]}.{os.getpid()}.{threading.get_ident()}")
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what decoders left that were killed: those of this machine, at once; others when they are a day old."""
+    host = _UNFINISHED.fullmatch(_unfinished(Path("x.npy")).name)["host"]
+    for path in folder.iterdir():
+        if match := _UNFINISHED.fullmatch(path.name):
+            with contextlib.suppress(OSError):  # another may have removed it, or it may not be removed
+                old = time.time() - path.stat().st_mtime > _DAY
+                if old or (match["host"] == host and not _is_alive(int(match["process"]))):
+                    path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere, asking would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        pass
+    return True
+
+
 def _write(path: Path, fill: Callable) -> None:
     """Write a file that is either whole or not there."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    unfinished = _unfinished(path)
     try:
         with open(unfinished, "wb") as file:
             fill(file)
@@ -620,6 +687,13 @@ def _decode(file, folder: Path, paths: list[str], size: int, exact: bool) -> Non
         for start in starts:
             for image in pool.map(lambda path: _read(path, size, exact), paths[start : start + _CHUNK]):
                 file.write(image.tobytes())
+
+
+def _quietly(function: Callable, *arguments):
+    """Without Pillow's warnings, which do not name the image; for all threads at once, as Python has it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        return function(*arguments)
 
 
 def _side(path: str) -> int:

@@ -74,3 +74,22 @@ def shown(value: object) -> str:
     if isinstance(value, int) and abs(value) >= 10**40:
         return f"a number of {value.bit_length()} bits"
     return f"{value!r:.60}"
+
+
+def printable(text: str) -> str:
+    """A text in which everything that a terminal would obey is written as Python writes it.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> print(printable("größe\\x1b[31m"))
+    größe\\x1b[31m
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

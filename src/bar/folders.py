@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .errors import BarError
+from .errors import BarError, printable
 
 log = logging.getLogger(__name__)
 
@@ -319,7 +319,7 @@ def _say(folder: Path, skipped: dict[str, dict]) -> None:
     kinds = []
     for why, paths in skipped.items():
         if paths:
-            shown = ", ".join(os.path.relpath(path, folder) for path in list(paths)[:3])
+            shown = ", ".join(printable(os.path.relpath(path, folder)) for path in list(paths)[:3])
             kinds.append(f"{len(paths)} {why} ({shown}{', …' if len(paths) > 3 else ''})")
     if kinds:
         log.warning("%s: %d entries are not used: %s", folder, sum(map(len, skipped.values())), "; ".join(kinds))
@@ -364,7 +364,8 @@ def decode(path: str) -> Image.Image:
     except BarError as error:
         raise BarError(f"{path} {error}") from None
     except Exception as error:  # whatever a decoder raises on a file that it does not understand
-        raise BarError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
+        reason = str(error) or type(error).__name__
+        raise BarError(f"{path} cannot be read as an image ({reason}): repair or remove it") from error
 
 
 def _check_numbers(image: Image.Image) -> None:
@@ -382,10 +383,10 @@ def _check_numbers(image: Image.Image) -> None:
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """The image turned upright, and greys of more than 8 bits scaled to 8."""
-    upright = ImageOps.exif_transpose(image)  # a TIFF has been turned when it was loaded
-    if upright.mode != "I" and not upright.mode.startswith("I;16"):
-        return upright
-    values = np.asarray(upright).astype(np.int64)
+    ImageOps.exif_transpose(image, in_place=True)  # a TIFF has been turned when it was loaded
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image).astype(np.int64)
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     most = 2 ** tags.get(258, (16,))[0] - 1  # BitsPerSample; there are 12, too
     scaled = ((values * 255 + most // 2) // most).clip(0, 255).astype(np.uint8)
@@ -399,7 +400,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")  # which copies it, and some are large
     if image.mode == "La":
         image = image.convert("LA")
     image = image.convert("RGBA")
