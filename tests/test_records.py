@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import SIZE, build
-from test_resume import CONFIG, killed
+from test_resume import CONFIG, interrupted, killed, save
 from torch import fx, nn
 from torch.nn.utils import prune
 
@@ -333,6 +334,40 @@ def test_f3_bad_epochs_are_named_and_a_line_that_is_being_written_is_passed_over
     path.write_bytes(path.read_bytes() + f"\n{line}\n".encode(errors="surrogateescape"))
     with pytest.raises(bar.BarError, match=r"cannot read .*metrics\.jsonl"):
         runs.metrics(recorded)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        5,
+        {},
+        lambda state: state | {"records": 5},
+        lambda state: state | {"records": [5]},
+        lambda state: state | {"records": [{}]},
+        lambda state: state | {"seconds": "x"},
+        lambda state: {k: v for k, v in state.items() if k != "training"},
+        b"junk",
+        b"",
+        "pipe",
+    ],
+    ids=["number", "empty", "records", "record", "phase", "seconds", "training", "junk", "nothing", "pipe"],
+)
+def test_f3_a_checkpoint_that_is_none_is_passed_over_whatever_its_hash_says(damage, tmp_path, caplog):
+    folder = tmp_path / "run"
+    interrupted(folder, 3)
+    latest = folder / storage.CHECKPOINT
+    config = json.loads((folder / runs.CONFIG).read_text())
+    (state, *_) = storage.load_checkpoints(folder, config)
+    latest.unlink()
+    if damage == "pipe":
+        os.mkfifo(latest)
+    elif isinstance(damage, bytes):
+        latest.write_bytes(hashlib.sha256(damage).digest() + damage)
+    else:
+        save(latest, damage(state) if callable(damage) else damage)
+    (state,) = storage.load_checkpoints(folder, config)
+    assert len(state["records"]) == 2
+    assert f"{latest} is not used: " in caplog.text
 
 
 # F4: no space, no folder, no permission

@@ -149,6 +149,15 @@ def test_g1_export_for_images_that_no_memory_holds(bar_command, tmp_path):
     assert "too large to export" in err
 
 
+@pytest.mark.parametrize("command", [("count", "--model"), ("export",)], ids=lambda words: words[0])
+def test_g1_images_that_a_stored_network_cannot_take(command, bar_command, tmp_path):
+    """torch.fx writes the graph that fails to standard error."""
+    stored(tmp_path)
+    code, out, err = bar_command(*command, str(tmp_path), "--input-size", "5", "8", "8")
+    check((), code, out, err)
+    assert "cannot take an image of size (5, 8, 8)" in err
+
+
 def test_g1_a_user_without_a_home(monkeypatch):
     """In a container, the environment may name no home and the system know no such user."""
 

@@ -9,7 +9,6 @@ import keyword
 import logging
 import operator
 import os
-import pickle
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -365,16 +364,20 @@ def load_checkpoints(folder: Path, config: dict) -> Iterator[dict]:
         The run's; a checkpoint that holds another is not used.
     """
     for path in (folder / CHECKPOINT, folder / PREVIOUS):
+        if not path.exists():
+            continue
         try:
+            if not path.is_file():  # a pipe would never end
+                raise BarError("it is no file")
             content = path.read_bytes()
             if hashlib.sha256(content[32:]).digest() != content[:32]:
                 raise BarError("it is damaged, or no checkpoint")
             state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
             if state["config"] | {"format": 0} != config | {"format": 0}:
                 raise BarError("it belongs to another run")
-        except FileNotFoundError:
-            continue
-        except (OSError, BarError, pickle.UnpicklingError, KeyError, TypeError, EOFError, RuntimeError) as error:
+            if not (state["training"] and all(r["phase"] for r in state["records"]) and state["seconds"] >= 0):
+                raise BarError("it is not that of a run")
+        except Exception as error:  # what torch raises for a file from anywhere cannot be listed
             log.warning("%s is not used: %s", path, _reason(error))
         else:
             yield state
