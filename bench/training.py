@@ -166,7 +166,7 @@ def main(dataset, model, factor, limit, epochs, preset, seed, threads, rounds, d
       python bench/training.py --dataset cifar10-jpeg --limit 5000 --model wrn-16-1 --json mine.json
     """
     torch.set_num_threads(threads)
-    place = runs._device(device)
+    place = runs.device_of(device)
     try:
         config = bar.RunConfig(dataset=dataset, model=model, pruning_factor=factor, limit=limit, preset=preset,
                                epochs=epochs or None, seed=seed)  # fmt: skip

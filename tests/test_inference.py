@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import bar
-from bar import inference, storage
+from bar import inference, models, storage
 
 
 @given(
@@ -47,6 +47,18 @@ def pruned(name: str, seed: int) -> torch.fx.GraphModule:
 
 def called(network: torch.fx.GraphModule) -> list:
     return [node.target for node in network.graph.nodes if node.op == "call_function"]
+
+
+@pytest.mark.parametrize("gone", ["layer2.1", "layer2.2"])
+def test_a_block_that_has_gone_leaves_two_activations_in_a_row(gone):
+    """The sum before them must have room for the channels of the sum behind them."""
+    torch.manual_seed(0)
+    gated = bar.gate(models.build("resnet34-by-8", 10, (3, 32, 32)).double().eval(), (3, 32, 32))
+    half = {name: torch.arange(len(gate.score)) % 2 == name.count("layer2.0") % 2 for name, gate in gated.gates.items()}
+    half |= {name: torch.zeros_like(half[name]) for name in half if name.startswith(gone)}
+    half |= {name: torch.ones_like(half[name]) for name in half if name.startswith(f"layer2.{int(gone[-1]) + 1}")}
+    pruned, images = bar.prune(gated.keep_(half)), torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    assert relative(pruned(images), bar.fold(pruned)(images)) <= 1e-10
 
 
 def test_the_networks_above_take_every_way_through_a_sum():

@@ -160,6 +160,16 @@ def test_a_method_of_ones_own(bar_command, tmp_path):
     assert set(runs.records(tmp_path)["method"]) == {"thin.py:Thin", "unpruned"}
 
 
+def test_a_method_of_ones_own_may_write_weights_when_it_is_made(bar_command, tmp_path):
+    lines = ["", "    def __init__(self, network, *args, **options):"]
+    lines += ["        for weight in network.parameters():", "            weight.data.mul_(0.5)"]
+    lines += ["        super().__init__(network, *args, **options)", ""]
+    (tmp_path / "thin.py").write_text(THIN.rstrip() + "\n".join(lines))
+    words = ["run", "--limit", "160", "--size", "8", "--epochs", "1", "1", "0", "--device", "cpu", "--json"]
+    code, _, err = bar_command(*words, "--method", "thin.py:Thin")
+    assert code == 0, err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -202,7 +202,7 @@ def run(
     the result is compared with. A run that is already recorded is not run again; one that was interrupted goes on.
     """
     config = runs.RunConfig(options=_named(options), **fields)
-    runs._device(device)  # or it is found missing when images have been decoded and a network built
+    runs.device_of(device)  # or it is found missing when images have been decoded and a network built
     if processes > sweeps.most_jobs():
         check_shares(config.settings, processes)
         raise BarError(f"{processes} processes are too many for this machine, which has {os.cpu_count()} cores")
@@ -277,7 +277,7 @@ def sweep(
         for factor in factors
         for name in names or methods.STRUCTURED
     ]
-    runs._device(device)  # what would fail in each of them fails before the first
+    runs.device_of(device)  # what would fail in each of them fails before the first
     console, records, failed = Console(stderr=True), [], {}
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),

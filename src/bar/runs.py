@@ -26,6 +26,7 @@ from bar.config import RunConfig
 from bar.cost import Cost, count
 from bar.errors import BarError, shown
 from bar.inference import fold
+from bar.methods import own
 from bar.methods.search import chosen, next_weight
 from bar.methods.weights import weights_of
 from bar.network import stride_first, trace, undisturbed
@@ -142,7 +143,7 @@ def place(folder: Path | str, config: RunConfig, fingerprint: str) -> Path:
 
 
 def _launched(device: str, processes: int) -> Fabric:
-    place = _device(device)
+    place = device_of(device)
     if place.type == "cuda" and processes > torch.cuda.device_count():
         raise BarError(f"there are {torch.cuda.device_count()} GPUs here, too few for {processes} processes")
     fabric = fabric_on(place, processes)
@@ -168,9 +169,11 @@ def _run(
             factor=config.pruning_factor, steps_per_epoch=steps_per_epoch(images, settings), metric=config.metric,
             seed=config.seed, preset=config.preset, epochs=config.epochs, source=config.source, options=config.given,
         )  # fmt: skip
-        # what cannot be pruned, or not so far, is refused before memory is taken for the weights of a large network
-        with contextlib.suppress(RuntimeError):  # of methods that write weights, which are asked below
-            make(models.hollow(config.model, images.num_classes, images.input_size))
+        # What cannot be pruned, or not so far, is refused before memory is taken for the weights of a large network. Some
+        # methods write weights, which this one does not allow: they, and anybody's own, are asked below.
+        if not own.is_own(config.method):
+            with contextlib.suppress(RuntimeError):
+                make(models.hollow(config.model, images.num_classes, images.input_size))
     torch.manual_seed(config.seed)
     network = models.build(config.model, images.num_classes, images.input_size)
     full = count(network, images.input_size)
@@ -517,7 +520,7 @@ def commit() -> str | None:
     return revision + ("+" if changed else "")
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch("cpu(:0)?|(cuda|mps)(:[0-9]{1,4})?", name):  # torch knows more, on which nothing can be trained

@@ -58,7 +58,8 @@ class _Overwriting:
         self.room = {root: len(self.signals[root]) for root in self.sums}
         for root in reversed(self.sums):
             base = self.sums[root][0]
-            base = self.in_place.get(base, base)
+            while base in self.in_place:  # several in a row, where the blocks between them have gone
+                base = self.in_place[base]
             if self.kept[root] and base in self.room:
                 self.room[base] = self.room[root]
         self.memory: dict[fx.Node, fx.Node] = {}

@@ -188,7 +188,8 @@ def table(methods: Mapping[str, type[Method]] = METHODS) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index: name. Columns: title, summary, budget (what it can be in), start (from which weights), options.
+        Index: name. Columns: title, summary, budget (what it can be in), start (from which weights), needs (batch
+        norms, or nothing), options.
 
     Examples
     --------
@@ -198,7 +199,8 @@ def table(methods: Mapping[str, type[Method]] = METHODS) -> pd.DataFrame:
     rows = [
         {
             "method": name, "title": method.title, "summary": method.summary, "budget": ", ".join(method.metrics),
-            "start": " or ".join(method.starts), "options": ", ".join(option.name for option in method.options),
+            "start": " or ".join(method.starts), "needs": "batch norms" if method.needs_batch_norms else "",
+            "options": ", ".join(option.name for option in method.options),
         }
         for name, method in methods.items()
     ]  # fmt: skip

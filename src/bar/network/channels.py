@@ -8,9 +8,9 @@ spaces of shared channels are rules of a few lines.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-import networkx
 import torch
 import torch.nn.functional as F
+from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor, fx, nn
 
 from bar.network.operations import OPERATIONS, Operation
@@ -204,12 +204,13 @@ class Network:
 
     def spaces(self) -> dict[fx.Node, fx.Node]:
         """Which signals hold the same channels, because sums join them: for each node, one that stands for them all."""
-        joined = networkx.utils.UnionFind(self.kinds)
+        joined = DisjointSet(self.kinds)
         for node, kind in self.kinds.items():
             sources = self.sources(node)
             same = kind == "depthwise" and self.features(node) == self.features(sources[0])
             if same or kind in ("norm", "channelwise", "add"):
-                joined.union(node, *sources)
+                for source in sources:
+                    joined.merge(node, source)
         return {node: joined[node] for node in self.kinds}
 
     def returned(self) -> dict[fx.Node, bool]:

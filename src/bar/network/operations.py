@@ -140,9 +140,7 @@ class Repeating(Operation):
         """Each value as often."""
         (values,) = inputs
         times = self.times(network, node)
-        if values is None or (times == 1 and self.name == "depthwise"):
-            return values
-        return values.repeat_interleave(times, -1)
+        return values if values is None or times == 1 else values.repeat_interleave(times, -1)
 
     def backwards(self, network, node, wanted):
         """The largest of each."""
@@ -255,8 +253,13 @@ def _always(node: fx.Node, module: nn.Module | None) -> bool:
     return True
 
 
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether each feature of a convolution reads a single channel."""
+    return 1 < conv.groups == conv.in_channels
+
+
 def _is_depthwise(node: fx.Node, module: nn.Module) -> bool:
-    return 1 < module.groups == module.in_channels
+    return is_depthwise(module)
 
 
 def _spans_zero(node: fx.Node, module: nn.Module) -> bool:

@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import Tensor, fx, nn
 
+from bar.network.operations import is_depthwise
+
 
 def filled(new: nn.Module, old: nn.Module, **tensors: Tensor | None) -> nn.Module:
     """A new module of the meta device with these parameters and buffers, in the mode of an old one and as frozen."""
@@ -151,7 +153,7 @@ class Plain:
 
     def convolution(self, old: nn.Conv2d, outputs: Tensor, inputs: Tensor, scale: Tensor | None) -> nn.Conv2d:
         """From the channels `inputs` to the features `outputs`."""
-        return smaller_conv(old, outputs, inputs, scale, 1 < old.groups == old.in_channels)
+        return smaller_conv(old, outputs, inputs, scale, is_depthwise(old))
 
     def norm(self, old: nn.BatchNorm2d, channels: Tensor, scale: Tensor | None, learns: bool) -> nn.BatchNorm2d:
         """Of these channels; `learns` says whether a weight that it did not have before is trained."""
@@ -185,7 +187,7 @@ class Gated:
 
     def convolution(self, old: nn.Conv2d, outputs: Tensor, inputs: Tensor, scale: fx.Proxy | None) -> nn.Module:
         """From the channels `inputs` to the features `outputs`."""
-        depthwise = 1 < old.groups == old.in_channels
+        depthwise = is_depthwise(old)
         return PartOfConv(old, empty_conv(old, outputs, inputs, depthwise), outputs, None if depthwise else inputs)
 
     def norm(self, old: nn.BatchNorm2d, channels: Tensor, scale: fx.Proxy | None, learns: bool) -> nn.Module:
