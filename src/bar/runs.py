@@ -169,8 +169,8 @@ def _run(
             factor=config.pruning_factor, steps_per_epoch=steps_per_epoch(images, settings), metric=config.metric,
             seed=config.seed, preset=config.preset, epochs=config.epochs, source=config.source, options=config.given,
         )  # fmt: skip
-        # What cannot be pruned, or not so far, is refused before memory is taken for the weights of a large network. Some
-        # methods write weights, which this one does not allow: they, and anybody's own, are asked below.
+        # What cannot be pruned, or not so far, is refused before memory is taken for the weights of a large network.
+        # Some methods write weights, which this one does not allow: they, and anybody's own, are asked below.
         if not own.is_own(config.method):
             with contextlib.suppress(RuntimeError):
                 make(models.hollow(config.model, images.num_classes, images.input_size))
