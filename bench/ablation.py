@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 import bar
-from bar import data, models, runs, storage
+from bar import data, files, machine, models, runs
 from bar.barriers import log_barrier
 from bar.methods.budget_aware import BudgetAware
 from bar.training import PRESETS, Settings, Training, steps_per_epoch
@@ -144,10 +144,10 @@ def main(dataset, model, size, limit, epochs, factors, seeds, variants, threads,
             "pruning_factor": factor, "seed": seed, "volume_full": bar.count(
                 models.build(model, images.num_classes, images.input_size), images.input_size).volume,
             "validation_accuracy_unpruned": unpruned[-1]["accuracy"], "epochs": records,
-            "hardware": runs.hardware(), "torch": torch.__version__, "commit": runs.commit(),
+            "hardware": machine.hardware(), "torch": torch.__version__, "commit": machine.commit(),
         }  # fmt: skip
         out.mkdir(parents=True, exist_ok=True)
-        storage.write_text(path, json.dumps(result, indent=1) + "\n")
+        files.write_text(path, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -205,15 +205,13 @@ def main(shapes, seed, isa, threads, json_, worker) -> None:
         table.add_row(name, str(count), *map(str, counts))
     Console().print(table)
     if json_ is not None:
-        from bar import runs, storage
-
         setup = {
-            "shapes": shapes, "seed": seed, "hardware": runs.hardware(), "torch": torch.__version__,
-            "isa": torch.backends.cpu.get_cpu_capability(), "commit": runs.commit(),
+            "shapes": shapes, "seed": seed, "hardware": machine.hardware(), "torch": torch.__version__,
+            "isa": torch.backends.cpu.get_cpu_capability(), "commit": machine.commit(),
             "date": time.strftime("%Y-%m-%d", time.gmtime()), "tolerance": TOLERANCE, "reported": sorted(REPORTED),
         }  # fmt: skip
         json_.parent.mkdir(parents=True, exist_ok=True)
-        storage.write_text(json_, json.dumps({"setup": setup, "rows": rows}, indent=1) + "\n")
+        files.write_text(json_, json.dumps({"setup": setup, "rows": rows}, indent=1) + "\n")
     sys.exit(1 if met else 0)
 
 

@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import bar
-from bar import cost, data, models, runs
+from bar import cost, data, machine, models
 from bar.surgery import same_width
 
 LAYER, FEATURE, NOISE = 0.5, 1.0, 1.0  # standard deviations of the synthetic log alpha
@@ -371,7 +371,7 @@ def main(model, size, factors, batches, trained, device, threads, repeats, secon
         click.echo("torch-pruning is not installed; its rows are left out", err=True)
     setup = {
         "model": name, "input_size": [3, size, size], "pattern": pattern, "device": place.type,
-        "hardware": runs.hardware(place), "threads": threads, "seed": seed, "commit": runs.commit(),
+        "hardware": machine.hardware(place), "threads": threads, "seed": seed, "commit": machine.commit(),
         "torch": torch.__version__, "torchvision": torchvision.__version__, "torch_pruning": torch_pruning_version,
         "tf32_convolutions": place.type == "cuda" and torch.backends.cudnn.allow_tf32,
         "date": time.strftime("%Y-%m-%d", time.gmtime()), "repeats": repeats, "seconds": seconds,

@@ -23,7 +23,7 @@ from scipy import stats
 from torch import Tensor, fx, nn
 
 import bar
-from bar import models, runs, storage
+from bar import files, machine, models
 
 NETWORKS = (("wrn-16-1", 32), ("wrn-16-2", 32), ("wrn-10-1", 16))
 BEFORE, OURS, SLICE, CONTIGUOUS = "as it was", "average pool first", "slice first", "contiguous"
@@ -140,12 +140,12 @@ def main(rounds, batch, factor, threads, json_) -> None:
     Console(width=150).print(table)
     if json_ is not None:
         setup = {
-            "batch": batch, "rounds": rounds, "hardware": runs.hardware(), "torch": torch.__version__,
-            "isa": torch.backends.cpu.get_cpu_capability(), "commit": runs.commit(), "load_at_start": load,
+            "batch": batch, "rounds": rounds, "hardware": machine.hardware(), "torch": torch.__version__,
+            "isa": torch.backends.cpu.get_cpu_capability(), "commit": machine.commit(), "load_at_start": load,
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
         }  # fmt: skip
         json_.parent.mkdir(parents=True, exist_ok=True)
-        storage.write_text(json_, json.dumps({"setup": setup, "rows": rows}, indent=1) + "\n")
+        files.write_text(json_, json.dumps({"setup": setup, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

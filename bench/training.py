@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import nn
 
 import bar
-from bar import data, models, runs, storage
+from bar import data, files, machine, models, runs
 from bar.methods.budget_aware import BudgetAware
 from bar.network import stride_first, trace
 from bar.objective import distillation
@@ -166,7 +166,7 @@ def main(dataset, model, factor, limit, epochs, preset, seed, threads, rounds, d
       python bench/training.py --dataset cifar10-jpeg --limit 5000 --model wrn-16-1 --json mine.json
     """
     torch.set_num_threads(threads)
-    place = runs.device_of(device)
+    place = machine.device_of(device)
     try:
         config = bar.RunConfig(dataset=dataset, model=model, pruning_factor=factor, limit=limit, preset=preset,
                                epochs=epochs or None, seed=seed)  # fmt: skip
@@ -187,7 +187,8 @@ def main(dataset, model, factor, limit, epochs, preset, seed, threads, rounds, d
         "setup": {
             "dataset_label": images.label, "training_images": len(images.train), "model": model, "factor": factor,
             "seed": seed, "settings": dataclasses.asdict(config.settings), "device": place.type,
-            "hardware": runs.hardware(place), "threads": threads, "commit": runs.commit(), "torch": torch.__version__,
+            "hardware": machine.hardware(place), "threads": threads, "commit": machine.commit(),
+            "torch": torch.__version__,
             "torchvision": torchvision.__version__, "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "load_at_start": load,
         },
@@ -217,7 +218,7 @@ def main(dataset, model, factor, limit, epochs, preset, seed, threads, rounds, d
     Console().print(table)
     if json_ is not None:
         json_.parent.mkdir(parents=True, exist_ok=True)
-        storage.write_text(json_, json.dumps(result, indent=1) + "\n")
+        files.write_text(json_, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

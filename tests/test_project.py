@@ -113,19 +113,19 @@ def test_the_loop_of_the_readme_runs():
 
 def test_commit_is_that_of_this_project(tmp_path, monkeypatch):
     """A copy that lies in somebody else's checkout does not take that one's commit for its own."""
-    from bar import runs
+    from bar import machine
 
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
-    copy = tmp_path / "lib" / "runs.py"
+    copy = tmp_path / "lib" / "machine.py"
     copy.parent.mkdir()
     copy.write_text("", "utf-8")
-    monkeypatch.setattr(runs, "__file__", str(copy))
-    assert runs.commit() is None
+    monkeypatch.setattr(machine, "__file__", str(copy))
+    assert machine.commit() is None
     for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
         subprocess.run([*git, *command], check=True)
-    assert runs.commit() is None
+    assert machine.commit() is None
     for command in (["add", "."], ["commit", "-q", "-m", "ours"]):
         subprocess.run([*git, *command], check=True)
-    assert re.fullmatch(r"[0-9a-f]{40}", runs.commit())
+    assert re.fullmatch(r"[0-9a-f]{40}", machine.commit())
     copy.write_text("changed", "utf-8")
-    assert re.fullmatch(r"[0-9a-f]{40}\+", runs.commit())
+    assert re.fullmatch(r"[0-9a-f]{40}\+", machine.commit())

@@ -27,7 +27,7 @@ import torch
 
 from . import data
 from .errors import BarError, is_plain, nearest
-from .runs import hardware
+from .machine import hardware
 
 try:
     import nbformat

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,9 +21,10 @@ from rich.table import Table
 from torch import nn
 
 import bar
-from bar import methods, models, runs, storage, sweeps
+from bar import files, machine, methods, models, runs, storage, sweeps
+from bar.arguments import Folder
 from bar.cost import METRICS
-from bar.errors import BarError, is_plain, printable
+from bar.errors import BarError, printable
 from bar.schedule import SCHEDULES
 from bar.training import PRESETS, check_shares
 
@@ -39,42 +39,6 @@ UNREAD = 128 + 13  # the exit code that a shell gives to a program that SIGPIPE 
 @click.version_option(package_name="bar-pruning", prog_name="bar")
 def app() -> None:
     """Train a CNN and prune it to a budget at the same time (BAR, CVPR 2019)."""
-
-
-class Folder(click.Path):
-    """A path that can be there: not empty, writable as text, no longer than the system allows.
-
-    With ``new=True``, a folder, or one that can be made where it is to be. Symbolic links are followed.
-    """
-
-    def __init__(self, new: bool = False) -> None:
-        super().__init__(path_type=Path)
-        self.new = new
-
-    def convert(self, value, param, ctx) -> Path:
-        """As click asks for it."""
-        text = os.fspath(value)
-        if not text or not is_plain(text):
-            self.fail(f"{text!r:.60} is no path", param, ctx)
-        path = Path(text)
-        try:
-            here = next(place for place in (path, *path.absolute().parents) if _exists(place))
-            if self.new and not here.is_dir():
-                self.fail(f"{text!r} cannot be made, because {str(here)!r} is no folder", param, ctx)
-            if self.new and here != path:
-                tempfile.TemporaryFile(dir=here).close()
-        except OSError as error:
-            self.fail(f"{text!r:.60} cannot be used: {error.strerror}", param, ctx)
-        return path
-
-
-def _exists(path: Path) -> bool:
-    """Whether there is something; unlike `Path.exists`, with an error for what cannot even be asked for."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
 
 
 def _examples(*lines: str) -> str:
@@ -202,7 +166,7 @@ def run(
     the result is compared with. A run that is already recorded is not run again; one that was interrupted goes on.
     """
     config = runs.RunConfig(options=_named(options), **fields)
-    runs.device_of(device)  # or it is found missing when images have been decoded and a network built
+    machine.device_of(device)  # or it is found missing when images have been decoded and a network built
     if processes > sweeps.most_jobs():
         check_shares(config.settings, processes)
         raise BarError(f"{processes} processes are too many for this machine, which has {os.cpu_count()} cores")
@@ -277,7 +241,7 @@ def sweep(
         for factor in factors
         for name in names or methods.STRUCTURED
     ]
-    runs.device_of(device)  # what would fail in each of them fails before the first
+    machine.device_of(device)  # what would fail in each of them fails before the first
     console, records, failed = Console(stderr=True), [], {}
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -372,7 +336,7 @@ def _tensorboard() -> tuple[Callable[[Path], None], Callable[[runs.RunConfig, di
     def write(config: runs.RunConfig, record: dict) -> None:
         epochs[config.method] += record["phase"] != "cut"
         folder = places[-1] / "tensorboard"
-        with storage.writing(folder):
+        with files.writing(folder):
             if config.method not in writers:
                 writers[config.method] = SummaryWriter(str(folder / config.method))
             for name, value in record.items():

@@ -6,10 +6,8 @@ import functools
 import io
 import json
 import logging
-import os
 import platform
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +19,7 @@ import torchvision
 from lightning_fabric import Fabric
 from torch import nn
 
-from bar import data, methods, models, schema, storage
+from bar import data, files, machine, methods, models, schema, storage
 from bar.config import RunConfig
 from bar.cost import Cost, count
 from bar.errors import BarError, shown
@@ -143,7 +141,7 @@ def place(folder: Path | str, config: RunConfig, fingerprint: str) -> Path:
 
 
 def _launched(device: str, processes: int) -> Fabric:
-    place = device_of(device)
+    place = machine.device_of(device)
     if place.type == "cuda" and processes > torch.cuda.device_count():
         raise BarError(f"there are {torch.cuda.device_count()} GPUs here, too few for {processes} processes")
     fabric = fabric_on(place, processes)
@@ -187,13 +185,13 @@ def _run(
     if config.method == "unpruned" or config.metric == "weights":  # the others train a traced network anyway
         network = stride_first(trace(network, images.input_size).module)
     fabric = launch()
-    with storage.writing(folder):
+    with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder) if fabric.is_global_zero else contextlib.nullcontext():
         done = _begun(folder, wanted, resume, fabric)
         if done is not None:
             return done
-        revision, device, search = commit(), fabric.device, None
+        revision, device, search = machine.commit(), fabric.device, None
         images = images.to(device)
         teacher = teacher_in(unpruned, device) if taught and config.distill else None
 
@@ -254,7 +252,7 @@ def _run(
             "weights_sha256": storage.digest(folder / storage.WEIGHTS),
             "architecture_sha256": storage.digest(folder / storage.ARCHITECTURE),
             "seconds": seconds,
-            "hardware": hardware(device),
+            "hardware": machine.hardware(device),
             "processes": fabric.world_size,
             "versions": {
                 "python": platform.python_version(),
@@ -264,7 +262,7 @@ def _run(
             "commit": revision,
         }
         if fabric.is_global_zero:
-            storage.write_text(folder / RESULT, json.dumps(result, indent=1))
+            files.write_text(folder / RESULT, json.dumps(result, indent=1))
             _tidy(folder)
         fabric.barrier()
     return read(folder)
@@ -275,7 +273,7 @@ def _begun(folder: Path, wanted: dict, resume: bool, fabric: Fabric) -> dict | N
     done = fabric.broadcast(read(folder, wanted) if fabric.is_global_zero else None)
     if done is None:
         if fabric.is_global_zero:
-            storage.write_text(folder / CONFIG, json.dumps({"format": schema.FORMAT} | wanted, indent=1))
+            files.write_text(folder / CONFIG, json.dumps({"format": schema.FORMAT} | wanted, indent=1))
             if not resume:
                 storage.remove_checkpoints(folder)
         fabric.barrier()
@@ -330,7 +328,7 @@ def _search(config: RunConfig, root: Path, train: Callable, full: Cost, fabric: 
                 "seconds": sum(trial["seconds"] for trial in known()),
             }  # fmt: skip
         folder = root / f"{lam:.6g}"
-        with storage.writing(folder):
+        with files.writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder) if fabric.is_global_zero else contextlib.nullcontext():
             fabric.barrier()
@@ -338,7 +336,7 @@ def _search(config: RunConfig, root: Path, train: Callable, full: Cost, fabric: 
                 record, seconds = train(lam, folder)
                 if fabric.is_global_zero:
                     trial = {"lambda": lam, "volume": record["volume"], "flops": record["flops"], "seconds": seconds}
-                    storage.write_text(folder / TRIAL, json.dumps(trial, indent=1))
+                    files.write_text(folder / TRIAL, json.dumps(trial, indent=1))
                     _tidy(folder)
             fabric.barrier()
         made += 1
@@ -365,11 +363,11 @@ def _train(training: Training, folder: Path, config: dict, report: Callable[[dic
     start = time.perf_counter()
     if not first:
         return records + list(training), seconds + time.perf_counter() - start
-    storage.write_text(folder / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in records))
+    files.write_text(folder / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in records))
     for record in records:
         report(record)
     for record in training:
-        storage.append_text(folder / METRICS_FILE, json.dumps(record) + "\n")
+        files.append_text(folder / METRICS_FILE, json.dumps(record) + "\n")
         records.append(record)
         storage.save_checkpoint({
             "config": config, "training": training.state_dict(), "records": records,
@@ -383,7 +381,7 @@ def _train(training: Training, folder: Path, config: dict, report: Callable[[dic
 def _alone(folder: Path) -> Iterator[None]:
     """Keep two processes from training in one folder: the second one waits."""
     lock = filelock.FileLock(folder / LOCK)
-    with storage.writing(folder):
+    with files.writing(folder):
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -491,43 +489,3 @@ def records(*roots: Path | str) -> pd.DataFrame:
             except BarError as error:
                 log.warning("left out: %s", error)
     return pd.DataFrame(found)
-
-
-def hardware(device: torch.device | str = "cpu") -> str:
-    """What a run was computed on, in a few words."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return f"{model}, {os.cpu_count()} cores, threads: {torch.get_num_threads()}"
-
-
-def commit() -> str | None:
-    """The commit of the code that runs, with "+" if it has changes; None outside its own git checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    tracked = ["ls-files", "--error-unmatch", Path(__file__).name]  # not where bar is installed in another's checkout
-    try:
-        _, revision, changed = (
-            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
-            for command in (tracked, ["rev-parse", "HEAD"], ["status", "--porcelain", "--", "."])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return revision + ("+" if changed else "")
-
-
-def device_of(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch("cpu(:0)?|(cuda|mps)(:[0-9]{1,4})?", name):  # torch knows more, on which nothing can be trained
-        raise BarError(f"no device {name!r:.60}: it must be auto, cpu, cuda, cuda:1, …, or mps")
-    try:
-        device = torch.device(name.removesuffix(":0") if name.startswith("cpu") else name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BarError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
-    return device

@@ -1,6 +1,5 @@
 """Pruned networks on disk: weights as safetensors, architecture as JSON (`bar.load`); and checkpoints of a run."""
 
-import contextlib
 import functools
 import hashlib
 import io
@@ -8,7 +7,6 @@ import json
 import keyword
 import logging
 import operator
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bar import schema
+from bar import files, schema
 from bar.errors import BarError
 
 ARCHITECTURE, WEIGHTS = "network.json", "network.safetensors"
@@ -226,10 +224,10 @@ def save(network: fx.GraphModule, folder: Path | str) -> None:
         _build(json.loads(text), {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()})
     except BarError as error:
         raise BarError(f"the network cannot be saved: {error}") from error
-    with writing(folder):
+    with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write(folder / WEIGHTS, content)
-    write(folder / ARCHITECTURE, text)
+    files.write(folder / WEIGHTS, content)
+    files.write(folder / ARCHITECTURE, text)
 
 
 def load(folder: Path | str) -> fx.GraphModule:
@@ -350,7 +348,7 @@ def save_checkpoint(state: dict, folder: Path) -> None:
     torch.save(state, content)
     view = content.getbuffer()
     # the hash comes first: torch does not notice a changed byte
-    write(folder / CHECKPOINT, hashlib.sha256(view).digest(), view, previous=folder / PREVIOUS)
+    files.write(folder / CHECKPOINT, hashlib.sha256(view).digest(), view, previous=folder / PREVIOUS)
 
 
 def load_checkpoints(folder: Path, config: dict) -> Iterator[dict]:
@@ -388,59 +386,6 @@ def remove_checkpoints(folder: Path) -> None:
     partial = [path for path in folder.glob("*.partial") if _PARTIAL.fullmatch(path.name)]
     for path in (folder / CHECKPOINT, folder / PREVIOUS, *partial):
         path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what a full disk or a folder that is gone raises into a BarError that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise BarError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def write(path: Path, *content: bytes | memoryview, previous: Path | None = None) -> None:
-    """Write a file whole or not at all, also when the program is killed in between.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    *content : bytes
-        What it holds, in pieces.
-    previous : Path, optional
-        The name under which the file is kept that was there before.
-
-    Raises
-    ------
-    BarError
-        If it cannot be written; what was there before still is then.
-    """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with writing(path):
-        try:
-            with partial.open("wb") as file:
-                file.writelines(content)
-                file.flush()
-                os.fsync(file.fileno())
-            if previous is not None and path.exists():
-                os.replace(path, previous)
-            os.replace(partial, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; see `write`."""
-    write(path, text.encode())
-
-
-def append_text(path: Path, text: str) -> None:
-    """Add to the end of a text file; a BarError if that cannot be done."""
-    with writing(path), path.open("a", encoding="utf-8") as file:
-        file.write(text)
 
 
 def _node_to_json(node: fx.Node) -> dict:

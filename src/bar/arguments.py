@@ -1,0 +1,45 @@
+"""Kinds of arguments on the command line."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import click
+
+from bar.errors import is_plain
+
+
+class Folder(click.Path):
+    """A path that can be there: not empty, writable as text, no longer than the system allows.
+
+    With ``new=True``, a folder, or one that can be made where it is to be. Symbolic links are followed.
+    """
+
+    def __init__(self, new: bool = False) -> None:
+        super().__init__(path_type=Path)
+        self.new = new
+
+    def convert(self, value, param, ctx) -> Path:
+        """As click asks for it."""
+        text = os.fspath(value)
+        if not text or not is_plain(text):
+            self.fail(f"{text!r:.60} is no path", param, ctx)
+        path = Path(text)
+        try:
+            here = next(place for place in (path, *path.absolute().parents) if _exists(place))
+            if self.new and not here.is_dir():
+                self.fail(f"{text!r} cannot be made, because {str(here)!r} is no folder", param, ctx)
+            if self.new and here != path:
+                tempfile.TemporaryFile(dir=here).close()
+        except OSError as error:
+            self.fail(f"{text!r:.60} cannot be used: {error.strerror}", param, ctx)
+        return path
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is something; unlike `Path.exists`, with an error for what cannot even be asked for."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

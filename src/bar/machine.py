@@ -1,0 +1,58 @@
+"""What a run is computed on, and by which code."""
+
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import torch
+
+from bar.errors import BarError
+
+
+def hardware(device: torch.device | str = "cpu") -> str:
+    """What a run was computed on, in a few words."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores, threads: {torch.get_num_threads()}"
+
+
+def commit() -> str | None:
+    """The commit of the code that runs, with "+" if it has changes; None outside its own git checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    tracked = ["ls-files", "--error-unmatch", Path(__file__).name]  # not where bar is installed in another's checkout
+    try:
+        _, revision, changed = (
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
+            for command in (tracked, ["rev-parse", "HEAD"], ["status", "--porcelain", "--", "."])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return revision + ("+" if changed else "")
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name such as "cuda:1"; "auto" is the GPU, where there is one.
+
+    Raises
+    ------
+    BarError
+        If there is no such device here, or none on which anything can be trained.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch("cpu(:0)?|(cuda|mps)(:[0-9]{1,4})?", name):  # torch knows more, on which nothing can be trained
+        raise BarError(f"no device {name!r:.60}: it must be auto, cpu, cuda, cuda:1, …, or mps")
+    try:
+        device = torch.device(name.removesuffix(":0") if name.startswith("cpu") else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BarError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
+    return device
