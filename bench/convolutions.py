@@ -205,6 +205,8 @@ def main(shapes, seed, isa, threads, json_, worker) -> None:
         table.add_row(name, str(count), *map(str, counts))
     Console().print(table)
     if json_ is not None:
+        from bar import files, machine
+
         setup = {
             "shapes": shapes, "seed": seed, "hardware": machine.hardware(), "torch": torch.__version__,
             "isa": torch.backends.cpu.get_cpu_capability(), "commit": machine.commit(),
