@@ -431,7 +431,8 @@ def test_h1_no_text_refers_to_a_figure_that_is_not_there(tmp_path, no_pages):
 
 
 def test_h1_no_other_page_refers_to_a_figure_that_may_be_missing():
-    pages = {path: path.read_text("utf-8") for folder in ("notebooks", "book") for path in (ROOT / folder).glob("*.*")}
+    paths = [path for folder in ("notebooks", "book") for path in (ROOT / folder).glob("*.*") if path.is_file()]
+    pages = {path: path.read_text("utf-8") for path in paths}
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:
             if book.NOTHING_TO_DRAW in cell.metadata.get("tags", []):

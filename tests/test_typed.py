@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -149,13 +150,28 @@ def test_g1_export_for_images_that_no_memory_holds(bar_command, tmp_path):
     assert "too large to export" in err
 
 
-@pytest.mark.parametrize("command", [("count", "--model"), ("export",)], ids=lambda words: words[0])
-def test_g1_images_that_a_stored_network_cannot_take(command, bar_command, tmp_path):
+def test_g1_a_graph_that_fails_is_not_printed(capsys, tmp_path):
+    class Narrow(torch.nn.Module):
+        def forward(self, x):
+            return torch.narrow(x, 1, 0, 4).flatten(1)
+
+    network = torch.fx.symbolic_trace(Narrow())
+    for call in (bar.count, lambda *given: bar.export(*given, tmp_path / "x.pt2")):
+        with pytest.raises(bar.BarError, match="exceeds dimension size"):
+            call(network, (3, 8, 8))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [(("count", "--model"), "cannot take an image of size (5, 8, 8)"), (("export",), "cannot take images of 5x8x8")],
+)
+def test_g1_images_that_a_stored_network_cannot_take(command, message, bar_command, tmp_path):
     """torch.fx writes the graph that fails to standard error."""
     stored(tmp_path)
     code, out, err = bar_command(*command, str(tmp_path), "--input-size", "5", "8", "8")
     check((), code, out, err)
-    assert "cannot take an image of size (5, 8, 8)" in err
+    assert message in err
 
 
 def test_g1_a_user_without_a_home(monkeypatch):

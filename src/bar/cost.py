@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bar.errors import BarError
-from bar.network import Network, follow, on_meta, symbolic_trace
+from bar.network import Network, follow, on_meta, quiet_call, symbolic_trace
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def count(model: nn.Module, input_size: Iterable[int], linear: bool = False) -> 
     size = tuple(input_size)
     try:
         dtype = next(iter(twin.parameters()), torch.empty(0)).dtype
-        twin(torch.empty(1, *size, device="meta", dtype=dtype))
+        quiet_call(twin)(torch.empty(1, *size, device="meta", dtype=dtype))
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BarError(f"{type(model).__name__} cannot take an image of size {size}: {reason}") from error

@@ -16,6 +16,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from bar.errors import BarError, nearest
 from bar.inference.plain import plain_graph, root_cause
+from bar.network import quiet_call
 from bar.surgery import GatedNetwork
 
 FORMATS = ("onnx", "pt2")
@@ -122,7 +123,7 @@ def _check_network(network: nn.Module, size: tuple[int, ...]) -> None:
 def _outputs(network: nn.Module, batches: list[Tensor]) -> list[Tensor]:
     """What the network returns for each batch of images."""
     try:
-        outputs = [network(images) for images in batches]
+        outputs = [quiet_call(network)(images) for images in batches]
     except (RuntimeError, ValueError, TypeError) as error:
         shape = "x".join(map(str, batches[0].shape[1:]))
         raise BarError(f"the network cannot take images of {shape}: {root_cause(error)}") from error

@@ -3,7 +3,7 @@
 from bar.network import blocks
 from bar.network.channels import Network, ask, backwards, follow, forwards
 from bar.network.checks import check_hooks, check_layer
-from bar.network.recording import symbolic_trace, undisturbed
+from bar.network.recording import quiet_call, symbolic_trace, undisturbed
 from bar.network.rewriting import KeepUnread, is_pointwise, stride_first
 from bar.network.tracing import on_meta, trace
 
@@ -19,6 +19,7 @@ __all__ = [
     "forwards",
     "is_pointwise",
     "on_meta",
+    "quiet_call",
     "stride_first",
     "symbolic_trace",
     "trace",

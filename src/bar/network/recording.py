@@ -66,6 +66,11 @@ class _OneThread(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
+def quiet_call(network: nn.Module) -> Callable:
+    """What calls a network, but does not print its graph when it fails, as ``torch.fx`` does by itself."""
+    return network.forward if isinstance(network, fx.GraphModule) else network
+
+
 def symbolic_trace(model: nn.Module) -> fx.GraphModule:
     """As ``torch.fx.symbolic_trace``, in several threads at once."""
     with _TRACING:
