@@ -6,6 +6,7 @@ The numbers in the names are those of the list of cases on which the software on
 import copy
 import random
 import warnings
+from collections import deque
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -310,6 +311,41 @@ class WarmingUp(nn.Module):
     def forward(self, x):
         self.calls += 1
         return x if self.calls > 100 else x * 2
+
+
+class Keeping(nn.Module):
+    """Notes each call in a container that it keeps."""
+
+    def __init__(self, kept, note):
+        super().__init__()
+        self.kept, self.note = kept, note
+
+    def forward(self, x):
+        self.note(self.kept, "call")
+        return x * 2
+
+
+def append(kept, what):
+    kept.append(what)
+
+
+KEEPING = {
+    "list": (list, append), "dict": (dict, lambda kept, what: kept.update({what: 1})), "deque": (deque, append),
+    "set": (set, lambda kept, what: kept.add(what)),
+    "nested": (lambda: {"x": []}, lambda kept, what: kept["x"].append(what)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KEEPING)
+def test_b3_what_forward_puts_into_a_container_is_refused_by_name(kind):
+    make, note = KEEPING[kind]
+    layer = Keeping(make(), note)
+    net = Net(lambda net, x: net.head(net.b(net.odd(net.a(x)))), odd=layer)
+    with pytest.raises(bar.BarError, match="module 'odd' changes its attribute 'kept'"):
+        bar.gate(net, SIZE)
+    assert layer.kept == make()
+    layer.note = lambda kept, what: None  # what is only read does not matter
+    assert bar.gate(net, SIZE)
 
 
 class OtherRate(nn.Module):

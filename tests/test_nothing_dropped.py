@@ -142,6 +142,21 @@ def test_c2_tied_weights_are_refused_by_name(net, names):
         bar.gate(net(), SIZE)
 
 
+@pytest.mark.parametrize("start", [0, 1])
+def test_c2_weights_that_overlap_in_part_are_refused_by_name(start):
+    net, memory = Net(), torch.randn(4 * 4 * 9 + 9)
+    net.b.weight = nn.Parameter(memory[: 4 * 4 * 9].view(4, 4, 3, 3))
+    net.c.weight = nn.Parameter(memory[start * 9 :][: 4 * 4 * 9].view(4, 4, 3, 3))
+    with pytest.raises(bar.BarError, match=f"'b.weight' and 'c.weight' {'share memory' if start else 'are one'}"):
+        bar.gate(net, SIZE)
+
+
+def test_c2_weights_that_lie_side_by_side_in_one_memory_are_not_tied():
+    net, memory = Net(), torch.randn(2 * 4 * 4 * 9)
+    net.b.weight, net.c.weight = (nn.Parameter(half.view(4, 4, 3, 3)) for half in memory.chunk(2))
+    assert list(bar.gate(net, SIZE).gates) == ["a", "b", "c"]
+
+
 def test_c2_one_layer_of_two_names_is_not_tied():
     net = Net()
     net.again = net.c

@@ -3,9 +3,9 @@
 import keyword
 import operator
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from bar.errors import BarError
@@ -60,20 +60,32 @@ def check_hooks(name: str, module: nn.Module) -> None:
 
 
 def check_ties(module: fx.GraphModule) -> None:
-    """Refuse weights that two layers share: pruning one of them would change the other."""
-    seen: dict = {}
+    """Refuse weights that two layers share, whole or in part: pruning one of them would change the other."""
+    places: dict[object, list[tuple[int, int, str]]] = {}  # memory -> the parts of it that are in use
+    for name, tensor in _tensors(module):
+        if tensor.is_meta or tensor.numel() == 0:
+            memory, first, last = id(tensor), 0, 0
+        else:
+            memory, first = tensor.untyped_storage().data_ptr(), tensor.data_ptr()
+            reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            last = first + reach * tensor.element_size()
+        memory = (tensor.device, memory)
+        for other_first, other_last, other in places.get(memory, ()):
+            if other != name and first <= other_last and other_first <= last:
+                same = (first, last) == (other_first, other_last)
+                raise BarError(
+                    f"{other!r} and {name!r} {'are one tensor' if same else 'share memory'}: tied weights cannot be "
+                    "pruned, since each layer needs a smaller one of its own. Give one of the two a copy"
+                )
+        places.setdefault(memory, []).append((first, last, name))
+
+
+def _tensors(module: fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers that a graph uses, each by its name; several calls of a layer give them again."""
     for node in module.graph.nodes:
         if node.op == "call_module":
             layer = module.get_submodule(node.target)
-            tensors = [(f"{node.target}.{name}", t) for name, t in (*layer.named_parameters(), *layer.named_buffers())]
+            for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
+                yield f"{node.target}.{name}", tensor
         elif node.op == "get_attr":
-            tensors = [(node.target, operator.attrgetter(node.target)(module))]
-        else:
-            continue
-        for name, tensor in tensors:
-            where = id(tensor) if tensor.is_meta or tensor.numel() == 0 else (tensor.device, tensor.data_ptr())
-            if seen.setdefault(where, name) != name:
-                raise BarError(
-                    f"{seen[where]!r} and {name!r} are one tensor: tied weights cannot be pruned, since each layer "
-                    "needs a smaller one of its own. Give one of the two a copy"
-                )
+            yield node.target, operator.attrgetter(node.target)(module)

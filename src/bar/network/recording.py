@@ -1,10 +1,12 @@
 """Record what a model does with `torch.fx`: in several threads, without drawing numbers, in either mode."""
 
 import contextlib
+import copy
 import operator
 import random
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -142,6 +144,7 @@ class _Proxy(fx.Proxy):
 def record(model: nn.Module, training: bool, inference: bool = False) -> fx.GraphModule:
     """What torch.fx records of a model in one of its modes; the model is left as it was."""
     own = {m: vars(m).copy() for m in model.modules()}
+    contents = [(name, *found) for name, m in model.named_modules() for found in _containers(m)]
     modes = {m: m.training for m in own}
     tracer = _Tracer()
     grad = torch.inference_mode() if inference else torch.enable_grad()
@@ -155,7 +158,7 @@ def record(model: nn.Module, training: bool, inference: bool = False) -> fx.Grap
                     f"{f'module {tracer.drawn!r}' if tracer.drawn else 'the network itself'} draws random numbers when "
                     f"it is called{' in training mode' if training else ''}, which would be the same in every step"
                 )
-            _check_attributes(model, own)
+            _check_attributes(model, own, contents)
         except BarError:
             raise
         except Exception as error:
@@ -170,16 +173,52 @@ def record(model: nn.Module, training: bool, inference: bool = False) -> fx.Grap
                 for key in vars(m).keys() - own[m].keys():  # torch.fx keeps here what is made in forward
                     del vars(m)[key]
                 vars(m).update(own[m] | {"training": mode})
+            for _, _, container, before in contents:
+                if _differs(container, before):
+                    _restore(container, before)
     module.training = modes[model]
     return module
 
 
-def _check_attributes(model: nn.Module, before: dict[nn.Module, dict]) -> None:
-    """Refuse a model whose forward changes a number or a text that it keeps, such as a count of calls."""
-    for name, m in model.named_modules():
-        for key, value in before[m].items():
-            if type(value) in (bool, int, float, str) and key != "training" and vars(m).get(key) != value:
-                raise BarError(
-                    f"{f'module {name!r}' if name else 'the network itself'} changes its attribute {key!r} when it is "
-                    "called, which happens once only in what pruning makes of it"
-                )
+def _check_attributes(model: nn.Module, before: dict[nn.Module, dict], contents: list[tuple]) -> None:
+    """Refuse a model whose forward changes what it keeps beside its tensors, such as a count or a list of calls."""
+    changed = [
+        (name, key)
+        for name, m in model.named_modules()
+        for key, value in before[m].items()
+        if type(value) in (bool, int, float, str) and key != "training" and vars(m).get(key) != value
+    ]
+    changed += [(name, key) for name, key, container, held in contents if _differs(container, held)]
+    for name, key in changed:
+        raise BarError(
+            f"{f'module {name!r}' if name else 'the network itself'} changes its attribute {key!r} when it is "
+            "called, which happens once only in what pruning makes of it"
+        )
+
+
+_NOT_OURS = frozenset(vars(nn.Module())) - {"training"}  # hooks, submodules: torch keeps them
+
+
+def _containers(module: nn.Module) -> Iterator[tuple[str, list | dict | set | deque, list | dict | set | deque]]:
+    """The lists, dicts, sets and deques that a module keeps, those within others too: attribute, it, and a copy."""
+    todo, seen = [(key, value) for key, value in vars(module).items() if key not in _NOT_OURS], set()
+    while todo:
+        key, value = todo.pop()
+        if isinstance(value, list | dict | set | deque) and id(value) not in seen:
+            seen.add(id(value))
+            yield key, value, copy.copy(value)
+            todo += [(key, part) for part in (value.values() if isinstance(value, dict) else value)]
+
+
+def _differs(container: list | dict | set | deque, before: list | dict | set | deque) -> bool:
+    """Whether other things are in a container than before, or things in another order; they are not compared."""
+    if isinstance(container, dict):
+        return [*map(id, (*container, *container.values()))] != [*map(id, (*before, *before.values()))]
+    if isinstance(container, set):
+        return {*map(id, container)} != {*map(id, before)}
+    return [*map(id, container)] != [*map(id, before)]
+
+
+def _restore(container: list | dict | set | deque, before: list | dict | set | deque) -> None:
+    container.clear()
+    (container.extend if isinstance(container, list | deque) else container.update)(before)

@@ -8,11 +8,12 @@ from torch import Tensor, fx, nn
 from bar import cost
 from bar.errors import BarError
 from bar.hard_concrete import Gate, HardConcrete
-from bar.network import Network, check_hooks, check_layer
+from bar.network import Network
 from bar.surgery.layers import Gated
 from bar.surgery.pruning import prune
-from bar.surgery.rewiring import rewire, submodule_of
+from bar.surgery.rewiring import rewire
 from bar.surgery.settling import settled
+from bar.surgery.watching import Watch
 
 
 class GatedNetwork(nn.Module):
@@ -55,47 +56,21 @@ class GatedNetwork(nn.Module):
         self._sizes = [len(weights[name]) for name in prunable]
         self._spine = [name for name in network.spine() if name in self._names]
         self.register_load_state_dict_post_hook(_connect)
-        self._watch(() if model is None else (model,))
+        self._watch = Watch(network, model)
         self.connect_()
-
-    def _watch(self, model: tuple[nn.Module, ...]) -> None:
-        """Note what the user may change behind our back; see `_follow`. In tuples: these are no modules of our own."""
-        self._model = model
-        self._layers = tuple(
-            (name, module, type(module))
-            for name in dict.fromkeys(node.target for node in self.body.graph.find_nodes(op="call_module"))
-            for module in [self.body.get_submodule(name)]
-        )
-        self._watched = tuple((name, module) for root in (self.body, *model) for name, module in root.named_modules())
 
     def _follow(self) -> None:
         """Take over the mode that the user's model has been given since, and refuse what else has been done to it."""
-        for name, module, kind in self._layers:
-            for root in (self.body, *(() if name in self.network.dropouts else self._model)):
-                here = submodule_of(root, name)
-                if here is not module:
-                    raise BarError(
-                        f"{name!r} has been replaced by {type(here).__name__} since the gates were put in, which would "
-                        "have no effect: change the network first, then call bar.gate on it"
-                    )
-            if type(module) is not kind or "forward" in vars(module):
-                check_layer(name, module)
-                raise BarError(f"{name!r} has become {type(module).__name__} since: call bar.gate on the network anew")
-        for name, module in self._watched:
-            if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
-                check_hooks(name, module)
-        for model in self._model:
-            self.training = model.training
-            for name, owner in self.network.dropouts.items():
-                self.body.get_submodule(name).training = model.get_submodule(owner).training
+        self._watch.check()
+        self.training = self._watch.mode(self.training)
 
     def __getstate__(self) -> dict:
         """Without what `connect_` makes, and without the user's own model, which a copy has nothing to do with."""
-        return {k: v for k, v in vars(self).items() if k not in ("_with_gates", "_model", "_layers", "_watched")}
+        return {k: v for k, v in vars(self).items() if k not in ("_with_gates", "_watch")}
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
-        self._watch(())
+        self._watch = Watch(self.network, None)
         self.connect_()
 
     @property
@@ -257,8 +232,7 @@ class GatedNetwork(nn.Module):
     def train(self, mode: bool = True) -> "GatedNetwork":
         """As `torch.nn.Module.train`; the user's model, whose layers these are, changes its mode with it."""
         super().train(mode)
-        for model in self._model:  # afterwards: its own `train` may keep a batch norm in eval mode
-            model.train(mode)
+        self._watch.set_mode(mode)  # afterwards: its own `train` may keep a batch norm in eval mode
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GatedNetwork":

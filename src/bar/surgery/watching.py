@@ -1,0 +1,66 @@
+"""What users do to a model after gates were put into it takes effect, or is refused when it is noticed."""
+
+from torch import nn
+
+from bar.errors import BarError
+from bar.network import Network, check_hooks, check_layer
+from bar.surgery.rewiring import submodule_of
+
+
+class Watch:
+    """Remembers the modules that a gated network computes with, and looks at what has become of them.
+
+    Parameters
+    ----------
+    network : bar.network.Network
+        What tracing found. Its modules are the model's own.
+    model : nn.Module, optional
+        The user's model; without it, as after a copy, only the network's own modules are watched.
+    """
+
+    def __init__(self, network: Network, model: nn.Module | None) -> None:
+        self.model, self.body, self.dropouts = model, network.module, network.dropouts
+        self._layers = tuple(
+            (name, module, type(module))
+            for name in dict.fromkeys(node.target for node in self.body.graph.find_nodes(op="call_module"))
+            for module in [self.body.get_submodule(name)]
+        )
+        roots = (self.body,) if model is None else (self.body, model)
+        self._modules = tuple((name, module) for root in roots for name, module in root.named_modules())
+
+    def check(self) -> None:
+        """Refuse a layer that was replaced, or that has become another or got a hook.
+
+        Raises
+        ------
+        BarError
+            Naming the module and what has been done to it.
+        """
+        for name, module, kind in self._layers:
+            # of F.dropout, tracing has made a module that the model does not have
+            for root in (self.body, None if name in self.dropouts else self.model):
+                here = module if root is None else submodule_of(root, name)
+                if here is not module:
+                    raise BarError(
+                        f"{name!r} has been replaced by {type(here).__name__} since the gates were put in, which would "
+                        "have no effect: change the network first, then call bar.gate on it"
+                    )
+            if type(module) is not kind or "forward" in vars(module):
+                check_layer(name, module)
+                raise BarError(f"{name!r} has become {type(module).__name__} since: call bar.gate on the network anew")
+        for name, module in self._modules:
+            if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+                check_hooks(name, module)
+
+    def set_mode(self, mode: bool) -> None:
+        """Give the model a mode, training or eval; its own `train` may make exceptions, as frozen batch norms do."""
+        if self.model is not None:
+            self.model.train(mode)
+
+    def mode(self, otherwise: bool) -> bool:
+        """The mode that the model has by now, which calls of F.dropout take from the module that makes them."""
+        if self.model is None:
+            return otherwise
+        for name, owner in self.dropouts.items():
+            self.body.get_submodule(name).training = self.model.get_submodule(owner).training
+        return self.model.training
