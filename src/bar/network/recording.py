@@ -169,13 +169,7 @@ def record(model: nn.Module, training: bool, inference: bool = False) -> fx.Grap
             why = (why if training else "{}: {}").format(tracer.place(error), error)
             raise BarError(f"cannot trace {type(model).__name__} with torch.fx{why}") from error
         finally:
-            for m, mode in modes.items():
-                for key in vars(m).keys() - own[m].keys():  # torch.fx keeps here what is made in forward
-                    del vars(m)[key]
-                vars(m).update(own[m] | {"training": mode})
-            for _, _, container, before in contents:
-                if _differs(container, before):
-                    _restore(container, before)
+            _restore(own, modes, contents)
     module.training = modes[model]
     return module
 
@@ -219,6 +213,13 @@ def _differs(container: list | dict | set | deque, before: list | dict | set | d
     return [*map(id, container)] != [*map(id, before)]
 
 
-def _restore(container: list | dict | set | deque, before: list | dict | set | deque) -> None:
-    container.clear()
-    (container.extend if isinstance(container, list | deque) else container.update)(before)
+def _restore(own: dict[nn.Module, dict], modes: dict[nn.Module, bool], contents: list[tuple]) -> None:
+    """Give modules back the attributes and modes that they had, and containers what was in them."""
+    for m, mode in modes.items():
+        for key in vars(m).keys() - own[m].keys():  # torch.fx keeps here what is made in forward
+            del vars(m)[key]
+        vars(m).update(own[m] | {"training": mode})
+    for _, _, container, before in contents:
+        if _differs(container, before):
+            container.clear()
+            (container.extend if isinstance(container, list | deque) else container.update)(before)
