@@ -1,6 +1,12 @@
 """What each method declares, and what follows from it: options, their ranges, tables; and a method of a user's own."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -138,6 +144,31 @@ def test_uniform_widths_from_scratch(root):
     assert config.start == "scratch"
     assert 0.9 * record["budget"] <= record["volume"] <= record["budget"]
     assert [line["phase"] for _, line in runs.metrics(root / config.name).iterrows()] == ["cut"] + ["finetune"] * 2
+
+
+def test_a_new_method_is_a_file_and_a_line(tmp_path):
+    """The diff that ARCHITECTURE.md shows, applied to a copy."""
+    root = Path(__file__).parents[1]
+    *_, diff = re.findall(r"```diff\n(.*?)```", (root / "ARCHITECTURE.md").read_text("utf-8"), re.S)
+    shutil.copytree(root / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    applied = subprocess.run(
+        ["git", "apply", "--unidiff-zero", "-"], input=diff, cwd=tmp_path, text=True, capture_output=True
+    )
+    assert applied.returncode == 0, applied.stderr
+    words = ["run", "--method", "scale", "--limit", "160", "--size", "8", "--epochs", "1", "1", "0", "--json"]
+    words += ["--device", "cpu", "--out", str(tmp_path / "run")]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
+    made = subprocess.run(
+        [sys.executable, "-c", "from bar.cli import main; main()", *words],
+        cwd=tmp_path,
+        env=environment,
+        text=True,
+        capture_output=True,
+    )
+    assert made.returncode == 0, made.stderr
+    record = json.loads(made.stdout)
+    assert record["method"] == "scale"
+    assert record["volume"] <= record["budget"]
 
 
 def test_a_method_of_ones_own(bar_command, tmp_path):
