@@ -20,10 +20,11 @@ from rich.table import Table
 from torch import nn
 
 import bar
-from bar import files, machine, methods, models, runs, storage, sweeps
+from bar import files, machine, methods, models, runs, storage
 from bar.arguments import Folder
 from bar.cost import METRICS
 from bar.errors import BarError, printable
+from bar.runs import sweeps
 from bar.schedule import SCHEDULES
 from bar.training import PRESETS, check_shares
 
