@@ -19,7 +19,6 @@ COMPLEX: dict[str, int] = {
     "storage.py:_graph": 32,
 }
 LONG: dict[str, int] = {
-    "book.py": 480,
     "data.py": 717,
     "storage.py": 614,
     "surgery/gated.py": 465,
