@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import bar
-from bar import data, figures, models, runs
+from bar import data, figures, machine, models
 from bar.methods.budget_aware import BudgetAware
 from bar.training import PRESETS, Training, steps_per_epoch
 
@@ -32,6 +32,6 @@ record = {
     "distill": False,
     "validation_accuracy": records[-1]["accuracy"], "volume": cost.volume, "volume_full": pruner.budget.full,
     "budget": pruner.budget.limit, "features": {name: layer["features"] for name, layer in cost.layers.items()},
-    "hardware": runs.hardware(), "torch": torch.__version__, "commit": runs.commit(),
+    "hardware": machine.hardware(), "torch": torch.__version__, "commit": machine.commit(),
 }  # fmt: skip
 (HERE / "pruned.json").write_text(json.dumps(record, indent=1) + "\n")

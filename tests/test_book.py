@@ -21,7 +21,10 @@ import nbformat
 import pytest
 import tiny
 
+import bar
 from bar import book
+from bar.book import about, building, executing, keeping
+from bar.book import pages as pages_
 from bar.errors import BarError
 
 ROOT = Path(__file__).parent.parent
@@ -244,7 +247,7 @@ def test_what_is_unchanged_is_not_run_again(tmp_path, monkeypatch, capsys):
     notebooks, pages = a_book(tmp_path, "import secrets\nprint(secrets.token_hex())")
     result = notebooks.parent / "results" / "run" / "result.json"
     result.parent.mkdir(parents=True)
-    monkeypatch.setattr(book.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, ""))  # no pages
+    monkeypatch.setattr(building.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, ""))  # no pages
 
     def printed(parameters=None, **options):
         book.build(parameters, notebooks, pages, **options)
@@ -263,16 +266,16 @@ def test_what_is_unchanged_is_not_run_again(tmp_path, monkeypatch, capsys):
     others += [printed({"dataset": str(tmp_path / "weights.safetensors")})]
     (tmp_path / "weights.safetensors").write_bytes(b"12")
     others += [printed({"dataset": str(tmp_path / "weights.safetensors")})]
-    monkeypatch.setattr(book, "_hardware", lambda: {"Processor": "another"})
+    monkeypatch.setattr(keeping, "hardware", lambda: {"Processor": "another"})
     others += [printed()]
-    monkeypatch.setattr(book, "distributions", list)
+    monkeypatch.setattr(keeping, "distributions", list)
     others += [printed()]
     path = notebooks / "01_one.ipynb"
     path.write_text(path.read_text().replace("# One", "# Two"))
     others += [printed()]
     copy = tmp_path / "package"
-    shutil.copytree(Path(book.__file__).parent, copy)
-    monkeypatch.setattr(book, "__file__", str(copy / "book.py"))
+    shutil.copytree(Path(bar.__file__).parent, copy)
+    monkeypatch.setattr(bar, "__file__", str(copy / "__init__.py"))
     assert printed() == others[-1]
     (copy / "cost.py").write_text("")
     others += [printed()]
@@ -386,7 +389,7 @@ def with_figure(folder: Path, source: str, tags: tuple[str, ...] = ()) -> tuple[
 @pytest.fixture
 def no_pages(monkeypatch):
     """Without Sphinx, which takes most of the time."""
-    monkeypatch.setattr(book.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, ""))
+    monkeypatch.setattr(building.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, ""))
 
 
 def test_h1_figures_whatever_the_environment_says(tmp_path, monkeypatch, no_pages):
@@ -450,7 +453,7 @@ def slow(monkeypatch, no_pages):
         seen.append(given["pruning_factor"])
         return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"factor {given['pruning_factor']}")])
 
-    monkeypatch.setattr(book, "_execute", execute)
+    monkeypatch.setattr(executing, "execute", execute)
     return seen
 
 
@@ -489,8 +492,8 @@ def test_h2_interrupted_pages_are_no_book(tmp_path, slow, monkeypatch):
         raise KeyboardInterrupt
 
     notebooks, pages = a_book(tmp_path)
-    monkeypatch.setattr(book, "_about", lambda *_: "")
-    monkeypatch.setattr(book.subprocess, "run", interrupted)
+    monkeypatch.setattr(about, "page", lambda *_: "")
+    monkeypatch.setattr(building.subprocess, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         book.build({"pruning_factor": 7}, notebooks, pages)
     assert not (pages / "_build").exists()
@@ -522,8 +525,8 @@ def test_h3_a_page_shows_what_it_ran_with(small):
 
 def test_h3_every_notebook_of_the_book_says_so(tmp_path, no_pages, monkeypatch):
     """Those of the repository, without running them."""
-    monkeypatch.setattr(book, "_execute", lambda path, _: nbformat.read(path, as_version=4))
-    monkeypatch.setattr(book, "_check_figures", lambda *_, **__: None)
+    monkeypatch.setattr(executing, "execute", lambda path, _: nbformat.read(path, as_version=4))
+    monkeypatch.setattr(pages_, "check_figures", lambda *_, **__: None)
     shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_build", "_executed", "_cache"))
     book.build({"seed": 5}, ROOT / "notebooks", tmp_path / "book")
     for path in (tmp_path / "book" / "_executed").glob("*.ipynb"):

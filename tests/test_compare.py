@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from bar import compare, paper
-from bar.runs import RunConfig
+from bar import paper
+from bar.runs import RunConfig, compare
 
 T_2 = 4.302653  # Student's t at 97.5 % with 2 degrees of freedom, from a printed table
 T_1 = 12.706205

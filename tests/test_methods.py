@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import bar
-from bar import methods, models, runs, sweeps
+from bar import methods, models, runs
 from bar.methods.iterative import factors_to
+from bar.runs import sweeps
 from bar.training import PRESETS
 
 TINY = {"limit": 160, "size": 8, "epochs": (3, 1, 1)}

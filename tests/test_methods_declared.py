@@ -229,4 +229,9 @@ def test_an_error_in_it_is_one_line(text, message, bar_command, tmp_path):
 def test_the_methods_on_the_command_line(bar_command):
     assert {row["method"] for row in json.loads(bar_command("methods", "--json")[1])} == set(methods.METHODS)
     assert "kappa" in bar_command("methods", "learning-compression")[1]
+    for command in ("run", "sweep"):
+        listed = bar_command(command, "--help")[1].partition("\nMethods:\n")[2]
+        words = " ".join(listed.split())
+        assert all(f" {name} {method.summary}" in f" {words}" for name, method in methods.METHODS.items())
+        assert "`bar methods METHOD` lists the options" in words
     assert bar_command("methods", "learning-compresion")[0] == 2

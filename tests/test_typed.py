@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import bar
-from bar import book, data, methods, models, network, runs, storage, sweeps
+from bar import book, data, methods, models, network, runs, storage
 from bar.errors import BarError
+from bar.runs import sweeps
 
 EXAMPLES = 100 if settings.default.max_examples < 100 else 2000  # the latter with --all
 HUGE = str(10**12)

@@ -303,3 +303,8 @@ def _checked_epochs(given: object) -> tuple[int, int, int]:
 
 def _whole(value: object, least: int, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def total_epochs(config: RunConfig, trial: bool = False) -> int:
+    """How many epochs a run takes by itself, without what it may need first; or, of a search, one trial."""
+    return sum(epochs for name, epochs, _ in config.phases if name == "prune" or not trial)

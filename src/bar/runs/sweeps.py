@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from bar.errors import BarError
-from bar.runs import RunConfig, run
+from bar.runs.config import RunConfig
+from bar.runs.running import run
 
 
 def sweep(

@@ -1,0 +1,203 @@
+"""``bar run`` and ``bar sweep``."""
+
+import json
+import os
+from pathlib import Path
+
+import click
+from lightning_fabric.utilities import rank_zero_only
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bar import machine, methods, runs
+from bar.arguments import Folder
+from bar.cli import progress
+from bar.cli.describing import WithMethods
+from bar.cli.options import DEFAULT, common, examples, named
+from bar.errors import BarError
+from bar.runs import sweeps
+from bar.training import check_shares
+
+
+@click.command(
+    cls=WithMethods,
+    epilog=examples(
+        "bar run                            # digits, a quarter of the volume",
+        "bar run --pruning-factor 16 --method magnitude --seed 1",
+        "bar run --dataset cifar10 --model wrn-28-12 --preset paper -x 16",
+        "bar run --dataset ~/photos --size 64 --model resnet18 --metric flops",
+        "bar run --dataset cifar10 --model wrn-28-12 --processes 4    # four GPUs",
+        "bar run --method l0 -o rule=l0 -o gates=normal",
+        "bar run --json | jq .accuracy",
+        "bar run -x 8                       # Ctrl-C, then the same again: it goes on",
+    ),
+)
+@click.option("--method", default=DEFAULT.method, show_default=True, help="One of those below, or your own.")
+@click.option(
+    "--pruning-factor",
+    "-x",
+    type=float,
+    default=DEFAULT.pruning_factor,
+    show_default=True,
+    help="Leave at most the full network's size divided by this; above 1.",
+)
+@click.option("--seed", type=int, default=DEFAULT.seed, show_default=True)
+@common
+@click.option("--out", type=Folder(new=True), help="Folder of the records. [default: runs/NAME]")
+@click.option(
+    "--processes", type=int, default=1, show_default=True, help="Share each batch among so many GPUs, or CPU processes."
+)
+@click.option(
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Go on with an interrupted run, from its last whole epoch, or start it over.",
+)
+@click.option("--tensorboard", is_flag=True, help="Write what is watched to FOLDER/tensorboard, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+def run(
+    out: Path | None,
+    root: Path | None,
+    device: str,
+    processes: int,
+    resume: bool,
+    tensorboard: bool,
+    as_json: bool,
+    options: tuple[str, ...],
+    **fields,
+) -> None:
+    """Train and prune one network, and record it.
+
+    The unpruned network is trained first, once for each data set, model, seed and length: it is the teacher, and what
+    the result is compared with. A run that is already recorded is not run again; one that was interrupted goes on.
+    """
+    config = runs.RunConfig(options=named(options), **fields)
+    machine.device_of(device)  # or it is found missing when images have been decoded and a network built
+    if processes > sweeps.most_jobs():
+        check_shares(config.settings, processes)
+        raise BarError(f"{processes} processes are too many for this machine, which has {os.cpu_count()} cores")
+    folder = out or Path("runs") / config.name
+    how = {"root": root, "device": device, "processes": processes, "resume": resume}
+    if tensorboard:
+        how["placed"], how["watch"] = progress.tensorboard()
+    try:
+        record = progress.run_with_progress(config, folder, **how)
+    except KeyboardInterrupt:
+        raise progress.Interrupted(
+            f"interrupted; all whole epochs are kept in {folder} and beside it: the same command goes on from there"
+        ) from None
+    if rank_zero_only.rank:  # of several processes, the first one speaks
+        return
+    if as_json:
+        click.echo(json.dumps(record, indent=1))
+    else:
+        _show(config, record, folder)
+
+
+def _show(config: runs.RunConfig, record: dict, folder: Path) -> None:
+    """The record of a run as a table, what is used of the budget, and where it is."""
+    table = Table(title=escape(f"{config.model} on {record['dataset_label']}"), show_header=True, title_justify="left")
+    for column in ("", "unpruned", "pruned", "factor"):
+        table.add_column(column, justify="left" if not column else "right")
+    table.add_row("test accuracy", f"{record['accuracy_unpruned']:.2%}", f"{record['accuracy']:.2%}", "")
+    for what in ("volume", "flops", "parameters", *(["weights"] if "weights" in record else [])):
+        before, after = record[f"{what}_full"], record[what]
+        table.add_row(what, f"{before:,}", f"{after:,}", f"{before / after:.2f}")
+    console = Console()
+    console.print(table)
+    if config.method != "unpruned":
+        used = record[config.metric] / record["budget"]
+        console.print(f"budget: {config.metric} of at most {record['budget']:,.0f}, of which {used:.1%} is used")
+    folder = runs.place(folder, config, record["fingerprint"])
+    console.print(f"records and network: {folder}", soft_wrap=True, highlight=False, markup=False)
+
+
+@click.command(
+    cls=WithMethods,
+    epilog=examples(
+        "bar sweep                          # all that prune structures, on digits",
+        "bar sweep -m bar -m magnitude -x 4 -x 16 -s 0 --jobs 2",
+        "bar sweep --dataset cifar10 --model wrn-28-12 --preset paper --out runs/c10",
+        "bar sweep                          # Ctrl-C, then the same again: it goes on",
+    ),
+)
+@click.option(
+    "--method",
+    "-m",
+    "names",
+    multiple=True,
+    help="One of those below, again for each. [default: all that prune structures]",
+)
+@click.option(
+    "--pruning-factor",
+    "-x",
+    "factors",
+    type=float,
+    multiple=True,
+    default=(2.0, 4.0, 8.0, 16.0),
+    show_default=True,
+    help="Again for each.",
+)
+@click.option(
+    "--seed", "-s", "seeds", type=int, multiple=True, default=(0, 1, 2), show_default=True, help="Again for each."
+)
+@click.option("--jobs", type=int, default=1, show_default=True, help="So many runs at a time, on a part of the cores.")
+@common
+@click.option("--out", type=Folder(new=True), default=Path("runs"), show_default=True, help="Runs go to OUT/NAME.")
+@click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
+def sweep(
+    names, factors, seeds, jobs: int, root: Path | None, device: str, out: Path, as_json: bool, options, **fields
+) -> None:
+    """Run every method at every budget with every seed, and record it.
+
+    What is recorded already is not run again, and what was interrupted goes on. A run that fails does not stop the
+    others; the exit code is then 2.
+    """
+    configs = [
+        runs.RunConfig(method=name, pruning_factor=factor, seed=seed, options=named(options), **fields)
+        for seed in seeds
+        for factor in factors
+        for name in names or methods.STRUCTURED
+    ]
+    machine.device_of(device)  # what would fail in each of them fails before the first
+    console, records, failed = Console(stderr=True), [], {}
+    overall = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), console=console, disable=not console.is_terminal,
+    )  # fmt: skip
+    said = set()
+
+    def say_failed() -> None:
+        for name in [name for name in failed if name not in said]:
+            said.add(name)
+            console.print(f"{name}: {failed[name]}", style="red", highlight=False, markup=False, soft_wrap=True)
+
+    with overall:
+        task = overall.add_task("runs", total=len(configs))
+        for config, record in sweeps.sweep(configs, out, root=root, device=device, jobs=jobs):
+            overall.advance(task)
+            if isinstance(record, BarError):
+                failed[config.name] = str(record)
+                if records or len(set(failed.values())) > 1:
+                    say_failed()
+                continue
+            say_failed()
+            records.append(record)
+            used = record[config.metric] / record["budget"]
+            console.print(
+                f"{config.name}: {record['accuracy']:.2%} (unpruned {record['accuracy_unpruned']:.2%}), "
+                f"{used:.1%} of the budget, {record['seconds']:.0f} s",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+    if failed and not said:  # the same everywhere, and nothing else: what was typed is wrong, so it is said once
+        raise BarError(next(iter(failed.values())))
+    if as_json:
+        click.echo(json.dumps(records, indent=1))
+    else:
+        console.print(f"{len(records)} runs are recorded in {out}", highlight=False, markup=False)
+    if failed:
+        raise BarError(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}")

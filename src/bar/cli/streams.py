@@ -1,0 +1,38 @@
+"""Standard streams that are closed, full or not read any more."""
+
+import contextlib
+import os
+import sys
+from typing import TextIO
+
+from bar.errors import printable
+
+
+def reserve() -> None:
+    """Where a standard stream is closed, no file may be opened in its place: it would get what is written there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def discard(*streams: TextIO | None) -> None:
+    """What is left in a stream goes nowhere, or Python complains of it at its end."""
+    for stream in streams:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def fail(message: str) -> None:
+    """End with a line on standard error and exit code 2."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        discard(sys.stdout)
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print("bar: " + printable(" ".join(message.split())), file=sys.stderr)
+    sys.exit(2)

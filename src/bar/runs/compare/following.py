@@ -1,0 +1,178 @@
+"""How closely trainings follow their budget, and what that is good for: chapter 12."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from bar.runs.compare.statistics import mean_change
+from bar.runs.compare.words import short_commit
+
+TARGETS = {  # how closely a training follows its budget: the least and the most that are aimed at
+    "V below b, % of steps: ≥ 98": (98.0, float("inf")),
+    "smallest V/B: ≥ 0.9": (0.9, float("inf")),
+    "largest rise, % of V_F: ≤ 5": (float("-inf"), 5.0),
+    "V/B before the last step: 0.95 to 1": (0.95, 1.0),
+}
+
+
+def recorded(folder: str | Path, pattern: str) -> dict[str, dict]:
+    """The content of JSON files by their names, in the order of the number that ends their names.
+
+    Examples
+    --------
+    >>> recorded("nowhere", "*.json")
+    {}
+    """
+    paths = Path(folder).glob(pattern)
+    ordered = sorted(paths, key=lambda path: (path.stem.rpartition("-")[2].zfill(4), path.name))
+    return {path.name: json.loads(path.read_text()) for path in ordered}
+
+
+def named(trainings: list[dict]) -> list[dict]:
+    """The trainings with ``what`` was trained, the ``name`` of the variant and a short ``commit``."""
+    whats = [f"{one['model']}, {one['dataset_label']}, {one['training_images']:,} images" for one in trainings]
+    return [
+        one | {"what": what, "commit": short_commit(one["commit"])}
+        | {"name": f"{what}: {one['variant']}" if len(set(whats)) > 1 else one["variant"]}
+        for one, what in zip(trainings, whats, strict=True)
+    ]  # fmt: skip
+
+
+def in_use(settings: Mapping) -> dict:
+    """The settings that decide something: a rate does not, if another way of setting it is given.
+
+    Examples
+    --------
+    >>> in_use({"gate_lr": 0.1, "gate_travel": 10, "lam": 1.0, "pressure": None})
+    {'gate_travel': 10, 'lam': 1.0, 'pressure': None}
+    """
+    idle = {"gate_lr"} if settings["gate_travel"] else set()
+    idle |= {"lam"} if settings["pressure"] else set()
+    return {key: value for key, value in settings.items() if key not in idle}
+
+
+def variants_table(trainings: list[dict]) -> pd.DataFrame:
+    """What each variant changes against the one called ``start``, or else against the first."""
+    lines = {}  # one for each name, and for each settings of it, should there be records of several
+    for one in trainings:
+        lines.setdefault((one["name"], json.dumps(one["settings"])), []).append(one)
+    base, rows = next((one for one in trainings if one["variant"] == "start"), trainings[0]), []
+    for (name, _), group in lines.items():
+        settings, usual = in_use(group[0]["settings"]), in_use(base["settings"])
+        changed = [f"{key} {value}" for key, value in settings.items() if value != usual.get(key, value)]
+        numbers = [sorted({one[key] for one in group}) for key in ("pruning_factor", "seed")]
+        factors, seeds = (", ".join(f"{number:g}" for number in some) for some in numbers)
+        commits = ", ".join(sorted({one["commit"] for one in group}))
+        rows.append([name, "; ".join(changed) or "nothing", factors, seeds, commits])
+    columns = ["variant", f'other than in "{base["variant"]}"', "factors", "seeds", "commit"]
+    return pd.DataFrame(rows, columns=columns).set_index("variant")
+
+
+def _pruning_and_cut(one: Mapping) -> tuple[pd.DataFrame, dict]:
+    pruning = pd.DataFrame([epoch for epoch in one["epochs"] if epoch["phase"] == "prune"])
+    return pruning, next(epoch for epoch in one["epochs"] if epoch["phase"] == "cut")
+
+
+def followed(trainings: Iterable[Mapping]) -> pd.DataFrame:
+    """V and b of every epoch of the pruning as parts of V_F, as `bar.figures.following` draws them; may be empty."""
+    parts = []
+    for one in trainings:
+        pruning, cut = _pruning_and_cut(one)
+        part = pruning[["size", "size_min", "size_max", "budget"]] / one["volume_full"]
+        part = part.assign(name=one["name"], factor=one["pruning_factor"], seed=one["seed"], time=pruning.epoch)
+        parts.append(part.assign(accuracy_cut=cut["accuracy"], accuracy_end=one["epochs"][-1]["accuracy"]))
+    if not parts:
+        return pd.DataFrame()
+    rows = pd.concat(parts, ignore_index=True)
+    means = 100 * rows.groupby(["name", "factor"])[["accuracy_cut", "accuracy_end"]].transform("mean")
+    return rows.assign(note=[f"cut {cut:.1f}, end {end:.1f}" for cut, end in means.to_numpy()])
+
+
+def measured(one: Mapping) -> dict:
+    """The four numbers of `TARGETS` of one training, and its changes of validation accuracy in points."""
+    full, limit = one["volume_full"], one["volume_full"] / one["pruning_factor"]
+    pruning, cut = _pruning_and_cut(one)
+    late = pruning[10 * (pruning.epoch - 1) >= len(pruning)]  # epochs that begin after the first tenth
+    numbers = [100 * (1 - late.above.mean()), late.size_min.min() / limit]
+    numbers += [100 * late.rise.max() / full, cut["size_before_settling"] / limit]
+    unpruned = one["validation_accuracy_unpruned"]
+    return {
+        "variant": one["name"],
+        "factor": one["pruning_factor"],
+        **dict(zip(TARGETS, numbers, strict=True)),
+        "close": (late["size"] / late.budget).mean(),
+        "unpruned": 100 * unpruned,
+        "after the cut": 100 * (cut["accuracy"] - unpruned),
+        "at the end": 100 * (one["epochs"][-1]["accuracy"] - unpruned),
+    }
+
+
+def targets_table(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Which of `TARGETS` each variant meets at each factor: the range over the seeds, and how many met it if not all.
+
+    Parameters
+    ----------
+    outcomes : pandas.DataFrame
+        Rows of `measured`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``met`` is the number of targets that all seeds meet.
+    """
+    rows = []
+    for (name, factor), group in outcomes.groupby(["variant", "factor"], sort=False):
+        cells, met = [], 0
+        for what, bounds in TARGETS.items():
+            good = group[what].between(*bounds)
+            digits = 1 if "%" in what else 3
+            low, high = (f"{value:.{digits}f}" for value in (group[what].min(), group[what].max()))
+            text = low if low == high else f"{low} to {high}"
+            cells.append(text if good.all() else f"{text} ({good.sum()}\u00a0of\u00a0{len(good)})")
+            met += good.all()
+        rows.append([factor, name, len(group), *cells, f"{met} of {len(TARGETS)}", f"{group.close.mean():.2f}", met])
+    columns = ["factor", "variant", "seeds", *TARGETS, "targets met", "V/b, mean", "met"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def accuracy_changes(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Validation accuracy of rows of `measured`: changes against the unpruned network, mean ± 95 %."""
+    rows = [
+        [name, f"{factor:g}", len(group), f"{group.unpruned.mean():.2f}"]
+        + [mean_change(group[when]) for when in ("after the cut", "at the end")]
+        for (name, factor), group in outcomes.groupby(["variant", "factor"], sort=False)
+    ]
+    columns = ["variant", "factor", "seeds", "unpruned (%)", "after the cut (points)", "at the end (points)"]
+    return pd.DataFrame(rows, columns=columns).set_index(["variant", "factor"])
+
+
+def lengths_table(trainings: Iterable[Mapping]) -> tuple[pd.DataFrame, int]:
+    """A row a training: `TARGETS`, with (no) where one is missed, accuracy; and how many trainings meet them all."""
+    rows, all_met = [], 0
+    order = ("model", "epochs", "pruning_factor", "seed")
+    for one in sorted(trainings, key=lambda one: [len(one[k]) if k == "epochs" else one[k] for k in order]):
+        numbers = measured(one | {"name": one["model"]})
+        good = [least <= numbers[what] <= most for what, (least, most) in TARGETS.items()]
+        cells = [f"{numbers[what]:.{1 if '%' in what else 3}f}" for what in TARGETS]
+        cells = [cell + ("" if met else " (no)") for cell, met in zip(cells, good, strict=True)]
+        epochs = sum(epoch["phase"] != "cut" for epoch in one["epochs"])
+        ends = [f"{numbers['unpruned']:.1f}", f"{numbers['after the cut']:+.1f}", f"{numbers['at the end']:+.1f}"]
+        rows.append([one["model"], epochs, f"{one['pruning_factor']:g}", one["seed"], *cells, *ends])
+        all_met += all(good)
+    columns = ["network", "epochs", "factor", "seed", *TARGETS, "unpruned (%)", "cut (points)", "end (points)"]
+    return pd.DataFrame(rows, columns=columns).set_index(["network", "epochs", "factor"]), all_met
+
+
+def due_features(trainings: Iterable[Mapping]) -> dict[tuple[str, float], tuple[int, int, int]]:
+    """By name and factor: seeds, features that were due to be cut, and those of them that were alive again."""
+    noted = {}
+    for one in trainings:
+        _, cut = _pruning_and_cut(one)
+        if "due" in cut:
+            noted.setdefault((one["name"], one["pruning_factor"]), []).append((cut["due"], cut["due_and_alive"]))
+    return {
+        key: (len(counts), *(sum(column) for column in zip(*counts, strict=True)))
+        for key, counts in sorted(noted.items(), key=lambda item: item[0][1])
+    }

@@ -1,0 +1,194 @@
+"""Which runs can be compared: those on one footing, and of each variant those of one kind; and what is missing."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from bar import methods
+from bar.runs.compare.words import as_text
+from bar.runs.config import RunConfig
+
+FACTORS = (2, 4, 8, 16)  # of the paper
+SHARED = (  # settings that runs on one footing have in common
+    *("prune_epochs", "finetune_epochs", "cooldown_epochs", "unpruned_epochs"),
+    *("batch_size", "lr", "cooldown_lr", "weight_decay"),
+)
+OWN = {  # how the names of settings begin that concern some methods only
+    "bar": ("gate_", "lam", "pressure", "b_start", "cap", "reach", "aim", "patience"),
+    "l0": ("l0_", "first_", "gate_lr"),
+    "information-bottleneck": ("ib_", "first_", "gate_lr"),
+    "morphnet": ("morphnet_",),
+    "uniform": ("uniform_",),
+    **dict.fromkeys(methods.ITERATIVE, ("halving_",)),
+    "others": ("lc_", "reparametrization_"),
+}
+
+
+def of_method(settings: Mapping, method: str) -> str:
+    """The settings that concern a method, as text.
+
+    Examples
+    --------
+    >>> of_method({"lr": 0.1, "lam": 1, "morphnet_rounds": 2}, "morphnet")
+    '{"lr": 0.1, "morphnet_rounds": 2}'
+    """
+    foreign = tuple({prefix for prefixes in OWN.values() for prefix in prefixes} - set(OWN[method]))
+    return as_text({k: v for k, v in settings.items() if k.startswith(OWN[method]) or not k.startswith(foreign)})
+
+
+def todays(run: pd.Series) -> bool:
+    """Whether a run's settings are those that it would have now."""
+    epochs = tuple(run.epochs) if isinstance(run.epochs, list) else None
+    now = RunConfig(method=run.method, preset=run.preset, epochs=epochs).recorded_settings()
+    known = {key: value for key, value in run.settings.items() if key in now}
+    now = {key: value for key, value in now.items() if key in known}  # some are younger than some records
+    return of_method(now, run.method) == of_method(known, run.method)
+
+
+def unusual(run: pd.Series, keys: Iterable[str] = ("metric", "schedule", "distill")) -> list[str]:
+    """The choices of a run that are not the usual ones of its method, each as ``name value``.
+
+    Examples
+    --------
+    >>> unusual(pd.Series({"method": "bar", "metric": "flops", "schedule": "sigmoid", "distill": True}))
+    ['metric flops']
+    """
+    usual = RunConfig(method=run.method)
+    chosen = [key for key in keys if isinstance(run.get(key), str | bool | np.bool_)]  # not NaN
+    return [f"{key} {run[key]}" for key in chosen if run[key] != getattr(usual, key)]
+
+
+def variant(run: pd.Series) -> str:
+    """The method, and what is not as usual; ``bar-flops`` is BAR with a budget of FLOPs.
+
+    Examples
+    --------
+    >>> variant(pd.Series({"method": "bar", "metric": "flops"})), variant(pd.Series({"method": "l0"}))
+    ('bar-flops', 'l0')
+    """
+    differs = unusual(run, ("metric", "schedule", "distill", "start"))
+    return "bar-flops" if (run.method, differs) == ("bar", ["metric flops"]) else ", ".join([run.method, *differs])
+
+
+def phases_text(run: pd.Series) -> str:
+    """Epochs of the three phases, such as ``10+5+2``."""
+    return "+".join(str(run.settings[f"{phase}_epochs"]) for phase in ("prune", "finetune", "cooldown"))
+
+
+def footing(run: pd.Series) -> str:
+    """What runs must have in common to be compared: images, network and epochs."""
+    side = "x".join(map(str, run.input_size[1:]))
+    images = f"{run.training_images:,} training images"
+    return f"{run.dataset_label}, {run.model} at {side}, {images}, {phases_text(run)} epochs"
+
+
+def prepared(found: pd.DataFrame) -> pd.DataFrame:
+    """Runs of structured methods, with the columns by which they are compared.
+
+    Parameters
+    ----------
+    found : pandas.DataFrame
+        As `bar.runs.records` gives them; may be empty.
+
+    Returns
+    -------
+    pandas.DataFrame
+        With ``footing``, ``variant``, ``todays``, ``settings_text``, ``change`` (points) and ``used`` (of the budget).
+    """
+    if not len(found):
+        return found
+    found = found.assign(
+        footing=found.apply(footing, axis=1),
+        variant=found.apply(variant, axis=1),
+        todays=found.apply(todays, axis=1),
+        settings_text=found.apply(lambda run: of_method(run.settings, run.method), axis=1),
+        shared=[as_text([settings.get(key) for key in SHARED]) for settings in found.settings],
+        change=100 * (found.accuracy - found.accuracy_unpruned),
+        used=found.apply(lambda run: run[run.metric] / run.budget, axis=1),
+    )
+    several = found.groupby("footing").shared.transform("nunique") > 1
+    found["footing"] = found.footing.where(~several, found.footing + " " + found.shared)
+    return found if "search" in found else found.assign(search=None)
+
+
+def of_one_kind(found: pd.DataFrame) -> pd.DataFrame:
+    """Of each variant on each footing only one kind of settings: today's, else the most frequent; no run twice."""
+    keep = []
+    for _, group in found.groupby(["footing", "variant"], sort=False):
+        kinds = [kind for _, kind in group.groupby("settings_text", sort=False)]
+        keep.append(max(kinds, key=lambda kind: (kind.todays.any(), len(kind))))
+    kept = pd.concat(keep) if keep else found
+    return kept.drop_duplicates(["footing", "variant", "pruning_factor", "seed"])
+
+
+def by_footing(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Runs that can be compared, for each footing that has two methods or more; the one with most methods first.
+
+    Examples
+    --------
+    >>> by_footing(pd.DataFrame())
+    {}
+    """
+    if not len(found):
+        return {}
+    compared = of_one_kind(prepared(found))
+    many = compared[compared.variant.isin(methods.STRUCTURED)].groupby("footing").variant.agg(["nunique", "size"])
+    many = many[many["nunique"] > 1].sort_values(["nunique", "size"], ascending=False)
+    return {name: compared[compared.footing == name] for name in many.index}
+
+
+def every(option: str, values: Iterable[float]) -> str:
+    """An option of the command line, once for each value.
+
+    Examples
+    --------
+    >>> every("-x", [2, 4])
+    '-x 2 -x 4'
+    """
+    return " ".join(f"{option} {value:g}" for value in values)
+
+
+def command(run: pd.Series, *more: str) -> str:
+    """What was typed for runs such as this one, but for the method, the factor and the seed.
+
+    Examples
+    --------
+    >>> command(pd.Series({"limit": 64.0, "epochs": [2, 1, 0]}), "-x 4")
+    'bar sweep --limit 64 --epochs 2 1 0 -x 4'
+    """
+    usual, words = RunConfig(), ["bar sweep"]
+    for key in ("dataset", "model", "preset", "size", "limit"):
+        value = run.get(key)
+        if value is not None and value == value and value != getattr(usual, key):
+            words.append(f"--{key} {value:g}" if isinstance(value, float) else f"--{key} {value}")
+    if isinstance(run.epochs, list):
+        words.append("--epochs " + " ".join(map(str, run.epochs)))
+    return " ".join([*words, *more])
+
+
+def missing(runs: pd.DataFrame) -> list[str]:
+    """What a footing lacks, in lines: how many runs of which methods, and the command that makes them.
+
+    Parameters
+    ----------
+    runs : pandas.DataFrame
+        One footing of `by_footing`.
+
+    Returns
+    -------
+    list of str
+        Empty if every structured method has every factor of the paper with every seed that is there.
+    """
+    seeds = sorted(runs.seed.unique())
+    there = set(zip(runs.variant, runs.pruning_factor, runs.seed, strict=True))
+    gaps, lines = {}, []  # what is missing -> of which methods
+    for method in methods.STRUCTURED:
+        lacking = tuple((factor, s) for factor in FACTORS for s in seeds if (method, factor, s) not in there)
+        gaps.setdefault(lacking, []).append(method)
+    for lacking, which in gaps.items():
+        if lacking:
+            lines.append(f"  missing: {len(lacking)} runs each of {', '.join(which)}; this makes them:")
+            options = (every("-x", sorted({f for f, _ in lacking})), every("-s", sorted({s for _, s in lacking})))
+            lines.append("    " + command(runs.iloc[0], *(f"-m {method}" for method in which), *options))
+    return lines

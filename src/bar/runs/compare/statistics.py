@@ -1,0 +1,74 @@
+"""Means over seeds, and how far they may be off."""
+
+import pandas as pd
+from scipy import stats
+
+
+def half_width(values: pd.Series) -> float:
+    """Half of Student's interval at 95 % for the mean; not a number if there are fewer than two values.
+
+    Parameters
+    ----------
+    values : pandas.Series
+        One number a seed.
+
+    Returns
+    -------
+    float
+        In the unit of the values.
+
+    Examples
+    --------
+    >>> round(half_width(pd.Series([1.0, 2.0, 3.0])), 3)
+    2.484
+    """
+    n = len(values)
+    return float(stats.t.ppf(0.975, n - 1) * values.std() / n**0.5) if n > 1 else float("nan")
+
+
+def plus_minus(value: float, width: float, sign: str = "", digits: int = 2) -> str:
+    """A number with its half width, which is left out if it is not a number.
+
+    Parameters
+    ----------
+    value, width : float
+        What is said, and how far it may be off.
+    sign : str
+        ``"+"`` writes a plus before positive values.
+    digits : int
+        Decimals of both.
+
+    Returns
+    -------
+    str
+        Ready for a table.
+
+    Examples
+    --------
+    >>> plus_minus(1.5, 0.25, "+"), plus_minus(1.5, float("nan"), digits=1)
+    ('+1.50 ± 0.25', '1.5')
+    """
+    return f"{value:{sign}.{digits}f}" + ("" if pd.isna(width) else f" ± {width:.{digits}f}")
+
+
+def mean_change(values: pd.Series, digits: int = 2) -> str:
+    """The mean with its sign, and half of Student's interval at 95 % where there are at least two values.
+
+    Parameters
+    ----------
+    values : pandas.Series
+        One change a seed.
+    digits : int
+        Decimals.
+
+    Returns
+    -------
+    str
+        Ready for a table.
+
+    Examples
+    --------
+    >>> mean_change(pd.Series([1.0, 2.0, 3.0])), mean_change(pd.Series([-1.0]))
+    ('+2.00 ± 2.48', '-1.00')
+    """
+    return plus_minus(values.mean(), half_width(values), "+", digits)

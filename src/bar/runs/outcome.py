@@ -1,0 +1,130 @@
+"""What result.json holds: what a run was, what it came to, and on what."""
+
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+
+from bar import data, machine, schema, storage
+from bar.cost import Cost, count
+from bar.methods.weights import weights_of
+from bar.runs.config import RunConfig
+from bar.training import Pruner, accuracy
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left: the network, the records of its epochs, and the seconds that it took."""
+
+    network: nn.Module
+    epochs: list[dict]
+    seconds: float
+    pruner: Pruner | None = None
+    search: dict | None = None
+
+
+def of_run(
+    config: RunConfig, images: data.Dataset, full: Cost, trained: Trained, folder: Path, accuracy_unpruned: float | None
+) -> dict:
+    """All of the record that does not depend on the machine.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The run's.
+    images : Dataset
+        What it trained with, on its device.
+    full : Cost
+        Of the unpruned network.
+    trained : Trained
+        What is recorded.
+    folder : Path
+        Where the network is stored already.
+    accuracy_unpruned : float or None
+        What it is compared with; None for the unpruned network itself.
+
+    Returns
+    -------
+    dict
+        The fields in their order in the file.
+    """
+    network = trained.network
+    cost, cut = count(network, images.input_size), cut_of(trained.epochs)
+    test = accuracy(network, images.test, images)
+    return {
+        "format": schema.FORMAT,
+        "dataset_label": images.label,
+        "training_images": len(images.train),
+        "input_size": list(images.input_size),
+        "mean": list(images.mean),
+        "std": list(images.std),
+        "settings": config.recorded_settings(),
+        "accuracy": test,
+        "accuracy_unpruned": test if accuracy_unpruned is None else accuracy_unpruned,
+        "validation_accuracy": accuracy(network, images.validation, images),
+        "accuracy_cut": cut.get("accuracy_cut"),
+        "accuracy_recalibrated": cut.get("accuracy"),
+        "size_before_settling": cut.get("size_before_settling"),
+        "volume_regular": cut.get("volume_regular"),
+        "flops_regular": cut.get("flops_regular"),
+        "volume": cost.volume,
+        "volume_full": full.volume,
+        "volume_factor": full.volume / cost.volume,
+        "flops": cost.flops,
+        "flops_full": full.flops,
+        "flops_factor": full.flops / cost.flops,
+        **_weights(network, trained.pruner),
+        "parameters": cost.parameters,
+        "parameters_full": full.parameters,
+        "budget": cut.get("budget", full.volume),
+        "search": trained.search,
+        **_layers(cost, full),
+        "weights_sha256": storage.digest(folder / storage.WEIGHTS),
+        "architecture_sha256": storage.digest(folder / storage.ARCHITECTURE),
+        "seconds": trained.seconds,
+    }
+
+
+def of_machine(device: torch.device, processes: int, commit: str | None) -> dict:
+    """What it ran on: device, processes, versions and the commit that it began with."""
+    return {
+        "hardware": machine.hardware(device),
+        "processes": processes,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+        "commit": commit,
+    }
+
+
+def cut_of(epochs: list[dict]) -> dict:
+    """The record of the cut, empty where nothing is cut."""
+    return next((record for record in epochs if record["phase"] == "cut"), {})
+
+
+def _layers(cost: Cost, full: Cost) -> dict:
+    """What is left of each convolution of the full network, and what there was."""
+    return {
+        "features": {name: _features(cost, name) for name in full.layers},
+        "features_full": {name: layer["features"] for name, layer in full.layers.items()},
+        "areas": {name: layer["area"] for name, layer in full.layers.items()},
+    }
+
+
+def _weights(network: nn.Module, pruner: Pruner | None) -> dict:
+    """How many weights are not 0, and how many there were, where single weights are pruned."""
+    if not hasattr(pruner, "full"):
+        return {}
+    return {"weights": sum(int(w.count_nonzero()) for w in weights_of(network).values()), "weights_full": pruner.full}
+
+
+def _features(cost: Cost, name: str) -> int:
+    """What is left of a convolution; a grouped one may have become several, named ``name.0``, ``name.1``, …"""
+    mine = re.compile(re.escape(name) + r"(\.\d+)?")
+    return sum(layer["features"] for n, layer in cost.layers.items() if mine.fullmatch(n))

@@ -1,0 +1,98 @@
+"""Reading back what runs have recorded."""
+
+import io
+import json
+import logging
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from bar import schema
+from bar.errors import BarError, shown
+from bar.runs.config import RunConfig
+from bar.runs.places import CONFIG, LOCK, METRICS_FILE, RESULT
+
+# What a run may leave that ends before it has written its config: it waited for the unpruned network, or was killed.
+_BEFORE = re.compile(rf"{re.escape(LOCK)}|tensorboard|{re.escape(CONFIG)}\.\d+\.partial")
+
+log = logging.getLogger(__name__)
+
+
+def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
+    """The record of a run's folder, or None if it holds no finished run.
+
+    Parameters
+    ----------
+    folder : path
+        A run's folder; it need not exist.
+    wanted : dict, optional
+        The config that the folder must have been made with.
+
+    Raises
+    ------
+    BarError
+        If the folder holds another config, or a record that cannot be read.
+    """
+    folder = Path(folder)
+    try:
+        if wanted is not None:
+            _check_config(folder, wanted)
+        elif (folder / CONFIG).exists():
+            schema.read(folder / CONFIG, schema.CONFIG_FIELDS)
+        result = folder / RESULT  # a link to nothing is a record that is lost, not one that was never made
+        return schema.read(result, schema.RESULT_FIELDS) if result.exists() or result.is_symlink() else None
+    except OSError as error:
+        raise BarError(f"cannot read the run in {folder}: {error.strerror or error}") from error
+
+
+def _check_config(folder: Path, wanted: dict) -> None:
+    """Refuse a folder that holds a run with another config, or something else than a run."""
+    if not (folder / CONFIG).exists():
+        if folder.exists() and (not folder.is_dir() or not all(_BEFORE.fullmatch(p.name) for p in folder.iterdir())):
+            raise BarError(f"{folder} exists and is not the folder of a run; choose another")
+        return
+    held = schema.read(folder / CONFIG, schema.CONFIG_FIELDS)
+    held.pop("format", None)
+    held = RunConfig(method=wanted["method"]).recorded() | held  # for fields that are younger than the folder
+    differs = [k for k in {**held, **wanted} if held.get(k) != wanted.get(k)]
+    if differs == ["fingerprint"]:
+        other = "on other images" if "fingerprint" in held else "from before records knew their images"
+        raise BarError(f"{folder} already holds this run {other}. Choose another folder, or remove it")
+    if differs:
+        what = ", ".join(
+            f"{ascii(k)[1:-1]:.60} {shown(held.get(k))} instead of {shown(wanted.get(k))}" for k in differs[:9]
+        ) + ", …" * (len(differs) > 9)
+        raise BarError(f"{folder} already holds another run: {what}. Choose another folder, or remove it")
+
+
+def metrics(folder: Path | str) -> pd.DataFrame:
+    """The epochs of a run, a row each; columns as `bar.training.Training` and the method name them."""
+    path = Path(folder) / METRICS_FILE
+    if not path.is_file():
+        raise BarError(f"{folder} holds no {METRICS_FILE}: is it the folder of a run?")
+    try:
+        text = path.read_text("utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a run that is at work, or was killed, may have begun a line
+        if not all(isinstance(json.loads(line), dict) for line in whole.splitlines()):
+            raise BarError("not every line holds the fields of an epoch")
+        return pd.read_json(io.StringIO(whole), lines=True)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BarError(f"cannot read {path}: {error}") from error
+
+
+def records(*roots: Path | str) -> pd.DataFrame:
+    """All finished runs below some folders, a row each, with a column ``folder``; empty if there are none.
+
+    A record that cannot be read is left out, with a warning that names it.
+    """
+    found = []
+    for root in roots:
+        for path in sorted(Path(root).rglob("*.json")):  # by its whole name, a link to nothing would not be found
+            if path.name != RESULT:
+                continue
+            try:
+                found.append({**read(path.parent), "folder": str(path.parent)})
+            except BarError as error:
+                log.warning("left out: %s", error)
+    return pd.DataFrame(found)

@@ -1,0 +1,52 @@
+"""A training that is recorded epoch by epoch, and that goes on where it was interrupted."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bar import files, storage
+from bar.runs.places import METRICS_FILE
+from bar.training import Training
+
+log = logging.getLogger(__name__)
+
+
+def train(training: Training, folder: Path, config: dict, report: Callable[[dict], None]) -> tuple[list[dict], float]:
+    """Train to the end, keeping a checkpoint after each epoch; the records, and the seconds that it took.
+
+    Parameters
+    ----------
+    training : Training
+        At its beginning; where a checkpoint is found, it goes on from there.
+    folder : Path
+        Of the records and checkpoints.
+    config : dict
+        What checkpoints know each other by: those of another config are not used.
+    report : callable
+        Called with the record of each epoch, those that are over first.
+    """
+    first = training.fabric.is_global_zero  # of several processes, this one writes
+    records: list[dict] = []
+    seconds = 0.0
+    for state in storage.load_checkpoints(folder, config):
+        training.load_state_dict(state["training"])
+        records, seconds = state["records"], state["seconds"]
+        log.warning("%s: going on after %d epochs", folder, sum(r["phase"] != "cut" for r in records))
+        break
+    start = time.perf_counter()
+    if not first:
+        return records + list(training), seconds + time.perf_counter() - start
+    files.write_text(folder / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in records))
+    for record in records:
+        report(record)
+    for record in training:
+        files.append_text(folder / METRICS_FILE, json.dumps(record) + "\n")
+        records.append(record)
+        storage.save_checkpoint({
+            "config": config, "training": training.state_dict(), "records": records,
+            "seconds": seconds + time.perf_counter() - start,
+        }, folder)  # fmt: skip
+        report(record)
+    return records, seconds + time.perf_counter() - start

@@ -1,0 +1,289 @@
+"""A run: a configuration and a seed, turned into a folder of records and a pruned network."""
+
+import contextlib
+import copy
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from bar import data, files, machine, methods, models, schema, storage
+from bar.cost import Cost, count
+from bar.errors import BarError
+from bar.inference import fold
+from bar.methods import own
+from bar.network import stride_first, trace, undisturbed
+from bar.runs import outcome, resuming
+from bar.runs.config import RunConfig
+from bar.runs.places import CONFIG, RESULT, alone, make_folder, place, tidy
+from bar.runs.reading import read
+from bar.runs.searching import search
+from bar.training import Pruner, Training, check_shares, fabric_on, steps_per_epoch
+
+
+def run(
+    config: RunConfig,
+    folder: Path | str | None = None,
+    *,
+    root: Path | str | None = None,
+    device: str = "auto",
+    processes: int = 1,
+    resume: bool = True,
+    report: Callable[[RunConfig, dict], None] = lambda config, record: None,
+    tick: Callable[[RunConfig], None] = lambda config: None,
+    placed: Callable[[Path], None] = lambda folder: None,
+) -> dict:
+    """Train and prune as configured, and record it; a run that is already recorded is not run again.
+
+    A record knows its data (`bar.data.Dataset.fingerprint`): once images have been added, removed or changed, the same
+    config is another run, and needs another folder.
+
+    The unpruned network is run first, in a folder beside this one, unless that has been done: it is the teacher, and
+    the accuracy to compare with. Training looks at the training and validation images; the test images are looked at
+    once, at the very end. A run that was interrupted, by whatever, goes on after the last epoch that it finished, and
+    on a CPU ends with the same weights and records as if it had not been.
+
+    Parameters
+    ----------
+    config : RunConfig
+        What to run.
+    folder : path, optional
+        Where the records go; default ``runs/<config.name>``. A folder of that name which holds a run on other images
+        is left alone, and one beside it is taken (`place`). Gets config.json, metrics.jsonl (a line per epoch),
+        result.json and the network (see `bar.load`).
+    root : path, optional
+        Where data sets live; default: the environment variable BAR_DATA, or ~/.cache/bar.
+    device : str
+        "auto", "cpu", "cuda", …
+    processes : int
+        Share each batch among so many processes, each on a GPU of its own, or all on the CPU. The program is started
+        again for each of them, so this is for scripts and the command line.
+    resume : bool
+        Whether to go on from the checkpoint of an interrupted run; False starts over.
+    report, tick : callable
+        Called after each epoch with the config and its record (when resuming, first with those of the epochs that are
+        over), and after each step with the config.
+    placed : callable
+        Called once, before anything is trained, with the folder where the records go.
+
+    Returns
+    -------
+    dict
+        The record: what result.json holds.
+
+    Raises
+    ------
+    BarError
+        For anything that cannot be served: before anything is written, where it can be known before.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     record = run(RunConfig(pruning_factor=2, limit=64, epochs=(1, 0, 0)), folder + "/run")
+    >>> record["volume"] <= record["budget"] == record["volume_full"] / 2
+    True
+    """
+    if not (isinstance(processes, int) and processes >= 1):
+        raise BarError(f"processes must be a whole number >= 1, not {processes!r}")
+    check_shares(config.settings, processes)
+    launch = functools.cache(functools.partial(_launched, device, processes))  # once, and not before it is needed
+    images = data.load(config.dataset, size=config.size, root=root, limit=config.limit)
+    folder = place(Path(folder) if folder is not None else Path("runs") / config.name, config, images.fingerprint)
+    placed(folder)
+    with undisturbed(torch.cuda.is_available()):  # a run seeds torch's global generators, which are the caller's
+        return carry_out(Job(config, folder, images, launch, resume, report, tick))
+
+
+def _launched(device: str, processes: int) -> Fabric:
+    place = machine.device_of(device)
+    if place.type == "cuda" and processes > torch.cuda.device_count():
+        raise BarError(f"there are {torch.cuda.device_count()} GPUs here, too few for {processes} processes")
+    fabric = fabric_on(place, processes)
+    fabric.launch()
+    return fabric
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is to be, and what it has at hand; the fields are arguments of `run`, or made from them."""
+
+    config: RunConfig
+    folder: Path
+    images: data.Dataset
+    launch: Callable[[], Fabric]  # devices are taken once they are needed
+    resume: bool
+    report: Callable[[RunConfig, dict], None]
+    tick: Callable[[RunConfig], None]
+
+    @property
+    def wanted(self) -> dict:
+        """What config.json holds of it, and the record as well."""
+        return self.config.recorded() | {"fingerprint": self.images.fingerprint}
+
+    @property
+    def prunes(self) -> bool:
+        """Whether this is no run of the unpruned network."""
+        return self.config.method != "unpruned"
+
+    def unpruned(self) -> "Job":
+        """The run of the unpruned network, beside this one."""
+        config = self.config.unpruned
+        folder = place(self.folder.parent / config.name, config, self.images.fingerprint)
+        return replace(self, config=config, folder=folder)
+
+    def prepare(self, network: nn.Module, **more) -> Pruner:
+        """The method, on a network that it changes."""
+        config, settings = self.config, self.config.settings
+        return methods.build(
+            config.method, network, input_size=self.images.input_size, settings=settings, factor=config.pruning_factor,
+            steps_per_epoch=steps_per_epoch(self.images, settings), metric=config.metric, seed=config.seed,
+            preset=config.preset, epochs=config.epochs, source=config.source, options=config.given, **more,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from."""
+
+    network: nn.Module
+    full: Cost  # of the unpruned network
+    unpruned: Path | None  # the folder of its run
+    taught: dict | None  # and its record; both None if this is that run
+
+
+def carry_out(job: Job) -> dict:
+    """`run`, on devices that are there already or about to be."""
+    done = read(job.folder, job.wanted)
+    if done is not None:
+        storage.verify(job.folder, done)
+        tidy(job.folder)  # a run may have been killed between its last file and this
+        return done
+    start = _start_of(job)
+    fabric = job.launch()
+    make_folder(job.folder)
+    with alone(job.folder) if fabric.is_global_zero else contextlib.nullcontext():
+        done = _begun(job, fabric)
+        if done is not None:
+            return done
+        Work(job, start, fabric).record()
+    return read(job.folder)
+
+
+def _start_of(job: Job) -> Start:
+    """The network, once it is known that it can be pruned so far; the unpruned one is run before, if need be."""
+    config, images = job.config, job.images
+    # What cannot be pruned, or not so far, is refused before memory is taken for the weights of a large network.
+    # Some methods write weights, which this one does not allow: they, and anybody's own, are asked below.
+    if job.prunes and not own.is_own(config.method):
+        with contextlib.suppress(RuntimeError):
+            job.prepare(models.hollow(config.model, images.num_classes, images.input_size))
+    torch.manual_seed(config.seed)
+    network = models.build(config.model, images.num_classes, images.input_size)
+    full = count(network, images.input_size)
+    first, taught = None, None
+    if job.prunes:
+        first = job.unpruned()
+        job.prepare(copy.deepcopy(network))  # what cannot be is refused before anything is trained
+        taught = carry_out(first)
+        if config.start == "unpruned":
+            network.load_state_dict(storage.load(first.folder).state_dict())
+    if not job.prunes or config.metric == "weights":  # the others train a traced network anyway
+        network = stride_first(trace(network, images.input_size).module)
+    return Start(network, full, first and first.folder, taught)
+
+
+def _begun(job: Job, fabric: Fabric) -> dict | None:
+    """The record, if another process has just made it; else the folder holds the config from now on."""
+    done = fabric.broadcast(read(job.folder, job.wanted) if fabric.is_global_zero else None)
+    if done is None:
+        if fabric.is_global_zero:
+            files.write_text(job.folder / CONFIG, json.dumps({"format": schema.FORMAT} | job.wanted, indent=1))
+            if not job.resume:
+                storage.remove_checkpoints(job.folder)
+        fabric.barrier()
+    return done
+
+
+class Work:
+    """A run at work, alone in its folder.
+
+    Parameters
+    ----------
+    job : Job
+        What is to be done.
+    start : Start
+        What it starts from.
+    fabric : Fabric
+        Its devices and processes.
+    """
+
+    def __init__(self, job: Job, start: Start, fabric: Fabric) -> None:
+        self.job, self.start, self.fabric = job, start, fabric
+        self.commit = machine.commit()  # files may change while it trains
+        self.images = job.images.to(fabric.device)
+        taught = start.taught and job.config.distill
+        self.teacher = teacher_in(start.unpruned, fabric.device) if taught else None
+
+    def record(self) -> None:
+        """Train, store the network, and write the record last."""
+        config, folder, fabric, taught = self.job.config, self.job.folder, self.fabric, self.start.taught
+        trained = self._pruned() if self.job.prunes else self._train(self.start.network, config.phases)
+        if fabric.is_global_zero:
+            storage.save(trained.network, folder)
+        fabric.barrier()
+        compared = taught["accuracy"] if taught else None
+        held = self.job.wanted | outcome.of_run(config, self.images, self.start.full, trained, folder, compared)
+        held |= outcome.of_machine(fabric.device, fabric.world_size, self.commit)
+        if fabric.is_global_zero:
+            files.write_text(folder / RESULT, json.dumps(held, indent=1))
+            tidy(folder)
+        fabric.barrier()
+
+    def _pruned(self) -> outcome.Trained:
+        """The network once it is pruned and trained to the end; if need be, the weight of sparsity is found before."""
+        job, weight, found = self.job, {}, None
+        if job.config.kind.searched:
+            trials = job.folder.parent / f"{job.config.trials}-data{self.images.fingerprint[:8]}"
+            found = search(job.config, trials, self.start.full, self.fabric, self._try)
+            weight = {"lam": found["lambda"]}
+        pruner = job.prepare(self.start.network, **weight)
+        return replace(self._train(pruner.network, job.config.phases, pruner), search=found)
+
+    def _try(self, lam: float, folder: Path) -> tuple[dict, float]:
+        """Try a weight of sparsity: the phases that prune, on a copy of the network."""
+        pruner = self.job.prepare(copy.deepcopy(self.start.network), lam=lam, settle=False)
+        phases = [phase for phase in self.job.config.phases if phase[0] == "prune"]
+        trained = self._train(pruner.network, phases, pruner, folder, {"lambda": lam})
+        return trained.epochs[-1], trained.seconds
+
+    def _train(
+        self, network: nn.Module, phases: list, pruner: Pruner | None = None, folder: Path | None = None,
+        trial: dict | None = None,
+    ) -> outcome.Trained:  # fmt: skip
+        """Train to the end, in the run's folder or in that of a trial, which records and checkpoints are told."""
+        config = self.job.config
+        torch.manual_seed(config.seed)
+        training = Training(
+            network.to(self.fabric.device, memory_format=torch.channels_last), self.images, phases, config.settings,
+            torch.Generator().manual_seed(config.seed), teacher=self.teacher, pruner=pruner, fabric=self.fabric,
+            tick=lambda: self.job.tick(config),
+        )  # fmt: skip
+        epochs, seconds = resuming.train(
+            training, folder or self.job.folder, trial or self.job.wanted,
+            lambda record: self.job.report(config, record | (trial or {})),
+        )  # fmt: skip
+        return outcome.Trained(training.network, epochs, seconds, pruner)
+
+
+def teacher_in(folder: Path, device: torch.device | str) -> nn.Module:
+    """A run's unpruned network, for inference only: batch norms folded, in bfloat16 where that is twice as fast."""
+    device = torch.device(device)
+    native = device.type == "cuda" or getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)
+    teacher = fold(storage.load(folder)).to(device, memory_format=torch.channels_last)
+    return teacher.to(torch.bfloat16) if native else teacher

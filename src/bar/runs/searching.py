@@ -1,0 +1,75 @@
+"""The search for the weight of sparsity that meets a budget, by trials that are recorded."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from lightning_fabric import Fabric
+
+from bar import files, schema
+from bar.cost import Cost
+from bar.methods.search import chosen, next_weight
+from bar.runs.config import RunConfig
+from bar.runs.places import TRIAL, alone, make_folder, tidy
+
+
+def search(
+    config: RunConfig, root: Path, full: Cost, fabric: Fabric, trial: Callable[[float, Path], tuple[dict, float]]
+) -> dict:
+    """The weight of sparsity that meets the budget, by trials that all budgets share; each is kept in its folder.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of a method that is searched.
+    root : Path
+        The folder of the trials.
+    full : Cost
+        Of the unpruned network.
+    fabric : Fabric
+        The processes at work; all of them search, the first one writes.
+    trial : callable
+        Trains with a weight in a folder; gives the record of the last epoch, and the seconds that it took.
+
+    Returns
+    -------
+    dict
+        What the record of the run says about it: "lambda", "how", "trials_made" (by this run), "trials", "seconds".
+    """
+    limit = getattr(full, config.metric) / config.pruning_factor
+    made = 0
+    while True:
+        fabric.barrier()
+        sizes = [(trial["lambda"], trial[config.metric]) for trial in known(root)]
+        lam = next_weight(sizes, limit, config.values["first"], made=made)
+        if lam is None:
+            break
+        _try(lam, root / f"{lam:.6g}", fabric, trial)
+        made += 1
+    choice = chosen(sizes, limit)
+    for path in root.glob(f"*/{TRIAL}") if fabric.is_global_zero else ():
+        tidy(path.parent)
+    return {
+        "lambda": choice.lam, "how": choice.how, "trials_made": made, "trials": known(root),
+        "seconds": sum(trial["seconds"] for trial in known(root)),
+    }  # fmt: skip
+
+
+def known(root: Path) -> list[dict]:
+    """The trials that are recorded in a folder."""
+    return [schema.read(path, schema.TRIAL_FIELDS) for path in sorted(root.glob(f"*/{TRIAL}"))]
+
+
+def _try(lam: float, folder: Path, fabric: Fabric, trial: Callable[[float, Path], tuple[dict, float]]) -> None:
+    """Train with a weight, and record what size that leads to."""
+    make_folder(folder)
+    with alone(folder) if fabric.is_global_zero else contextlib.nullcontext():
+        fabric.barrier()
+        if not (folder / TRIAL).exists():  # another process may just have made it
+            record, seconds = trial(lam, folder)
+            if fabric.is_global_zero:
+                held = {"lambda": lam, "volume": record["volume"], "flops": record["flops"], "seconds": seconds}
+                files.write_text(folder / TRIAL, json.dumps(held, indent=1))
+                tidy(folder)
+        fabric.barrier()
