@@ -15,10 +15,6 @@ COMPLEX: dict[str, int] = {
     "folders.py:_images": 30,
     "runs.py:_run": 24,
     "runs.py:read": 20,
-    "storage.py:save": 18,
-    "storage.py:_built": 21,
-    "storage.py:_put": 16,
-    "storage.py:_graph": 32,
 }
 LONG: dict[str, int] = {
     "book.py": 480,
@@ -26,9 +22,7 @@ LONG: dict[str, int] = {
     "compare.py": 1181,
     "data.py": 717,
     "runs.py": 491,
-    "storage.py": 614,
     "surgery/gated.py": 465,
-    "training.py": 505,
 }
 
 
