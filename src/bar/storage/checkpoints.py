@@ -2,18 +2,23 @@
 
 import hashlib
 import io
+import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-from bar import files
+from bar import files, schema
 from bar.errors import BarError
 from bar.storage.reasons import first_line
 
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+_NUMBERS = (  # fields of an epoch's record, where it has them
+    "loss", "data_loss", "accuracy", "accuracy_cut", "seconds", "volume", "flops", "size", "budget", "barrier",
+    "size_before_settling", "volume_regular", "flops_regular",
+)  # fmt: skip
 _PARTIAL = re.compile(r".+\.\d+\.partial")
 
 log = logging.getLogger(__name__)
@@ -36,8 +41,8 @@ def save_checkpoint(state: dict, folder: Path) -> None:
     files.write(folder / CHECKPOINT, hashlib.sha256(view).digest(), view, previous=folder / PREVIOUS)
 
 
-def load_checkpoints(folder: Path, config: dict) -> Iterator[dict]:
-    """The states that can be read, the latest first; why another cannot be used is logged as a warning.
+def load_checkpoints(folder: Path, config: dict, take: Callable[[dict], None] = lambda state: None) -> Iterator[dict]:
+    """The states that can be used, the latest first; why another cannot be used is logged as a warning.
 
     Parameters
     ----------
@@ -45,25 +50,48 @@ def load_checkpoints(folder: Path, config: dict) -> Iterator[dict]:
         Of the run.
     config : dict
         The run's; a checkpoint that holds another is not used.
+    take : callable
+        Called with each state; one for which it raises an error cannot be used either.
     """
     for path in (folder / CHECKPOINT, folder / PREVIOUS):
-        if not path.exists():
-            continue
         try:
-            if not path.is_file():  # a pipe would never end
-                raise BarError("it is no file")
-            content = path.read_bytes()
-            if hashlib.sha256(content[32:]).digest() != content[:32]:
-                raise BarError("it is damaged, or no checkpoint")
-            state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+            if not path.exists():
+                continue
+            state = _read(path)
             if state["config"] | {"format": 0} != config | {"format": 0}:
                 raise BarError("it belongs to another run")
-            if not (state["training"] and all(r["phase"] for r in state["records"]) and state["seconds"] >= 0):
+            if not _is_of_a_run(state):
                 raise BarError("it is not that of a run")
+            take(state)
         except Exception as error:  # what torch raises for a file from anywhere cannot be listed
             log.warning("%s is not used: %s", path, first_line(error))
         else:
             yield state
+
+
+def _read(path: Path) -> dict:
+    if not path.is_file():  # a pipe would never end
+        raise BarError("it is no file")
+    content = path.read_bytes()
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        raise BarError("it is damaged, or no checkpoint")
+    return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+
+
+def _is_of_a_run(state: dict) -> bool:
+    """Whether there is a training of so many epochs as there are records, and the seconds that it took."""
+    records = state["records"]
+    right = isinstance(records, list) and all(map(_is_record, records)) and schema.number(0)[1](state["seconds"])
+    return right and len(records) == state["training"]["done"]
+
+
+def _is_record(record) -> bool:
+    """Whether a line of metrics.jsonl can be written of it, with numbers where all records have numbers."""
+    if not isinstance(record, dict) or not {"phase", "epoch", "accuracy", "seconds"} <= record.keys():
+        return False
+    numbers = [record[name] for name in _NUMBERS if name in record]
+    named = schema.TEXT[1](record["phase"]) and schema.whole(0)[1](record["epoch"])
+    return named and all(map(schema.number()[1], numbers)) and json.dumps(record) != ""
 
 
 def remove_checkpoints(folder: Path) -> None:

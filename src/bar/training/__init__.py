@@ -8,7 +8,7 @@ after each; whoever iterates decides what to show and what to keep.
 from bar.training.evaluating import accuracy, recalibrate
 from bar.training.feeding import check_shares, steps_per_epoch, training_batches
 from bar.training.loop import CARRIED, Training, fabric_on
-from bar.training.pruner import Pruner
+from bar.training.pruner import Pruner, check_form
 from bar.training.settings import PRESETS, Settings
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Settings",
     "Training",
     "accuracy",
+    "check_form",
     "check_shares",
     "fabric_on",
     "recalibrate",

@@ -1,5 +1,7 @@
 """The three phases of training (section 3.2, supp. 3): prune, fine-tune, cool down."""
 
+import copy
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from bar.data import Dataset
-from bar.errors import BarError
+from bar.errors import BarError, shown
 from bar.objective import distillation
 from bar.training.evaluating import accuracy, recalibrate
 from bar.training.feeding import check_shares, steps_per_epoch, training_batches
@@ -129,25 +131,64 @@ class Training:
         Raises
         ------
         BarError
-            If the state is that of another training.
+            If the state is that of another training, or none; this one is then where it was.
         """
+        before = copy.deepcopy(self.state_dict())
         try:
-            if self.pruner:
-                self.network = self.pruner.network
-                self.pruner.load_state_dict(state["pruner"])
-                self._pruning, self._cut_fields = state["pruning"], state["cut_fields"]
-                if not self._pruning:
-                    self.network = self.pruner.cut().to(memory_format=torch.channels_last)
-                self._optimizer = self._new_optimizer()
-            self.network.load_state_dict(state["network"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._done, self._step = state["done"], state["step"]
-            self.generator.set_state(state["generator"])
-            torch.set_rng_state(state["random"])
-            if state["random_cuda"]:
-                torch.cuda.set_rng_state_all(state["random_cuda"])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            self._check_place(state)
+            self._go_on_from(state)
+        except Exception as error:  # what torch and methods raise for a state from anywhere cannot be listed
+            self._go_on_from(before)
             raise BarError(f"this is the state of another training: {error}") from error
+
+    def _check_place(self, state: dict) -> None:
+        """Raise a BarError unless the numbers that say how far a training has come fit together, and this training."""
+        done = state["done"]
+        if not (type(done) is int and 0 <= done <= len(self._epochs)):
+            raise BarError(f"it has done {shown(done)} of {len(self._epochs)} epochs")
+        phases = [phase for phase, _, _ in self._epochs[:done]]
+        steps = (done - phases.count("cut")) * steps_per_epoch(self.data, self.settings)
+        if not (type(state["step"]) is int and state["step"] == steps):
+            raise BarError(f"it has made {shown(state['step'])} steps in {done} epochs, which are {steps}")
+        pruning = self.pruner is not None and "cut" not in phases
+        if state["pruning"] is not pruning:
+            raise BarError("it has not been cut when it should have been")
+        fields = state["cut_fields"]
+        right = isinstance(fields, dict) and fields.keys() <= set(CARRIED if "cut" in phases else ())
+        if not (right and all(type(value) in (int, float) and math.isfinite(value) for value in fields.values())):
+            raise BarError("what it tells of its cut is of another kind")
+
+    def _go_on_from(self, state: dict) -> None:
+        if self.pruner:
+            self.network = self.pruner.network
+            self.pruner.load_state_dict(state["pruner"])
+            self._pruning, self._cut_fields = state["pruning"], state["cut_fields"]
+            if not self._pruning:
+                self.network = self.pruner.cut().to(memory_format=torch.channels_last)
+            self._optimizer = self._new_optimizer()
+        self.network.load_state_dict(state["network"])
+        self._load_moments(state["optimizer"])
+        self._done, self._step = state["done"], state["step"]
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"]:
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+
+    def _load_moments(self, state: dict) -> None:
+        """Adam's moments; its options are those of the settings, and learning rates are set anew at each step."""
+        own = self._optimizer.state_dict()
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        if [group["params"] for group in state["param_groups"]] != [group["params"] for group in own["param_groups"]]:
+            raise BarError("it has other parameters")
+        for i, moments in state["state"].items():
+            shapes = {"step": (), "exp_avg": parameters[i].shape, "exp_avg_sq": parameters[i].shape}
+            if moments.keys() != shapes.keys() or i < 0:
+                raise BarError("its optimizer is another one")
+            if any(moments[n].shape != s or not moments[n].is_floating_point() for n, s in shapes.items()):
+                raise BarError("the moments of its gradients have other shapes")
+            if not 0 <= float(moments["step"]) < math.inf:
+                raise BarError("its optimizer has made no number of steps")
+        self._optimizer.load_state_dict(own | {"state": state["state"]})
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         own = self.pruner.groups() if self._pruning else []
