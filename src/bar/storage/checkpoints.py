@@ -52,6 +52,11 @@ def load_checkpoints(folder: Path, config: dict, take: Callable[[dict], None] = 
         The run's; a checkpoint that holds another is not used.
     take : callable
         Called with each state; one for which it raises an error cannot be used either.
+
+    Raises
+    ------
+    BarError
+        If one may not be read.
     """
     for path in (folder / CHECKPOINT, folder / PREVIOUS):
         try:
@@ -63,6 +68,8 @@ def load_checkpoints(folder: Path, config: dict, take: Callable[[dict], None] = 
             if not _is_of_a_run(state):
                 raise BarError("it is not that of a run")
             take(state)
+        except PermissionError as error:  # whoever gives it back would not have the run begin again
+            raise BarError(f"cannot read {path}: {error.strerror}") from error
         except Exception as error:  # what torch raises for a file from anywhere cannot be listed
             log.warning("%s is not used: %s", path, first_line(error))
         else:
