@@ -1,5 +1,7 @@
-"""Random small networks of what people write, supported or not, to hold against their pruned selves."""
+"""Random small networks of what people write, supported or not, to hold against their pruned selves; odd states."""
 
+import copy
+import math
 import random
 from collections.abc import Callable
 
@@ -145,3 +147,43 @@ class Fuzzed(nn.Module):
         ends = [signals[i] if self.flat else F.adaptive_avg_pool2d(signals[i], 1) for i in self.ends]
         outputs = [head(end.flatten(1)) for head, end in zip(self.heads, ends, strict=True)]
         return outputs[0] if len(outputs) == 1 else outputs[0] + outputs[1]
+
+
+ODD = (None, True, False, 0, 1, -1, 7, 2**70, 10**4000, 0.5, -1e40, math.nan, math.inf, "", "x", "cut", [], {}, [[]],
+       [1, 1], {"a": 1}, (0.5, "x"), torch.tensor(-1), torch.tensor([math.nan] * 3), torch.zeros(0))  # fmt: skip
+
+
+def odd_tensor(rng: random.Random, tensor: Tensor) -> Tensor:
+    """Of another shape or type, or with other numbers in it."""
+    return rng.choice([
+        lambda: tensor[None], lambda: tensor.flatten()[:-1], lambda: tensor.flatten(), lambda: tensor.double(),
+        lambda: tensor.to(torch.int8), lambda: tensor != 0, lambda: tensor.to(torch.complex64),
+        lambda: torch.zeros_like(tensor), lambda: torch.ones_like(tensor), lambda: -tensor.to(torch.float32),
+        lambda: torch.full_like(tensor, rng.choice([0, 1, 100])), lambda: torch.full(tensor.shape, math.nan),
+        lambda: torch.full(tensor.shape, -1e30), lambda: torch.full(tensor.shape, 1e30), lambda: tensor.to_sparse(),
+        lambda: torch.empty(tensor.shape, device="meta"),
+    ])()  # fmt: skip
+
+
+def altered(state: dict, rng: random.Random) -> tuple[dict, tuple]:
+    """A copy of a tree of dicts, lists, tensors and numbers with one place changed, and the place."""
+    state = copy.deepcopy(state)
+    tree, path = state, []
+    while True:
+        key = rng.choice(list(tree) if isinstance(tree, dict) else range(len(tree)))
+        path.append(key)
+        if not isinstance(tree[key], dict | list) or not tree[key] or rng.random() < 0.1:
+            break
+        tree = tree[key]
+    what = rng.randrange(8)
+    if isinstance(tree[key], Tensor) and what < 5:
+        tree[key] = odd_tensor(rng, tree[key])
+    elif what < 6:
+        tree[key] = copy.deepcopy(rng.choice(ODD))
+    elif what == 6:
+        del tree[key]
+    elif isinstance(tree, dict):
+        tree[rng.choice(["x", 99, -1])] = tree.pop(key)
+    else:
+        tree.append(tree[key])
+    return state, (*path, what)

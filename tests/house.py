@@ -19,15 +19,9 @@ MOST_COMPLEX, LONGEST, LONGEST_CELL = 15, 450, 25
 COMPLEX: dict[str, int] = {
     "folders.py:_splits": 19,
     "folders.py:_images": 30,
-    "storage.py:save": 18,
-    "storage.py:_built": 21,
-    "storage.py:_put": 16,
-    "storage.py:_graph": 32,
 }
 LONG: dict[str, int] = {
     "data.py": 717,
-    "storage.py": 614,
-    "training.py": 505,
 }
 TORCHS_OWN = {"_parameters", "_buffers", "_modules"}  # of nn.Module, which some of ours call so, too
 

@@ -100,3 +100,70 @@ def test_what_cannot_be_read_back_is_not_written(tmp_path):
     with pytest.raises(bar.BarError, match="1: Odd cannot be saved"):
         storage.save(net, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+class Normalised(torch.nn.Module):
+    """Buffers that no state dict holds: of the network, of a block, and the statistics of a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+        self.last = torch.nn.Conv2d(4, 2, 1)
+        self.register_buffer("mean", torch.rand(3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.rand(2, 1, 1))
+        self.stem.register_buffer("shift", torch.rand(4, 1, 1), persistent=False)
+        self.stem[1].register_buffer("running_mean", torch.rand(4), persistent=False)
+
+    def forward(self, x):
+        return self.last((self.stem(x - self.mean) + self.stem.shift).relu()) * self.scale
+
+
+class Prunable(Normalised):
+    """Some of them are not read."""
+
+    def forward(self, x):
+        return self.last(self.stem(x - self.mean).relu())
+
+
+PASSING = {"mean", "stem.shift", "stem.1.running_mean"}
+
+
+def test_buffers_that_no_state_dict_holds_come_back_as_such(tmp_path):
+    network = torch.fx.symbolic_trace(Normalised().eval())
+    for name in ("mean", "stem.shift"):  # torch.fx makes all of them persistent
+        owner, _, last = name.rpartition(".")
+        network.get_submodule(owner).register_buffer(last, network.get_buffer(name), persistent=False)
+    storage.save(network, tmp_path)
+    again, images = bar.load(tmp_path), torch.randn(2, *SIZE)
+    assert torch.equal(again(images), network(images))
+    assert dict(again.named_buffers()).keys() == dict(network.named_buffers()).keys() > PASSING
+    assert again.state_dict().keys() == network.state_dict().keys()
+    assert not PASSING & again.state_dict().keys()
+    storage.save(again, tmp_path / "twice")
+    for file in (storage.ARCHITECTURE, storage.WEIGHTS):
+        assert (tmp_path / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
+
+
+def test_so_do_those_of_a_pruned_network(tmp_path):
+    pruned = bar.prune(bar.gate(Prunable().eval(), SIZE))
+    storage.save(pruned, tmp_path)
+    again, images = bar.load(tmp_path), torch.randn(2, *SIZE)
+    assert torch.equal(again(images), pruned(images))
+    assert again.state_dict().keys() == pruned.state_dict().keys()
+    assert {"mean", "stem.shift"}.isdisjoint(again.state_dict())
+
+
+def test_files_that_do_not_tell_of_buffers_are_read(folder, tmp_path):
+    """All buffers are persistent then, as they were."""
+    storage.save(bar.prune(bar.gate(Prunable().eval(), SIZE)), tmp_path / "new")
+    edit(tmp_path / "new", lambda a: a.pop("non_persistent"))
+    assert set(bar.load(tmp_path / "new").state_dict()) > {"mean", "stem.shift"}
+    assert "non_persistent" not in json.loads((folder / storage.ARCHITECTURE).read_text())
+
+
+@pytest.mark.parametrize("odd", [5, "mean", [5], ["nobody"], ["last.weight"], [["mean"]], [""], {"mean": 1}])
+def test_only_buffers_can_be_such(odd, tmp_path):
+    storage.save(bar.prune(bar.gate(Prunable().eval(), SIZE)), tmp_path)
+    edit(tmp_path, lambda a: a.update(non_persistent=odd))
+    with pytest.raises(bar.BarError, match=r"network.json does not describe a pruned network"):
+        bar.load(tmp_path)

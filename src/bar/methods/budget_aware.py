@@ -10,7 +10,7 @@ from bar.methods.base import Method, Option, Task
 from bar.methods.gated import load_gates, record_of_cut
 from bar.schedule import SCHEDULES
 from bar.surgery import gate, prune
-from bar.training import Settings
+from bar.training import Settings, check_form
 
 
 class BudgetAware(Method):
@@ -167,5 +167,6 @@ class BudgetAware(Method):
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from there."""
+        check_form(state, self.state_dict())
         load_gates(self.network, state["gates"])
         self._dead_for, self._lowest = state["dead_for"], state["lowest"]

@@ -7,11 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from bar.errors import BarError
 from bar.methods.base import Method, Task
 from bar.methods.gated import load_gates
 from bar.methods.uniform import narrow_, open_, widths
 from bar.surgery import GatedNetwork, gate, prune
-from bar.training import Settings
+from bar.training import Settings, check_form
 
 
 class IterativePruning(Method):
@@ -137,6 +138,9 @@ class IterativePruning(Method):
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from there."""
+        check_form(state, self.state_dict())
+        if not (state["epochs"] >= 0 and 0 <= state["narrowed"] <= len(self.factors)):
+            raise BarError("it has been narrowed another number of times than this training does")
         load_gates(self.network, state["gates"])
         self._epochs, self._narrowed = state["epochs"], state["narrowed"]
         self._generator.set_state(state["generator"])

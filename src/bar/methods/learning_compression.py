@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from bar.errors import BarError
 from bar.methods.base import Method, Option, Task
 from bar.methods.weights import budget_of, is_number, largest, masks, shares, weights_of
+from bar.training import check_form
 
 
 def keep_top(values: Tensor, kappa: int) -> Tensor:
@@ -412,6 +413,7 @@ class LearningCompression(Method):
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from the `state_dict` of a pruner of the same arguments."""
+        check_form(state, self.state_dict())
         weights = self._weights()
 
         def fitting(tensors: list[Tensor]) -> list[Tensor]:

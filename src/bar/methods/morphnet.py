@@ -19,6 +19,7 @@ from bar.methods.base import Method, Option, Task
 from bar.methods.gated import check_limit, load_gates, record_of_cut, sizes
 from bar.network import Network, ask, follow
 from bar.surgery import GatedNetwork, gate, prune
+from bar.training import check_form
 
 
 class MorphNet(Method):
@@ -146,6 +147,7 @@ class MorphNet(Method):
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from a `state_dict`."""
+        check_form(state, self.state_dict())
         load_gates(self.gated, state["gates"])
         self._done, self.multiplier = state["done"], state["multiplier"]
 

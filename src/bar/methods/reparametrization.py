@@ -19,7 +19,7 @@ from bar.errors import BarError
 from bar.methods.base import Method, Option, Task
 from bar.methods.weights import budget_of, masks, weights_of
 from bar.network import Network, trace
-from bar.training import Settings
+from bar.training import Settings, check_form
 
 POWER = 4  # n
 STEEPNESS = 100.0  # t at the start
@@ -271,6 +271,9 @@ class Reparametrization(Method):
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from the `state_dict` of a method of the same arguments."""
+        weights = weights_of(self.network.plain) if state["kept"] else {}
+        kept = {name: torch.empty(weight.shape, dtype=torch.bool) for name, weight in weights.items()}
+        check_form(state, {"initial": self.initial, "kept": kept})
         device = self.network.t.device
         self.initial, self._kept = state["initial"], {name: kept.to(device) for name, kept in state["kept"].items()}
 

@@ -8,6 +8,7 @@ from bar.errors import BarError
 from bar.methods.base import Method, Option, Task
 from bar.methods.gated import check_limit, load_gates, record_of_cut, sizes
 from bar.surgery import GatedNetwork, prune
+from bar.training import check_form
 
 TRAVEL = Option(
     "travel", float, None,
@@ -125,5 +126,6 @@ class Sparsity(Method):
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from a `state_dict`."""
+        check_form(state, self.state_dict())
         load_gates(self.network, state["gates"])
         self._done = state["done"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bar.methods.base import Method, Option, Task
 from bar.methods.weights import budget_of, masks, shares, weights_of
-from bar.training import Settings
+from bar.training import Settings, check_form
 
 
 class MagnitudePruning(Method):
@@ -108,6 +108,7 @@ class MagnitudePruning(Method):
     def load_state_dict(self, state: dict) -> None:
         """Go on from the `state_dict` of a pruner of the same arguments."""
         weights = weights_of(self.network).items() if state else []
+        check_form(state, {name: torch.empty(weight.shape, dtype=torch.bool) for name, weight in weights})
         self._kept = [state[name].to(weight.device).view_as(weight) for name, weight in weights] or None
 
 

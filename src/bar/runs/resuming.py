@@ -30,8 +30,7 @@ def train(training: Training, folder: Path, config: dict, report: Callable[[dict
     first = training.fabric.is_global_zero  # of several processes, this one writes
     records: list[dict] = []
     seconds = 0.0
-    for state in storage.load_checkpoints(folder, config):
-        training.load_state_dict(state["training"])
+    for state in storage.load_checkpoints(folder, config, lambda state: training.load_state_dict(state["training"])):
         records, seconds = state["records"], state["seconds"]
         log.warning("%s: going on after %d epochs", folder, sum(r["phase"] != "cut" for r in records))
         break

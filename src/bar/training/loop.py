@@ -1,154 +1,24 @@
-"""The three phases of training (section 3.2, supp. 3): prune, fine-tune, cool down.
+"""The three phases of training (section 3.2, supp. 3): prune, fine-tune, cool down."""
 
-Training and pruning happen at the same time on the gated network; after the cut, an ordinary smaller network is
-fine-tuned, at last with a lower learning rate. `Training` yields one record an epoch and can be stored and continued
-after each; whoever iterates decides what to show and what to keep.
-"""
-
-import itertools
+import copy
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
-from bar.data import Dataset, Split, batches, num_batches
-from bar.errors import BarError
-from bar.objective import PRESSURE, Budget, distillation
-from bar.surgery import GatedNetwork
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train; the values of the paper (section 5.1, supp. 3 and 4) unless a comment says otherwise."""
-
-    prune_epochs: int = 80
-    finetune_epochs: int = 40
-    cooldown_epochs: int = 10
-    unpruned_epochs: int = 80  # of the full network, before its cool-down (supp. 3.3)
-    batch_size: int = 64
-    lr: float = 1e-3  # Adam
-    cooldown_lr: float = 1e-4
-    weight_decay: float = 5e-4  # not on the gates
-    alpha: float = 0.9  # weight of the teacher, section 3.5
-    temperature: float = 4.0
-    gate_lr: float = 1e-3
-    gate_travel: float | None = None  # instead of gate_lr, that times the steps: as far in a short run as in a long one
-    gate_betas: tuple[float, float] = (0.9, 0.999)  # of Adam
-    gate_decay: float = 0.0  # the gates' learning rate falls to 0 over this last part of the pruning
-    gate_start: tuple[float, float] = (0.0, 0.01)  # log alpha is drawn uniformly from this
-    lam: float = 1e-5
-    pressure: float | None = None  # instead of lam, that times V_F: the same for networks of any size
-    b_start: float = 1.01  # of V_F; the paper starts at V_F, where its barrier is infinite
-    cap: float = 1000.0  # of the barrier, infinite in the paper
-    reach: float = 1.0  # b arrives at the budget after this part of the pruning
-    aim: float = 1.0  # b arrives at this part of the budget
-    patience: float | None = None  # features dead for so long are cut while training, as a part of the pruning epochs
-
-    def budget(
-        self, gated: GatedNetwork, factor: float, steps: int, metric: str = "volume", schedule: str = "sigmoid"
-    ) -> Budget:
-        """The budget as a term of the loss, with these settings; for the arguments see `bar.Budget`."""
-        lam = self.lam
-        if self.pressure is not None:
-            lam = self.pressure / gated.full(metric)
-        return Budget(gated, factor, steps, metric, schedule, lam, self.cap, self.b_start, self.reach, self.aim)
-
-    def rate_of_gates(self, step: int, steps: int) -> float:
-        """The gates' learning rate at one of so many steps, counted from 0; at least 0."""
-        left = (steps - step) / (self.gate_decay * steps) if self.gate_decay else 1.0
-        return (self.gate_travel / steps if self.gate_travel else self.gate_lr) * min(left, 1.0)
-
-    @property
-    def phases_of_pruning(self) -> list[tuple[str, int, float]]:
-        """Name, epochs and learning rate: prune, fine-tune, cool down (supp. 3)."""
-        return [
-            ("prune", self.prune_epochs, self.lr),
-            ("finetune", self.finetune_epochs, self.lr),
-            ("cooldown", self.cooldown_epochs, self.cooldown_lr),
-        ]
-
-    @property
-    def phases_of_unpruned(self) -> list[tuple[str, int, float]]:
-        """Name, epochs and learning rate of the full network's training (supp. 3.3)."""
-        return [("train", self.unpruned_epochs, self.lr), ("cooldown", self.cooldown_epochs, self.cooldown_lr)]
-
-
-PRESETS = {
-    # The paper, word for word but for b_start and cap, without which the first step would be infinite. Around it, two
-    # choices of this project: a tenth of the training images is held out to watch, and a GPU computes in bfloat16.
-    "paper": Settings(),
-    # For a laptop: a short run needs gates that move faster and do not all start at the same place.
-    "quick": Settings(
-        prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32, lr=5e-3,
-        cooldown_lr=5e-4, gate_travel=30.0, gate_betas=(0.0, 0.9), gate_decay=0.1, gate_start=(-1.0, 5.0),
-        pressure=PRESSURE, b_start=1.0, cap=100.0, reach=0.9, aim=0.99, patience=0.1,
-    ),
-}  # fmt: skip
-
+from bar.data import Dataset
+from bar.errors import BarError, shown
+from bar.objective import distillation
+from bar.training.evaluating import accuracy, recalibrate
+from bar.training.feeding import check_shares, steps_per_epoch, training_batches
+from bar.training.pruner import Pruner
+from bar.training.settings import Settings
 
 CARRIED = ("volume", "flops", "size", "budget", "barrier")  # fields of the cut's record that later records repeat
-
-
-class Pruner:
-    """What a method adds to a training until the cut: a term of the loss, parameters of its own, and decisions.
-
-    A method overrides what it needs; the rest does nothing.
-
-    Attributes
-    ----------
-    network : nn.Module
-        What is trained until the cut.
-    """
-
-    network: nn.Module
-
-    def groups(self) -> list[dict]:
-        """Adam's groups of the method's own parameters, as `torch.optim` takes them."""
-        return []
-
-    def rate(self, step: int) -> float:
-        """The learning rate of those groups at a step, counted from 0 over all epochs; at least 0."""
-        return 0.0
-
-    def __call__(self, step: int) -> Tensor:
-        """The term that is added to the data loss at a step: a scalar, on the network's device."""
-        return torch.zeros((), device=next(self.network.parameters()).device)
-
-    def end_step(self) -> None:
-        """Called after each step of the optimizer until the cut."""
-
-    def end_epoch(self) -> dict:
-        """Decide what is decided between epochs; returns fields of the epoch's record, "size" among them."""
-        raise NotImplementedError
-
-    def watched(self) -> nn.Module:
-        """The network that a cut now would leave, as a copy; the epoch's record shows its accuracy."""
-        raise NotImplementedError
-
-    def cut(self) -> nn.Module:
-        """The pruned network, which is fine-tuned next; after `load_state_dict`, the same one again."""
-        raise NotImplementedError
-
-    def cut_record(self) -> dict:
-        """Fields of the cut's record, "size" among them."""
-        raise NotImplementedError
-
-    def end_finetune_step(self) -> None:
-        """Called after each step of the optimizer after the cut."""
-
-    def state_dict(self) -> dict:
-        """What the network's state dict does not hold; tensors, numbers and strings only."""
-        raise NotImplementedError
-
-    def load_state_dict(self, state: dict) -> None:
-        """Take over what `state_dict` has returned."""
-        raise NotImplementedError
 
 
 class Training:
@@ -197,7 +67,8 @@ class Training:
     >>> import bar
     >>> digits = bar.data.load("digits", size=8, limit=64)
     >>> network = bar.models.build("wrn-10-1", 10, digits.input_size)
-    >>> training = Training(network, digits, [("train", 2, 1e-3)], PRESETS["quick"], torch.Generator())
+    >>> quick = bar.training.PRESETS["quick"]
+    >>> training = Training(network, digits, [("train", 2, 1e-3)], quick, torch.Generator())
     >>> [(record["phase"], record["epoch"]) for record in training]
     [('train', 1), ('train', 2)]
     """
@@ -260,25 +131,64 @@ class Training:
         Raises
         ------
         BarError
-            If the state is that of another training.
+            If the state is that of another training, or none; this one is then where it was.
         """
+        before = copy.deepcopy(self.state_dict())
         try:
-            if self.pruner:
-                self.network = self.pruner.network
-                self.pruner.load_state_dict(state["pruner"])
-                self._pruning, self._cut_fields = state["pruning"], state["cut_fields"]
-                if not self._pruning:
-                    self.network = self.pruner.cut().to(memory_format=torch.channels_last)
-                self._optimizer = self._new_optimizer()
-            self.network.load_state_dict(state["network"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._done, self._step = state["done"], state["step"]
-            self.generator.set_state(state["generator"])
-            torch.set_rng_state(state["random"])
-            if state["random_cuda"]:
-                torch.cuda.set_rng_state_all(state["random_cuda"])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            self._check_place(state)
+            self._go_on_from(state)
+        except Exception as error:  # what torch and methods raise for a state from anywhere cannot be listed
+            self._go_on_from(before)
             raise BarError(f"this is the state of another training: {error}") from error
+
+    def _check_place(self, state: dict) -> None:
+        """Raise a BarError unless the numbers that say how far a training has come fit together, and this training."""
+        done = state["done"]
+        if not (type(done) is int and 0 <= done <= len(self._epochs)):
+            raise BarError(f"it has done {shown(done)} of {len(self._epochs)} epochs")
+        phases = [phase for phase, _, _ in self._epochs[:done]]
+        steps = (done - phases.count("cut")) * steps_per_epoch(self.data, self.settings)
+        if not (type(state["step"]) is int and state["step"] == steps):
+            raise BarError(f"it has made {shown(state['step'])} steps in {done} epochs, which are {steps}")
+        pruning = self.pruner is not None and "cut" not in phases
+        if state["pruning"] is not pruning:
+            raise BarError("it has not been cut when it should have been")
+        fields = state["cut_fields"]
+        right = isinstance(fields, dict) and fields.keys() <= set(CARRIED if "cut" in phases else ())
+        if not (right and all(type(value) in (int, float) and math.isfinite(value) for value in fields.values())):
+            raise BarError("what it tells of its cut is of another kind")
+
+    def _go_on_from(self, state: dict) -> None:
+        if self.pruner:
+            self.network = self.pruner.network
+            self.pruner.load_state_dict(state["pruner"])
+            self._pruning, self._cut_fields = state["pruning"], state["cut_fields"]
+            if not self._pruning:
+                self.network = self.pruner.cut().to(memory_format=torch.channels_last)
+            self._optimizer = self._new_optimizer()
+        self.network.load_state_dict(state["network"])
+        self._load_moments(state["optimizer"])
+        self._done, self._step = state["done"], state["step"]
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"]:
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+
+    def _load_moments(self, state: dict) -> None:
+        """Adam's moments; its options are those of the settings, and learning rates are set anew at each step."""
+        own = self._optimizer.state_dict()
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        if [group["params"] for group in state["param_groups"]] != [group["params"] for group in own["param_groups"]]:
+            raise BarError("it has other parameters")
+        for i, moments in state["state"].items():
+            shapes = {"step": (), "exp_avg": parameters[i].shape, "exp_avg_sq": parameters[i].shape}
+            if moments.keys() != shapes.keys() or i < 0:
+                raise BarError("its optimizer is another one")
+            if any(moments[n].shape != s or not moments[n].is_floating_point() for n, s in shapes.items()):
+                raise BarError("the moments of its gradients have other shapes")
+            if not 0 <= float(moments["step"]) < math.inf:
+                raise BarError("its optimizer has made no number of steps")
+        self._optimizer.load_state_dict(own | {"state": state["state"]})
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         own = self.pruner.groups() if self._pruning else []
@@ -300,7 +210,7 @@ class Training:
         losses = torch.zeros(2, device=device)  # sums of the terms: data, pruner
         bad = torch.full((3,), -1.0, device=device)  # the first step whose loss is no number, and its terms
         self.network.train()
-        for i, (images, labels) in enumerate(_training_batches(self.data, self.settings, self.generator)):
+        for i, (images, labels) in enumerate(training_batches(self.data, self.settings, self.generator)):
             terms = self._step_on(images, labels)
             losses += terms
             here = torch.cat([torch.full_like(terms[:1], self._step), terms])
@@ -394,12 +304,6 @@ class Training:
         return record | {"accuracy_cut": at_once, "accuracy": accuracy(self.network, data.validation, data)}
 
 
-def check_shares(settings: Settings, processes: int) -> None:
-    """Raise a BarError if so many processes cannot share a batch equally."""
-    if settings.batch_size % processes:
-        raise BarError(f"{processes} processes cannot share batches of {settings.batch_size} images equally")
-
-
 def fabric_on(device: torch.device | str, processes: int = 1) -> Fabric:
     """What computes: a device, its precision (bfloat16 on a GPU), and how many processes share each batch.
 
@@ -417,89 +321,3 @@ def fabric_on(device: torch.device | str, processes: int = 1) -> Fabric:
         strategy="ddp" if processes > 1 else "auto",
         precision="bf16-mixed" if device.type == "cuda" else "32-true",
     )
-
-
-def steps_per_epoch(data: Dataset, settings: Settings) -> int:
-    """How many batches one epoch has; an incomplete last one is left out."""
-    return num_batches(len(data.train), settings.batch_size, drop_last=True)
-
-
-def _training_batches(data: Dataset, settings: Settings, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    return batches(
-        data.train, settings.batch_size, mean=data.mean, std=data.std, generator=generator,
-        augment=(data.padding, data.flip),
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def accuracy(network: nn.Module, split: Split, data: Dataset) -> float:
-    """The share of a split's images that a network classifies correctly.
-
-    The network computes in eval mode; afterwards each layer is in its own mode again.
-
-    Parameters
-    ----------
-    network : nn.Module
-        On the device of the split.
-    split : Split
-        The images, with their labels.
-    data : Dataset
-        Whose mean and standard deviation the images are normalised by.
-
-    Returns
-    -------
-    float
-        In [0, 1].
-
-    Examples
-    --------
-    >>> import bar
-    >>> digits = bar.data.load("digits", size=8, limit=64)
-    >>> network = bar.models.build("wrn-10-1", 10, digits.input_size)
-    >>> 0 <= accuracy(network, digits.validation, digits) <= 1
-    True
-    """
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    right = sum(
-        (network(images).argmax(1) == labels).sum()
-        for images, labels in batches(split, 256, mean=data.mean, std=data.std)
-    )
-    for module, training in modes.items():
-        module.training = training
-    return float(right) / len(split)
-
-
-def recalibrate(network: nn.Module, data: Dataset, settings: Settings, images: int = 2048) -> nn.Module:
-    """Measure the means and variances of all batch norms anew, on random training images.
-
-    What they have from training is of no use after the cut, since gates were drawn at random then. The order and the
-    augmentation of the images come from a random generator of their own, so a measurement does not change a training.
-
-    Parameters
-    ----------
-    network : nn.Module
-        On the device of the data; changed in place.
-    data : Dataset
-        Its training images are used, augmented as in training.
-    settings : Settings
-        For the batch size.
-    images : int
-        About how many to use: whole batches, at most one epoch.
-
-    Returns
-    -------
-    nn.Module
-        The same network, in the mode in which it came.
-
-    Examples
-    --------
-    >>> import bar
-    >>> digits = bar.data.load("digits", size=8, limit=64)
-    >>> network = bar.models.build("wrn-10-1", 10, digits.input_size)
-    >>> recalibrate(network, digits, PRESETS["quick"]) is network
-    True
-    """
-    shuffled = _training_batches(data, settings, torch.Generator().manual_seed(0))
-    update_bn(itertools.islice(shuffled, math.ceil(images / settings.batch_size)), network)
-    return network

@@ -1,0 +1,23 @@
+"""Networks on disk, and checkpoints of a run.
+
+`save` describes a network in JSON (`describing`) and stores its tensors; `load` builds it again (`building`), from
+nothing but what the `vocabulary` has.
+"""
+
+from bar.storage.building import WEIGHTS
+from bar.storage.checkpoints import CHECKPOINT, PREVIOUS, load_checkpoints, remove_checkpoints, save_checkpoint
+from bar.storage.networks import ARCHITECTURE, digest, load, save, verify
+
+__all__ = [
+    "ARCHITECTURE",
+    "CHECKPOINT",
+    "PREVIOUS",
+    "WEIGHTS",
+    "digest",
+    "load",
+    "load_checkpoints",
+    "remove_checkpoints",
+    "save",
+    "save_checkpoint",
+    "verify",
+]

@@ -1,0 +1,247 @@
+"""From the JSON that describes a network to the network, on the meta device.
+
+The file may come from anybody: each name, option and argument is checked against the vocabulary, and all tensors
+against those that there are, before any memory is taken.
+"""
+
+import functools
+import keyword
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import fx, nn
+
+from bar.errors import BarError
+from bar.storage.describing import FORMAT
+from bar.storage.reasons import first_line
+from bar.storage.vocabulary import CALLS, FUNCTIONS, INPUT, LAYERS, METHODS, MODULES, is_flag, is_node, is_number, takes
+
+WEIGHTS = "network.safetensors"
+# A file from a stranger must not cost more than the network that it describes. A DenseNet-201 has a tenth of this.
+_MOST_NODES, _DEEPEST = 20_000, 4
+
+Header = Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]
+
+
+class Undescribed(BarError):
+    """What is wrong with an architecture."""
+
+
+def build(architecture, header: Header) -> fx.GraphModule:
+    """The network that is described, on the meta device, if its tensors are exactly those of the header.
+
+    Parameters
+    ----------
+    architecture : object
+        As JSON gives it.
+    header : mapping of str to (dtype, shape)
+        The tensors that there are; a dtype of None is one that is not known.
+
+    Raises
+    ------
+    Undescribed
+        If anything in it is not as it should be.
+    """
+    try:
+        network = _described(architecture, header)
+        _compare(network, header)
+        return network
+    except BarError as error:
+        raise Undescribed(str(error)) from error
+    except Exception as error:  # what torch raises for odd numbers in its options cannot be listed
+        raise Undescribed(f"{type(error).__name__}: {first_line(error)}") from error
+
+
+def fill(network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Put tensors into the places of those on the meta device.
+
+    Parameters
+    ----------
+    network : nn.Module
+        From `build`.
+    tensors : dict of str to Tensor
+        Those of the header.
+    """
+    kept = network.state_dict().keys()
+    for name in tensors.keys() - kept:
+        _make_non_persistent(network, name, tensors[name])
+    network.load_state_dict({name: tensors[name] for name in kept}, assign=True)
+
+
+def _described(architecture, header: Header) -> fx.GraphModule:
+    if not isinstance(architecture, dict) or architecture.get("format") != FORMAT:
+        raise BarError(f"it is not of format {FORMAT}, the only one that this version of bar reads")
+    modules, nodes = architecture["modules"], architecture["nodes"]
+    parameters, passing = architecture.get("parameters", []), architecture.get("non_persistent", [])
+    if not (isinstance(modules, dict) and all(isinstance(part, list) for part in (nodes, parameters, passing))):
+        raise BarError("its modules, nodes or parameters are missing")
+    if len(nodes) > _MOST_NODES:
+        raise BarError(f"it has more than {_MOST_NODES:,} nodes")
+    targets = {op: {n["target"] for n in nodes if n["op"] == op} for op in ("call_module", "get_attr")}
+    if targets["call_module"] != modules.keys():
+        raise BarError("its modules are not those that its nodes call")
+    root = nn.Module()
+    for name, spec in sorted(modules.items(), key=lambda item: item[0].count(".")):
+        _put(root, name, _layer(name, spec))
+    for name in sorted(targets["get_attr"]):
+        dtype, shape = header[name]
+        tensor = torch.empty(shape, dtype=dtype, device="meta")
+        _put(root, name, nn.Parameter(tensor) if name in parameters else tensor)
+    network = fx.GraphModule(root, _graph(nodes), class_name="Pruned")
+    buffers = dict(network.named_buffers())
+    for name in passing:
+        _make_non_persistent(network, name, buffers[name])
+    return network
+
+
+def _compare(network: nn.Module, header: Header) -> None:
+    """Raise a BarError unless the tensors of a network are those of the header."""
+    state = network.state_dict() | dict(network.named_buffers())
+    for name in sorted(state.keys() | header.keys()):
+        if name not in header or name not in state:
+            raise BarError(f"{name} is " + ("missing in " + WEIGHTS if name in state else "no tensor of its layers"))
+        dtype, shape = header[name]
+        if dtype is None or dtype.is_floating_point != state[name].is_floating_point() or shape != state[name].shape:
+            raise BarError(f"{name} is {dtype} of shape {shape} in {WEIGHTS}, not of shape {tuple(state[name].shape)}")
+
+
+def _make_non_persistent(network: nn.Module, name: str, buffer: torch.Tensor) -> None:
+    """torch.fx makes all buffers persistent; one that is registered again is what it is registered as."""
+    owner, _, last = name.rpartition(".")
+    network.get_submodule(owner).register_buffer(last, buffer, persistent=False)
+
+
+def _put(root: nn.Module, path: str, value: nn.Module | torch.Tensor) -> None:
+    """Hang a layer or a tensor into a tree of modules."""
+    *parents, last = parts = path.split(".")
+    if not all(_is_name(part, level > 0) for level, part in enumerate(parts)):
+        raise BarError(f"a module or tensor cannot be called {path!a}")
+    for part in parents:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root._modules[part]
+    if isinstance(value, nn.Module):
+        root.add_module(last, value)
+    elif last not in root._parameters and last not in root._buffers:  # a layer's own weight, read once more by itself
+        if isinstance(value, nn.Parameter):
+            root.register_parameter(last, value)
+        else:
+            root.register_buffer(last, value)
+
+
+def _is_name(part: str, below: bool) -> bool:
+    """Whether a module or tensor may be called so, at the top or below it.
+
+    torch.fx writes the path into source code: as it is where it is an identifier, else between double quotes.
+    """
+    if not part.isprintable() or not 0 < len(part) <= 200 or '"' in part or "\\" in part or part in _reserved()[below]:
+        return False
+    # Python reads identifiers in normal form, and keywords not at all
+    return not part.isidentifier() or (not keyword.iskeyword(part) and unicodedata.normalize("NFKC", part) == part)
+
+
+@functools.cache
+def _reserved() -> tuple[frozenset[str], frozenset[str]]:
+    """Names that the modules at the top, and those further down, have for themselves."""
+    return frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph()))), frozenset(dir(nn.Module()))
+
+
+def _layer(name: str, spec: dict) -> nn.Module:
+    layer = MODULES.get(spec["class"])
+    if layer is None:
+        raise BarError(f"{name!a} is of a class that is not known")
+    for option, value in spec["options"].items():
+        if option not in LAYERS[layer] or not LAYERS[layer][option](value):
+            raise BarError(f"{layer.__name__} {name!a} cannot have the option {option!a} that is given")
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in spec["options"].items()}
+    if "affine" in options and options.get("bias") == options["affine"]:
+        del options["bias"]
+    with torch.device("meta"):
+        return layer(**options)
+
+
+def _graph(nodes: list) -> fx.Graph:
+    """The graph that is described; each node reads only nodes before it."""
+    graph, made = fx.Graph(), {}
+    for spec in nodes:
+        name = _name(spec["name"], made)
+        if made and nodes[len(made) - 1]["op"] == "output":
+            raise BarError("its output is not the last node")
+        made[name] = _node(graph, name, spec["op"], spec["target"], _arguments(name, spec, made))
+    if not nodes or nodes[-1]["op"] != "output" or nodes[0]["op"] != "placeholder":
+        raise BarError("it has no input, or no output")
+    return graph
+
+
+def _name(name, made: Mapping[str, fx.Node]) -> str:
+    """A node's name, which goes into the source that torch.fx writes: it must be nothing but one."""
+    if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w{0,199}", name, re.ASCII)) or name == "self":
+        raise BarError(f"a node cannot be called {ascii(name)[:60]}")
+    if name in made:
+        raise BarError(f"two nodes are called {name}")
+    return name
+
+
+def _arguments(name: str, spec: dict, made: Mapping[str, fx.Node]) -> tuple[list, dict]:
+    args, kwargs = _from_json(spec["args"], made), _from_json(spec["kwargs"], made)
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise BarError(f"{name} has no lists of arguments")
+    return args, kwargs
+
+
+def _from_json(value, made: Mapping[str, fx.Node], left: int = _DEEPEST):
+    if isinstance(value, dict | list) and left == 0:
+        raise BarError("arguments are nested too deeply")
+    if isinstance(value, list):
+        return [_from_json(v, made, left - 1) for v in value]
+    if isinstance(value, dict):
+        if "node" in value:
+            if value["node"] not in made:
+                raise BarError(f"a node reads {ascii(value['node'])[:60]}, which is not before it")
+            return made[value["node"]]
+        return {k: _from_json(v, made, left - 1) for k, v in value["kwargs"].items()}
+    return value
+
+
+def _node(graph: fx.Graph, name: str, op, target, arguments: tuple[list, dict]) -> fx.Node:
+    """One more node, if its arguments are such as its operation takes."""
+    right = _RIGHT.get(op) if isinstance(op, str) else None
+    if right is None:
+        raise BarError(f"there is no operation {ascii(op)[:60]}")
+    args, kwargs = arguments
+    if not right(target, args, kwargs):
+        raise BarError(f"{name} cannot have the arguments that are given")
+    if op == "call_function":
+        target = FUNCTIONS[target]
+    if op == "placeholder":
+        target = name  # which is a safe one, while torch.fx writes the target into the source as it is
+    node = graph.create_node(op, target, tuple(args), kwargs, name)
+    if op == "placeholder":
+        node.target = node.name
+    return node
+
+
+def _right_input(target, args: list, kwargs: dict) -> bool:
+    default = len(args) <= 1 and all(v is None or is_flag(v) or is_number(v) for v in args)
+    return default and not kwargs and isinstance(target, str) and target.isidentifier()
+
+
+# operation -> whether these may be its target and its arguments
+_RIGHT: dict[str, Callable[[object, list, dict], bool]] = {
+    "placeholder": _right_input,
+    "get_attr": lambda target, args, kwargs: not args and not kwargs,
+    "call_function": lambda target, args, kwargs: takes(CALLS[FUNCTIONS[target]], args, kwargs),
+    "call_method": lambda target, args, kwargs: takes(METHODS[target], args, kwargs),
+    "call_module": lambda target, args, kwargs: takes((1, INPUT), args, {}) and not kwargs,
+    "output": lambda target, args, kwargs: len(args) == 1 and _is_output(args[0]) and not kwargs,
+}
+
+
+def _is_output(value) -> bool:
+    if isinstance(value, list):
+        return len(value) > 0 and all(map(_is_output, value))
+    if isinstance(value, dict):
+        return len(value) > 0 and all(k.isidentifier() and _is_output(v) for k, v in value.items())
+    return is_node(value)

@@ -1,0 +1,115 @@
+"""From a network to the JSON that describes it."""
+
+import operator
+
+import torch
+from torch import fx, nn
+
+from bar.errors import BarError
+from bar.storage.vocabulary import FUNCTIONS, LAYERS, METHODS
+
+FORMAT = 1  # of what is written now, and the only one that is read
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers that layers of the list compute with
+
+
+def describe(network: fx.GraphModule) -> tuple[dict, dict[str, torch.Tensor]]:
+    """What is written of a network.
+
+    Parameters
+    ----------
+    network : torch.fx.GraphModule
+        Of layers and operations from the vocabulary.
+
+    Returns
+    -------
+    dict
+        Its architecture, without the hash of its weights.
+    dict of str to Tensor
+        All that it computes with.
+
+    Raises
+    ------
+    BarError
+        If something in it cannot be saved.
+    """
+    called = {node.target: network.get_submodule(node.target) for node in _nodes(network, "call_module")}
+    read = _read_by_themselves(network)
+    modules = {name: _layer(name, module) for name, module in called.items()}
+    tensors = {f"{name}.{key}": t for name, module in called.items() for key, t in _tensors_of(module).items()} | read
+    architecture = {
+        "nodes": [_node(node) for node in network.graph.nodes],
+        "modules": modules,
+        "parameters": [name for name, tensor in read.items() if isinstance(tensor, nn.Parameter)],
+    }
+    buffers = {name for name, _ in network.named_buffers(remove_duplicate=False)} - network.state_dict().keys()
+    passing = [name for name in tensors if name in buffers]
+    return architecture | ({"non_persistent": passing} if passing else {}), tensors
+
+
+def _nodes(network: fx.GraphModule, op: str) -> list[fx.Node]:
+    return [node for node in network.graph.nodes if node.op == op]
+
+
+def _read_by_themselves(network: fx.GraphModule) -> dict[str, torch.Tensor]:
+    """Tensors that no layer computes with, but the network itself."""
+    read = {node.target: operator.attrgetter(node.target)(network) for node in _nodes(network, "get_attr")}
+    for name, tensor in read.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise BarError(f"{name}: {type(tensor).__name__} cannot be saved")
+    return read
+
+
+def _tensors_of(layer: nn.Module) -> dict[str, torch.Tensor]:
+    """Those of a layer's state, and the statistics that a state dict leaves out where somebody made them so."""
+    buffers = {name: buffer for name, buffer in layer.named_buffers() if name in _STATISTICS}
+    return layer.state_dict() | buffers
+
+
+def _node(node: fx.Node) -> dict:
+    target = node.target
+    if node.op == "call_method" and target not in METHODS:
+        raise BarError(f"{node.name}: the method {target} cannot be saved")
+    if node.op == "call_function":
+        target = f"{target.__module__}.{target.__name__}"
+        if target not in FUNCTIONS:
+            raise BarError(f"{node.name}: {target} cannot be saved")
+    return {
+        "name": node.name,
+        "op": node.op,
+        "target": target,
+        "args": _argument(node.args),
+        "kwargs": _argument(node.kwargs),
+    }
+
+
+def _argument(value):
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, list | tuple):
+        return [_argument(v) for v in value]
+    if isinstance(value, dict) and all(isinstance(k, str) for k in value):
+        return {"kwargs": {k: _argument(v) for k, v in value.items()}}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise BarError(f"cannot save an argument of type {type(value).__name__}")
+
+
+def _layer(name: str, module: nn.Module) -> dict:
+    layer = type(module)
+    if layer not in LAYERS:
+        raise BarError(f"{name}: {layer.__name__} cannot be saved")
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    if hooks:
+        what = getattr(hooks[0], "__name__", type(hooks[0]).__name__)
+        raise BarError(
+            f"{name}: its forward hook ({what}) cannot be saved: remove it first (torch.nn.utils.prune.remove, if it "
+            "is a mask)"
+        )
+    options = {}
+    for option in LAYERS[layer]:
+        if hasattr(module, option):
+            value = getattr(module, option)
+            options[option] = value is not None if option == "bias" else value
+    if "affine" in options and options.get("bias") == options["affine"]:
+        del options["bias"]  # a batch norm's, which older versions of torch do not know
+    return {"class": layer.__name__, "options": options}

@@ -1,0 +1,164 @@
+"""Pruned networks on disk: weights as safetensors, architecture as JSON."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import fx
+
+from bar import files, schema
+from bar.errors import BarError
+from bar.storage.building import WEIGHTS, Undescribed, build, fill
+from bar.storage.describing import FORMAT, describe
+from bar.storage.reasons import first_line
+
+ARCHITECTURE = "network.json"
+_MOST_BYTES = 8 * 2**20  # of a description
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+def save(network: fx.GraphModule, folder: Path | str) -> None:
+    """Write a pruned network into a folder, each file whole or not at all.
+
+    Parameters
+    ----------
+    network : torch.fx.GraphModule
+        From `bar.prune`, or any traced network of the operations that pruning knows.
+    folder : path
+        Made if missing.
+
+    Raises
+    ------
+    BarError
+        If the network has an operation, a module or a name that could not be read back, or a file cannot be written.
+    """
+    folder = Path(folder)
+    architecture, tensors = describe(network)
+    tensors = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
+    try:
+        content = safetensors.torch.save(tensors)
+    except (RuntimeError, ValueError) as error:  # two names for the same memory, which would come back as two tensors
+        raise BarError(f"the network cannot be saved: {' '.join(str(error).split())}") from error
+    architecture = {"format": FORMAT, "weights_sha256": hashlib.sha256(content).hexdigest()} | architecture
+    text = json.dumps(architecture, indent=1).encode()
+    try:  # what is written can be read back: by the function that reads it
+        if len(text) > _MOST_BYTES:
+            raise BarError(f"its description has more than {_MOST_BYTES:,} bytes")
+        build(json.loads(text), {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()})
+    except BarError as error:
+        raise BarError(f"the network cannot be saved: {error}") from error
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder / WEIGHTS, content)
+    files.write(folder / ARCHITECTURE, text)
+
+
+def load(folder: Path | str) -> fx.GraphModule:
+    """Read the pruned network of a run.
+
+    Its file may come from anybody: nothing but layers and operations from a list is built, with options within limits,
+    and nothing is allocated before all of it has been compared with the tensors that are there.
+
+    Parameters
+    ----------
+    folder : path
+        A run's folder, or any other that `save` wrote to.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        In eval mode, on the CPU.
+
+    Raises
+    ------
+    BarError
+        If a file is missing or damaged, is not the one that the record of the run tells of, or names anything but
+        plain layers and operations.
+
+    Examples
+    --------
+    >>> import bar, tempfile
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(bar.prune(bar.gate(net, (1, 6, 6))), folder)
+    ...     load(folder)(torch.rand(5, 1, 6, 6)).shape
+    torch.Size([5, 2])
+    """
+    folder = Path(folder)
+    try:
+        for file in (ARCHITECTURE, WEIGHTS):
+            if not (folder / file).is_file():
+                raise BarError(f"{folder} holds no pruned network: {file} is missing")
+        with (folder / WEIGHTS).open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise BarError(f"cannot read the pruned network in {folder}: {error.strerror or error}") from error
+    if header_bytes > _MOST_BYTES:
+        raise BarError(f"cannot read the pruned network in {folder}: {WEIGHTS} is damaged. {_advice(folder)}")
+    architecture = schema.load(folder / ARCHITECTURE, "the pruned network", _MOST_BYTES)
+    try:
+        with safetensors.safe_open(folder / WEIGHTS, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            header = {n: (_DTYPES.get(s.get_dtype()), tuple(s.get_shape())) for n, s in slices.items()}
+            network = build(architecture, header)
+            if (folder / schema.RESULT).exists():
+                verify(folder, schema.read(folder / schema.RESULT, schema.RESULT_FIELDS))
+            verify(folder, architecture, ARCHITECTURE)
+            fill(network, {name: file.get_tensor(name) for name in header})
+        return network.requires_grad_(True).eval()
+    except Undescribed as error:
+        raise BarError(
+            f"{folder / ARCHITECTURE} does not describe a pruned network: {error}. {_advice(folder)}"
+        ) from error
+    except BarError:
+        raise
+    except Exception as error:  # what safetensors and torch raise for a file from anywhere cannot be listed
+        raise BarError(
+            f"cannot read the pruned network in {folder}: {WEIGHTS}: {first_line(error)}. {_advice(folder)}"
+        ) from error
+
+
+def verify(folder: Path, record: Mapping, source: str = schema.RESULT) -> None:
+    """Compare a stored network, as far as it is there, with the hashes in the record of its run.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run.
+    record : mapping
+        With "weights_sha256" and "architecture_sha256", or what is known of them.
+    source : str
+        The file that says so.
+
+    Raises
+    ------
+    BarError
+        If a file is not the one that was written.
+    """
+    for file, field in ((WEIGHTS, "weights_sha256"), (ARCHITECTURE, "architecture_sha256")):
+        path = folder / file
+        if record.get(field) is not None and path.exists() and digest(path) != record[field]:
+            raise BarError(
+                f"{path} is damaged or was changed: it is not what {source} beside it tells of ({field}). "
+                + _advice(folder)
+            )
+
+
+def _advice(folder: Path) -> str:
+    return f"Restore it, or remove {folder} and run it again"
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BarError(f"cannot read {path}: {error.strerror or error}") from error

@@ -1,0 +1,75 @@
+"""How to train: the settings, and the two presets."""
+
+from dataclasses import dataclass
+
+from bar.objective import PRESSURE, Budget
+from bar.surgery import GatedNetwork
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; the values of the paper (section 5.1, supp. 3 and 4) unless a comment says otherwise."""
+
+    prune_epochs: int = 80
+    finetune_epochs: int = 40
+    cooldown_epochs: int = 10
+    unpruned_epochs: int = 80  # of the full network, before its cool-down (supp. 3.3)
+    batch_size: int = 64
+    lr: float = 1e-3  # Adam
+    cooldown_lr: float = 1e-4
+    weight_decay: float = 5e-4  # not on the gates
+    alpha: float = 0.9  # weight of the teacher, section 3.5
+    temperature: float = 4.0
+    gate_lr: float = 1e-3
+    gate_travel: float | None = None  # instead of gate_lr, that times the steps: as far in a short run as in a long one
+    gate_betas: tuple[float, float] = (0.9, 0.999)  # of Adam
+    gate_decay: float = 0.0  # the gates' learning rate falls to 0 over this last part of the pruning
+    gate_start: tuple[float, float] = (0.0, 0.01)  # log alpha is drawn uniformly from this
+    lam: float = 1e-5
+    pressure: float | None = None  # instead of lam, that times V_F: the same for networks of any size
+    b_start: float = 1.01  # of V_F; the paper starts at V_F, where its barrier is infinite
+    cap: float = 1000.0  # of the barrier, infinite in the paper
+    reach: float = 1.0  # b arrives at the budget after this part of the pruning
+    aim: float = 1.0  # b arrives at this part of the budget
+    patience: float | None = None  # features dead for so long are cut while training, as a part of the pruning epochs
+
+    def budget(
+        self, gated: GatedNetwork, factor: float, steps: int, metric: str = "volume", schedule: str = "sigmoid"
+    ) -> Budget:
+        """The budget as a term of the loss, with these settings; for the arguments see `bar.Budget`."""
+        lam = self.lam
+        if self.pressure is not None:
+            lam = self.pressure / gated.full(metric)
+        return Budget(gated, factor, steps, metric, schedule, lam, self.cap, self.b_start, self.reach, self.aim)
+
+    def rate_of_gates(self, step: int, steps: int) -> float:
+        """The gates' learning rate at one of so many steps, counted from 0; at least 0."""
+        left = (steps - step) / (self.gate_decay * steps) if self.gate_decay else 1.0
+        return (self.gate_travel / steps if self.gate_travel else self.gate_lr) * min(left, 1.0)
+
+    @property
+    def phases_of_pruning(self) -> list[tuple[str, int, float]]:
+        """Name, epochs and learning rate: prune, fine-tune, cool down (supp. 3)."""
+        return [
+            ("prune", self.prune_epochs, self.lr),
+            ("finetune", self.finetune_epochs, self.lr),
+            ("cooldown", self.cooldown_epochs, self.cooldown_lr),
+        ]
+
+    @property
+    def phases_of_unpruned(self) -> list[tuple[str, int, float]]:
+        """Name, epochs and learning rate of the full network's training (supp. 3.3)."""
+        return [("train", self.unpruned_epochs, self.lr), ("cooldown", self.cooldown_epochs, self.cooldown_lr)]
+
+
+PRESETS = {
+    # The paper, word for word but for b_start and cap, without which the first step would be infinite. Around it, two
+    # choices of this project: a tenth of the training images is held out to watch, and a GPU computes in bfloat16.
+    "paper": Settings(),
+    # For a laptop: a short run needs gates that move faster and do not all start at the same place.
+    "quick": Settings(
+        prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32, lr=5e-3,
+        cooldown_lr=5e-4, gate_travel=30.0, gate_betas=(0.0, 0.9), gate_decay=0.1, gate_start=(-1.0, 5.0),
+        pressure=PRESSURE, b_start=1.0, cap=100.0, reach=0.9, aim=0.99, patience=0.1,
+    ),
+}  # fmt: skip
