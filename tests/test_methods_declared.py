@@ -207,7 +207,7 @@ def test_a_method_of_ones_own_may_write_weights_when_it_is_made(bar_command, tmp
         (None, "there is no file"),
         ("class Thin(", "SyntaxError"),
         ("x = 1", "has no class 'Thin'"),
-        ("class Thin: pass", "is no method: its base must be"),
+        ("class Thin: pass", "is not a method: its base must be"),
         ("1 / 0", "ZeroDivisionError"),
         ("raise SystemExit(3)", "SystemExit"),
         ("from bar.methods import Method\nclass Thin(Method): pass", "does not declare what a method must"),

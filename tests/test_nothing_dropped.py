@@ -312,7 +312,7 @@ def test_d3_what_modules_are_called(name):
 def test_d3_names_that_python_reads_otherwise_are_refused(name):
     net = Net(lambda net, x: net.head(net.get_submodule(name)(net.a(x))))
     net.add_module(name, nn.Conv2d(4, 4, 1))
-    with pytest.raises(bar.BarError, match=f"module '{name}' cannot be called so"):
+    with pytest.raises(bar.BarError, match=f"module '{name}' cannot have this name"):
         bar.gate(net, SIZE)
 
 

@@ -305,7 +305,7 @@ def test_what_is_cut_stays_out():
     gated.keep_({name: torch.ones_like(gate.alive) for name, gate in gated.gates.items()})
     assert not any((gate.alive & dead[name]).any() for name, gate in gated.gates.items())
     live = gated.live()[gated.network.convs["conv1"]]
-    with pytest.raises(bar.BarError, match=f"feature {int(live.nonzero()[0])} of 'conv1' is alive"):
+    with pytest.raises(bar.BarError, match=f"feature {int(live.nonzero()[0])} of 'conv1' is live"):
         gated.cut_({name: torch.ones_like(gate.alive) for name, gate in gated.gates.items()})
 
 

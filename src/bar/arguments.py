@@ -10,9 +10,9 @@ from bar.errors import is_plain
 
 
 class Folder(click.Path):
-    """A path that can be there: not empty, writable as text, no longer than the system allows.
+    """A path that can exist: not empty, writable as text, no longer than the system allows.
 
-    With ``new=True``, a folder, or one that can be made where it is to be. Symbolic links are followed.
+    With ``new=True``, a folder, or one that can be created there. Symbolic links are followed.
     """
 
     def __init__(self, new: bool = False) -> None:
@@ -20,15 +20,15 @@ class Folder(click.Path):
         self.new = new
 
     def convert(self, value, param, ctx) -> Path:
-        """As click asks for it."""
+        """What click calls to parse a value."""
         text = os.fspath(value)
         if not text or not is_plain(text):
-            self.fail(f"{text!r:.60} is no path", param, ctx)
+            self.fail(f"{text!r:.60} is not a path", param, ctx)
         path = Path(text)
         try:
             here = next(place for place in (path, *path.absolute().parents) if _exists(place))
             if self.new and not here.is_dir():
-                self.fail(f"{text!r} cannot be made, because {str(here)!r} is no folder", param, ctx)
+                self.fail(f"{text!r} cannot be created, because {str(here)!r} is not a folder", param, ctx)
             if self.new and here != path:
                 tempfile.TemporaryFile(dir=here).close()
         except OSError as error:
@@ -37,7 +37,7 @@ class Folder(click.Path):
 
 
 def _exists(path: Path) -> bool:
-    """Whether there is something; unlike `Path.exists`, with an error for what cannot even be asked for."""
+    """Whether a path exists; unlike `Path.exists`, raises an OSError where that cannot be found out."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""The barrier that makes a volume above the budget infinitely bad (section 3.3, fig. 1)."""
+"""The barrier that makes a volume above the budget infinitely costly (section 3.3, fig. 1)."""
 
 import math
 
@@ -29,14 +29,14 @@ def barrier(volume: Tensor | float, a: Tensor | float, b: Tensor | float) -> Ten
     Raises
     ------
     BarError
-        If a and b are numbers and not a < b, or not finite. Tensors are not checked, since that would wait for the
-        device.
+        If a and b are numbers and not a < b, or not finite. Tensors are not checked, since that would synchronize
+        with the device.
 
     Notes
     -----
-    The gradient in V is that of eq. 5 up to b, and 0 from there on, where the constant infinity has none; a V that is
-    not a number gives NaN. At the first step of training V = V_F = b, so f is infinite: whoever trains with it has to
-    start b a little higher, or cap f.
+    The gradient in V is that of eq. 5 below b, and 0 from b on, where f is constant (infinite); a V that is NaN gives
+    NaN. At the first step of training V = V_F = b, so f is infinite: to train with it, cap f, or let b start a little
+    higher.
 
     Examples
     --------

@@ -2,11 +2,11 @@
 
 One counting rule for every network, pruned or not:
 
-- **volume** V: the outputs of all convolutions, in numbers per image: sum over layers of features times area A_l;
+- **volume** V: the number of values that all convolutions output for one image, the sum of features times area A_l;
 - **FLOPs**: two per multiply-accumulate of the convolutions (``linear=True`` adds those of linear layers);
 - **parameters**: everything that `nn.Module.parameters` yields.
 
-And the same rule in expectation, when each feature is there with a known probability: differentiable, for L_S.
+And the same rule in expectation, where each feature is present with a known probability: differentiable, for L_S.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ class Cost:
     Attributes
     ----------
     volume : int
-        Numbers that the convolutions put out per image (activation volume V).
+        Values that the convolutions output per image (activation volume V).
     flops : int
         FLOPs of the convolutions per image, 2 per multiply-accumulate.
     parameters : int
@@ -42,7 +42,7 @@ class Cost:
 
 
 def count(model: nn.Module, input_size: Iterable[int], linear: bool = False) -> Cost:
-    """Count what a network costs for one image, by running it without numbers.
+    """Count what a network costs for one image, by running it on the meta device.
 
     Counted are the outputs and FLOPs of every ``nn.Conv2d`` that runs, as often as it runs; each feature of a grouped
     convolution reads the input channels of its group only, and of a depthwise one a single channel. Not counted are
@@ -108,8 +108,8 @@ def count(model: nn.Module, input_size: Iterable[int], linear: bool = False) -> 
     )
 
 
-class _Held(fx.Interpreter):
-    """Runs a graph on the meta device, adding up what has been computed and is still to be read."""
+class _PeakActivations(fx.Interpreter):
+    """Runs a graph on the meta device, and finds the most numbers that are held at once."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -123,10 +123,10 @@ class _Held(fx.Interpreter):
 
 
 def peak_activations(model: nn.Module, input_size: Iterable[int]) -> int:
-    """The most numbers that inference holds at once, for one image.
+    """Peak activation memory of inference for one image: the most numbers that are held at once.
 
-    Operations run one after the other, each into memory of its own (nothing in place), and what nobody reads any more
-    is given back. Weights are not counted, nor what a convolution needs inside.
+    Operations run one after the other, each into new memory (nothing in place), and a tensor is freed after its last
+    reader. Weights are not counted, nor the workspace of a convolution.
 
     Parameters
     ----------
@@ -152,20 +152,20 @@ def peak_activations(model: nn.Module, input_size: Iterable[int]) -> int:
     256
     """
     try:
-        held = _Held(symbolic_trace(on_meta(model)))
+        interpreter = _PeakActivations(symbolic_trace(on_meta(model)))
     except Exception as error:
         raise BarError(f"cannot trace {type(model).__name__} with torch.fx: {error}") from error
     dtype = next((p.dtype for p in model.parameters()), None)
     try:
-        held.run(torch.empty(1, *input_size, device="meta", dtype=dtype))
+        interpreter.run(torch.empty(1, *input_size, device="meta", dtype=dtype))
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BarError(f"{type(model).__name__} cannot take an image of size {tuple(input_size)}: {reason}") from error
-    return held.peak
+    return interpreter.peak
 
 
 def volume(network: Network, features: Mapping[str, Tensor]) -> Tensor:
-    """Activation volume, given how many features (or how probable each) every convolution has.
+    """Activation volume, given how present each feature is: 0 or 1, or its probability.
 
     With indicators of E[z] > 0 this is V of eq. 4; with P(z > 0) it is L_S(Phi), the expected volume (section 3.3).
 
@@ -179,7 +179,7 @@ def volume(network: Network, features: Mapping[str, Tensor]) -> Tensor:
     Returns
     -------
     Tensor
-        A scalar, differentiable. Depthwise convolutions count what passes through them.
+        A scalar >= 0, in values per image; differentiable. Depthwise convolutions count what passes through them.
     """
     total = sum(present.sum() * network.area(network.convs[name]) for name, present in features.items())
     depthwise = [node for node, kind in network.kinds.items() if kind == "depthwise"]
@@ -192,9 +192,9 @@ def volume(network: Network, features: Mapping[str, Tensor]) -> Tensor:
 def flops(network: Network, features: Mapping[str, Tensor]) -> Tensor:
     """FLOPs of the convolutions, given how present each feature is.
 
-    In a convolution the expectation is that of its outputs times that of its inputs, "the feature maps of the preceding
-    layer" (section 3.3); where several features are summed into one channel of a residual signal, that channel is there
-    unless all of them are missing.
+    The expectation for a convolution is its expected number of outputs times that of its inputs, "the feature maps of
+    the preceding layer" (section 3.3); where several features are summed into one channel of a residual signal, that
+    channel is present unless all of them are missing.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def flops(network: Network, features: Mapping[str, Tensor]) -> Tensor:
     Returns
     -------
     Tensor
-        A scalar, differentiable.
+        A scalar >= 0, in FLOPs per image, 2 per multiply-accumulate; differentiable.
     """
     flow = _presence(network, features)
     total = torch.zeros(())
@@ -225,12 +225,12 @@ def flops(network: Network, features: Mapping[str, Tensor]) -> Tensor:
 
 
 def flops_of_pair(network: Network, node: fx.Node) -> int:
-    """FLOPs per image that a convolution takes for one of its inputs and one of its features: 2 a tap and pixel."""
+    """FLOPs per image of a convolution for one input channel and one feature: 2 per kernel tap and output pixel."""
     return 2 * network.submodule(node).weight[0, 0].numel() * network.area(node)
 
 
 def _presence(network: Network, features: Mapping[str, Tensor]) -> dict:
-    """How present the channels of every node are; None where they are always there."""
+    """How present the channels of every node are, in [0, 1]; None where they are always present."""
 
     def rule(node: fx.Node, inputs: list, passed: Tensor | None) -> Tensor | None:
         if network.kinds[node] == "depthwise" and passed is None:
@@ -240,4 +240,4 @@ def _presence(network: Network, features: Mapping[str, Tensor]) -> dict:
     return follow(network, rule, lambda p, q: p + q - p * q)
 
 
-METRICS = {"volume": volume, "flops": flops}  # what a budget may be counted in (section 3.3)
+METRICS = {"volume": volume, "flops": flops}  # what a budget may limit (section 3.3)

@@ -56,7 +56,7 @@ def is_plain(text: str) -> bool:
 
 
 def shown(value: object) -> str:
-    """A value in a message; a very long one shortened (of an int of thousands of digits there is not even a text).
+    """A value for a message, a very long one shortened (Python refuses to print an int of thousands of digits).
 
     Parameters
     ----------
@@ -65,6 +65,7 @@ def shown(value: object) -> str:
     Returns
     -------
     str
+        At most 60 characters of its repr, or the number of bits of a huge int.
 
     Examples
     --------
@@ -77,7 +78,7 @@ def shown(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """A text in which everything that a terminal would obey is written as Python writes it.
+    """A text with control characters escaped as in Python source, so that a terminal does not obey them.
 
     Parameters
     ----------

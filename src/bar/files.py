@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing: files are written whole or not at all."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from bar.errors import BarError
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what a full disk or a folder that is gone raises into a BarError that names the path."""
+    """Turn an OSError, as from a full disk or a missing folder, into a BarError that names the path."""
     try:
         yield
     except OSError as error:
@@ -27,12 +27,12 @@ def write(path: Path, *content: bytes | memoryview, previous: Path | None = None
     *content : bytes
         What it holds, in pieces.
     previous : Path, optional
-        The name under which the file is kept that was there before.
+        The name under which to keep the file that was there before.
 
     Raises
     ------
     BarError
-        If it cannot be written; what was there before still is then.
+        If it cannot be written; the file that was there before is not lost.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with writing(path):

@@ -2,7 +2,7 @@
 
 A gate multiplies a feature map by z in [0, 1]. While training, z is drawn from a hard concrete distribution: a smooth
 variable between two point masses, one at 0 (the feature is off) and one at 1 (it is fully on), whose only learnt
-parameter is log alpha. Afterwards z is a constant, and the features whose constant is 0 are taken out.
+parameter is log alpha. Afterwards z is a constant, and the features whose constant is 0 are pruned.
 """
 
 import functools
@@ -21,9 +21,9 @@ BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # "for all our experiments" (supp. 7.1, af
 
 RULES = ("median", "l0")
 
-SHUT = -100.0  # z = 0 in any precision, and yet a number, which weight decay may be applied to
+SHUT = -100.0  # z = 0 in any precision, yet finite, so that weight decay can be applied to it
 
-FLOOR = 0.0  # the lower end of the paper's start U(0, 0.01): a gate that must stay never falls below where it began
+FLOOR = 0.0  # the lower end of the paper's initialization U(0, 0.01): a gate that must stay open is held there
 
 
 class HardConcrete(Distribution):
@@ -41,12 +41,12 @@ class HardConcrete(Distribution):
     gamma, zeta : float
         The interval that s is stretched to, gamma < 0 and zeta > 1: what lies outside [0, 1] becomes the point masses.
     validate_args : bool, optional
-        As in `torch.distributions`. False skips the checks of tensors, which wait for the device.
+        As in `torch.distributions`. False skips the checks of tensors, which synchronize with the device.
 
     Raises
     ------
     BarError
-        If beta, gamma or zeta is out of its range, or log alpha is not a number.
+        If beta, gamma or zeta is out of its range, or log alpha has a NaN.
 
     Notes
     -----
@@ -125,6 +125,11 @@ class HardConcrete(Distribution):
         -------
         Tensor
             Gate values in [0, 1].
+
+        Raises
+        ------
+        BarError
+            If a probability is outside [0, 1], unless the checks are off.
         """
         q = self._as_value(value)
         if self._validate_args and not ((q >= 0) & (q <= 1)).all():
@@ -204,10 +209,10 @@ class HardConcrete(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """The true E[z], in (0, 1): never 0, so it is not what eq. 4 can have been computed with.
+        """The true mean E[z], in (0, 1). It is never 0, so it cannot be the E[z] of eq. 4, which is the `median`.
 
-        There is no closed form for any beta. A quadrature gives it, differentiable in log alpha, to the last digits
-        for beta <= 1; to 1e-6 for beta <= 2, or <= 10 with the default gamma and zeta.
+        There is no closed form for every beta. A Gauss-Legendre quadrature gives it, differentiable in log alpha, to
+        machine precision for beta <= 1; to 1e-6 for beta <= 2, or <= 10 with the default gamma and zeta.
         """
         return self._moment(1)
 
@@ -262,28 +267,29 @@ class HardConcrete(Distribution):
 class Gate(nn.Module):
     """One hard concrete variable per feature of a convolution.
 
-    A law of one's own for the values of gates is a class with `value`, `alive`, `score`, `cut`, `sample`, `union` and
-    the methods that open and shut: nothing else is asked of a gate by `bar.surgery`.
+    A gate with another distribution is a class with `value`, `alive`, `score`, `cut`, `sample`, `union`, `keep_`,
+    `settle_`, `cut_` and `floor_`: `bar.surgery` uses nothing else of a gate. An example is
+    `bar.methods.information_bottleneck.GaussianGate`.
 
     Parameters
     ----------
     features : int
-        How many, >= 1.
+        Number of features, >= 1.
     rule : str
         The test-time value: "median", the paper's words, or "l0", the reference code of Louizos et al. 2018.
 
     Attributes
     ----------
     log_alpha : nn.Parameter
-        Shape (features,), drawn from U(0, 0.01) (supp. 4): P(z > 0) is then 0.83. The draw is torch's global
-        generator's; `bar.gate` leaves that as it was.
+        Shape (features,), drawn from U(0, 0.01) (supp. 4): P(z > 0) is then 0.83. Drawn with torch's global
+        generator, whose state `bar.gate` restores.
     cut : Tensor
-        bool, shape (features,): what has been shut for good (`cut_`), whatever becomes of log alpha.
+        bool, shape (features,): which features have been cut (`cut_`): z = 0 for them, whatever their log alpha.
 
     Raises
     ------
     BarError
-        If there are no features, or no such rule.
+        If the number of features is not a whole number >= 1, or there is no such rule.
 
     Examples
     --------
@@ -309,9 +315,26 @@ class Gate(nn.Module):
         self.spread_(0, 0.01)
 
     def spread_(self, low: float, high: float, generator: torch.Generator | None = None) -> "Gate":
-        """Draw every log alpha anew from U(low, high), in place; returns the gate. What has been cut stays cut.
+        """Draw every log alpha anew from U(low, high), in place. What has been cut stays cut.
 
-        Equal starts fall in lockstep in a short run, and die together: there, spread them.
+        In a short run, gates that start almost equal move in lockstep and die together; a wider interval avoids that.
+
+        Parameters
+        ----------
+        low, high : float
+            The interval, low <= high.
+        generator : torch.Generator, optional
+            On the gate's device; by default torch's global one.
+
+        Returns
+        -------
+        Gate
+            This gate, changed in place.
+
+        Raises
+        ------
+        BarError
+            If low and high are not finite, or low > high.
         """
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
             raise BarError(f"log alpha is drawn between two numbers, low <= high, got {low} and {high}")
@@ -321,7 +344,7 @@ class Gate(nn.Module):
 
     def distribution(self) -> HardConcrete:
         """The distribution of the gate's values; batch shape (features,)."""
-        return HardConcrete(self.effective, validate_args=False)  # a check would wait for the device at every step
+        return HardConcrete(self.effective, validate_args=False)  # a check would synchronize every step
 
     @property
     def effective(self) -> Tensor:
@@ -333,12 +356,12 @@ class Gate(nn.Module):
         """The test-time value of each feature's gate, shape (features,), in [0, 1]; positive iff alive."""
         distribution = self.distribution()
         value = distribution.median if self.rule == "median" else distribution.l0_estimate
-        # One number decides about life, however the value rounds right next to it.
+        # `alive` decides, however the value is rounded close to the threshold.
         return torch.where(self.alive, value.clamp(min=torch.finfo(value.dtype).tiny), 0)
 
     @property
     def alive(self) -> Tensor:
-        """Which features stay: those whose test-time value is positive; bool, shape (features,)."""
+        """Which features are alive: those whose test-time value is positive; bool, shape (features,)."""
         return self.score > threshold(self.rule)
 
     @property
@@ -348,35 +371,53 @@ class Gate(nn.Module):
 
     @staticmethod
     def sample(gates: Iterable["Gate"]) -> Tensor:
-        """Draw the values of several gates at once, as one vector; differentiable (supp. eq. 4)."""
+        """Draw the values of several gates: shape (total features,), in [0, 1], differentiable (supp. eq. 4)."""
         return HardConcrete(torch.cat([gate.effective for gate in gates]), validate_args=False).rsample()
 
     @staticmethod
     def union(p: Tensor, q: Tensor) -> Tensor:
-        """How present the sum of two features is, given their gates' values: see `bar.network.Network.presence`."""
+        """The presence, in [0, 1], of the sum of two features with presences p and q: 1 - (1 - p)(1 - q)."""
         return p + q - p * q
 
     @torch.no_grad()
     def keep_(self, alive: Tensor) -> None:
-        """Let features through whole (z = 1), and nothing of the others; what has been cut stays out."""
+        """Open the gates of some features fully (z = 1) and shut all others (z = 0); what has been cut stays cut.
+
+        Parameters
+        ----------
+        alive : Tensor
+            bool, shape (features,): which features to keep.
+        """
         self.log_alpha.copy_(torch.where(alive.to(self.cut.device) & ~self.cut, 10.0, -10.0))
 
     @torch.no_grad()
     def settle_(self, alive: Tensor) -> None:
-        """Make just these features alive, and leave the gates alone that have the right state already."""
+        """Make just these features alive. Gates that are open stay so unchanged; others are moved past the threshold.
+
+        Parameters
+        ----------
+        alive : Tensor
+            bool, shape (features,): which features are to be alive.
+        """
         opened = torch.where(self.alive, self.log_alpha, FLOOR)
         shut = self.log_alpha.clamp(max=threshold(self.rule) - 1)
         self.log_alpha.copy_(torch.where(alive.to(opened.device), opened, shut))
 
     @torch.no_grad()
     def cut_(self, features: Tensor) -> None:
-        """Shut features for good: z = 0 always, whatever is done to log alpha from now on."""
+        """Cut features: z = 0 from now on, whatever is done to log alpha.
+
+        Parameters
+        ----------
+        features : Tensor
+            bool, shape (features,): which features to cut. Those that were cut before stay cut.
+        """
         self.cut |= features.to(self.cut.device)
         self.log_alpha[self.cut] = SHUT
 
     @torch.no_grad()
     def floor_(self) -> None:
-        """Keep the feature of the highest score alive; does not wait for the device."""
+        """Keep the feature with the highest score alive; does not synchronize with the device."""
         top = self.score.argmax(keepdim=True)
         self.log_alpha.scatter_(0, top, self.log_alpha.gather(0, top).clamp(min=FLOOR))
 

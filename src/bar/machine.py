@@ -27,7 +27,7 @@ def hardware(device: torch.device | str = "cpu") -> str:
 def commit() -> str | None:
     """The commit of the code that runs, with "+" if it has changes; None outside its own git checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
-    tracked = ["ls-files", "--error-unmatch", Path(__file__).name]  # not where bar is installed in another's checkout
+    tracked = ["ls-files", "--error-unmatch", Path(__file__).name]  # not if bar is installed inside another checkout
     try:
         _, revision, changed = (
             subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
@@ -44,7 +44,7 @@ def device_of(name: str) -> torch.device:
     Raises
     ------
     BarError
-        If there is no such device here, or none on which anything can be trained.
+        If there is no such device here, or it is of a kind on which nothing can be trained.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

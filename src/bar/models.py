@@ -9,12 +9,12 @@ from torch.overrides import TorchFunctionMode
 
 from .errors import BarError, nearest
 
-# torchvision also lists transformers as classifiers; they are no CNNs
+# torchvision also lists transformers as classifiers; they are not CNNs
 _NOT_CNN = ("vit_", "swin_", "maxvit")
 # these two return a second, training-only output unless told not to, and warn unless told how to initialise
 _INCEPTION = {"aux_logits": False, "init_weights": True}
-# The largest networks that are built: beyond, it is a slip of the hand, which must not fill the memory, nor take
-# minutes before anything is seen. The largest CNN of torchvision has 0.6e9 parameters.
+# The largest networks that are built. Anything beyond is taken for a typing error, which should be found before it
+# fills the memory or takes minutes. The largest CNN of torchvision has 0.6e9 parameters.
 MOST_PARAMETERS = 10**9
 MOST_LAYERS = 130  # of a WideResNet, whose authors' deepest has 40
 MOST_WIDTH = 1000  # of a WideResNet, whose authors' widest has 12
@@ -141,7 +141,7 @@ class Conv4(nn.Module):
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3, input_size: int = 32):
         if input_size < 4:
-            raise BarError(f"Conv4 halves its input twice: {input_size} pixels shrink to nothing, at least 4 are due")
+            raise BarError(f"Conv4 halves its input twice: {input_size} pixels shrink to nothing, it needs at least 4")
         super().__init__()
         widths = [in_channels, 64, 64, 128, 128]
         layers: list[nn.Module] = []
@@ -222,7 +222,7 @@ def build(name: str, num_classes: int = 10, input_size: tuple[int, int, int] = (
     >>> build("wrn-10-1", num_classes=5)(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 5])
     """
-    outline(name, num_classes, input_size)  # or what cannot be is found when memory has been filled
+    outline(name, num_classes, input_size)  # raises before memory is taken
     return _construct(name.lower(), num_classes, input_size).train()
 
 
@@ -277,7 +277,7 @@ def outline(name: str, num_classes: int = 10, input_size: tuple[int, int, int] =
 
 
 def hollow(name: str, num_classes: int = 10, input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
-    """The same network on the CPU with all weights zero, each in the memory of one number: to see what it refuses.
+    """The same network on the CPU with all weights zero, each tensor expanded from one number: for checks only.
 
     Parameters
     ----------
@@ -310,8 +310,8 @@ def hollow(name: str, num_classes: int = 10, input_size: tuple[int, int, int] = 
 
 
 class _Weightless(TorchFunctionMode):
-    """Parameters of layers that are made meanwhile are on the meta device. (`torch.device("meta")` would take what some
-    networks compute their widths with there, too.)"""
+    """Creates the parameters of layers on the meta device. (`torch.device("meta")` would also put there what some
+    networks compute their widths with.)"""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         on_meta = {"device": "meta"} if function is torch.empty else {}
@@ -342,7 +342,7 @@ def _construct(name: str, num_classes: int, input_size: tuple[int, int, int]) ->
 
 
 def narrow(network: nn.Module, divisor: int) -> nn.Module:
-    """Replace all layers by narrower, newly initialised ones, in place; images (3 channels) and outputs keep theirs.
+    """Replace all layers by narrower, newly initialised ones, in place; only input channels (3) and outputs stay.
 
     Parameters
     ----------
@@ -384,7 +384,7 @@ def _can_be_narrowed(layer: nn.Module) -> bool:
 
 
 def _narrower(layer: nn.Module, divisor: int, is_output: bool) -> nn.Module:
-    """A new layer of a part of the widths; the layer itself, if it has none."""
+    """A new layer with its widths divided; the layer itself, if it has no width."""
     if isinstance(layer, nn.Conv2d):
         inputs = layer.in_channels if layer.in_channels == 3 else _divided(layer.in_channels, divisor)
         return nn.Conv2d(

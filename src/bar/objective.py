@@ -23,23 +23,26 @@ def distillation(
 ) -> Tensor:
     """The data loss L_D of section 3.5: (1 - alpha) L_CE(P_s, Y_gt) + alpha T^2 L_CE(P_s, P_t).
 
-    The student learns from the true classes and from the teacher's probabilities.
+    The student learns from the true classes and from the teacher's probabilities (Hinton et al. 2015). The
+    teacher's term is a cross-entropy, not a KL divergence: the gradients are the same, but its minimum is not 0.
 
     Parameters
     ----------
     student, teacher : Tensor of shape (N, classes)
-        Logits, that is, before the softmax. With None for the teacher, the loss is plain cross-entropy.
+        Logits, that is, before the softmax. The teacher's should not require a gradient; with None for the teacher,
+        the loss is plain cross-entropy.
     targets : Tensor of shape (N,)
-        Numbers of the true classes, from 0.
+        Indices of the true classes, int64, in [0, classes).
     alpha : float
         Weight of the teacher, in [0, 1].
     temperature : float
-        T >= 1. Both softmaxes of the teacher's term are of logits / T; the true classes' term has T = 1.
+        T >= 1. In the teacher's term both softmaxes are of logits / T, and T^2 keeps its gradients at the scale of
+        the other term, which has T = 1.
 
     Returns
     -------
     Tensor
-        A scalar, the mean over the batch, in nats; at least 0.
+        A scalar, the mean over the batch, >= 0, in nats. Differentiable in the student.
 
     Examples
     --------
@@ -57,23 +60,23 @@ def distillation(
 
 
 class Budget:
-    """The budget as a term of a loss: ``loss + budget(step)`` in anyone's own loop.
+    """The budget as a term of a loss: ``loss + budget(step)`` in any training loop.
 
     The term is lambda L_S(Phi) f(V, a, b) of eq. 6: the expected size of the network times a barrier that grows as its
-    size V comes near to a budget b, and b moves from the full size to the one asked for.
+    size V approaches the margin b, while b moves from the full size to the budget B.
 
     Parameters
     ----------
     gated : GatedNetwork
         From `bar.gate`.
     factor : float
-        Pruning factor > 1: the final size B is at most that of the full network divided by this.
+        Pruning factor > 1: the budget B is the size of the full network divided by this.
     steps : int
         Number of training steps.
     metric : str
         What B limits: "volume" or "flops" (section 3.3).
     schedule : str
-        How b comes down: "sigmoid", "linear" or "exponential" (section 3.4).
+        How b falls: "sigmoid", "linear" or "exponential" (section 3.4).
     lam : float, optional
         lambda of eq. 6, per unit of L_S. By default 311 / V_F, so that networks of any size, in any metric, feel the
         same pressure; the paper's is 31 / V_F, in runs that are much longer.
@@ -82,14 +85,14 @@ class Budget:
     start : float
         b at the first step, in units of the full size. At 1 the barrier is infinite at once, since V = b.
     reach : float
-        The part of the steps, in (0, 1], after which b has come down; 1 in the paper.
+        The fraction of the steps, in (0, 1], after which b has reached its lowest value; 1 in the paper.
     aim : float
-        What b comes down to, as a part of B in (0, 1]; 1 in the paper. A little below 1, V ends below B by itself.
+        The lowest value of b, as a fraction of B in (0, 1]; 1 in the paper. A little below 1, V ends below B by itself.
 
     Attributes
     ----------
     full, limit : int, float
-        Size of the full network (V_F) and the budget asked for (B).
+        Size of the full network (V_F) and the budget (B), in the unit of the metric, for one image.
     V, f : Tensor
         Current size by eq. 4 and the barrier's value, scalars on the network's device, set by each call.
     a, b : float
@@ -98,8 +101,8 @@ class Budget:
     Raises
     ------
     BarError
-        If the factor is not above 1, or so large that one feature a layer is already too much; if the metric or the
-        schedule is unknown; if lambda, cap or start is out of range.
+        If the factor is not above 1, or so large that even one feature per layer exceeds the budget; if the metric or
+        the schedule is unknown; if the steps, lambda, cap, start, reach or aim are out of range.
 
     Examples
     --------
@@ -129,7 +132,7 @@ class Budget:
         reach: float = 0.9,
         aim: float = 0.99,
     ) -> None:
-        _check_what_is_asked(factor, steps, metric, schedule)
+        _check_request(factor, steps, metric, schedule)
         _check_strengths(lam, cap, start, reach, aim)
         self.gated, self.steps, self.metric, self.schedule = gated, steps, metric, schedule
         self.cap, self.start, self.reach, self.aim = cap, start, reach, aim
@@ -144,7 +147,18 @@ class Budget:
             )
 
     def __call__(self, step: int) -> Tensor:
-        """The term of the loss at a step, 0 <= step < steps; a scalar. Also keeps a path open (`floor_`)."""
+        """lambda L_S(Phi) f(V, a, b) of eq. 6, after `bar.GatedNetwork.floor_`, which keeps a path open.
+
+        Parameters
+        ----------
+        step : int
+            0 <= step < steps.
+
+        Returns
+        -------
+        Tensor
+            A scalar >= 0, differentiable in log alpha; f is a constant factor.
+        """
         self.gated.floor_()
         time, end = min(step / max(self.reach * self.steps - 1, 1), 1.0), self.aim * self.limit
         self.a, b = margins(time, self.full, end, self.schedule)
@@ -157,16 +171,16 @@ class Budget:
         return self.lam * size(self.gated.network, self.gated.expected()) * self.f
 
     def _barrier(self, time: float) -> Tensor:
-        """f of eq. 5 at a part of the run; what an ablation may replace."""
+        """f of eq. 5; `time` is the fraction of the run that is done. An ablation may override this."""
         return barrier(self.V, self.a, self.b)
 
     def settle(self) -> GatedNetwork:
-        """The last step, which makes V <= B certain and B used; returns the gated network, ready to prune."""
+        """Shut or reopen gates so that V <= B and B is used (`bar.GatedNetwork.settle_`); returns the gated network."""
         return self.gated.settle_(self.limit, self.metric)
 
 
-def _check_what_is_asked(factor: float, steps: int, metric: str, schedule: str) -> None:
-    """Raise a BarError unless these can be a `Budget`'s."""
+def _check_request(factor: float, steps: int, metric: str, schedule: str) -> None:
+    """Raise a BarError unless these are valid arguments of a `Budget`."""
     if not (isinstance(factor, numbers.Real) and math.isfinite(factor) and factor > 1):
         raise BarError(f"the pruning factor must be a number above 1, not {factor!r}")
     if metric not in cost.METRICS:
@@ -178,7 +192,7 @@ def _check_what_is_asked(factor: float, steps: int, metric: str, schedule: str) 
 
 
 def _check_strengths(lam: float | None, cap: float, start: float, reach: float, aim: float) -> None:
-    """Raise a BarError unless these can be a `Budget`'s."""
+    """Raise a BarError unless these are valid arguments of a `Budget`."""
     if not (cap > 0 and start >= 1 and (lam is None or lam > 0)):  # also refuses what is not a number
         raise BarError(f"lambda and cap must be above 0, and start at least 1, not {lam}, {cap} and {start}")
     if not (0 < reach <= 1 and 0 < aim <= 1):

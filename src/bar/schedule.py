@@ -15,14 +15,14 @@ def transition(t: Tensor | float, hardness: float = 10.0) -> Tensor | float:
     Parameters
     ----------
     t : Tensor or float
-        The part of training that is over, in [0, 1].
+        The fraction of training that is done, in [0, 1].
     hardness : float
         d >= 0. At 0 the transition is linear, for a large d a step at t = 1/2. The paper uses 10.
 
     Returns
     -------
     Tensor or float
-        T in [0, 1], rising from exactly 0 at t = 0 to exactly 1 at t = 1; of the kind of t.
+        T in [0, 1], rising from exactly 0 at t = 0 to exactly 1 at t = 1; a tensor if t is one.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def linear(t: Tensor | float) -> Tensor | float:
     Parameters
     ----------
     t : Tensor or float
-        The part of training that is over, in [0, 1].
+        The fraction of training that is done, in [0, 1].
 
     Returns
     -------
@@ -82,7 +82,7 @@ def exponential(t: Tensor | float, rate: float = 5.0) -> Tensor | float:
     Parameters
     ----------
     t : Tensor or float
-        The part of training that is over, in [0, 1].
+        The fraction of training that is done, in [0, 1].
     rate : float
         >= 0; at 0 the transition is linear. At the default of 5, b ends about as gently as with the paper's sigmoid (a
         slope of 0.03 against 0.07) and starts at twice the sigmoid's steepest slope. With rate = log(V_F / B), b falls
@@ -91,7 +91,7 @@ def exponential(t: Tensor | float, rate: float = 5.0) -> Tensor | float:
     Returns
     -------
     Tensor or float
-        T in [0, 1], rising from exactly 0 at t = 0 to exactly 1 at t = 1; of the kind of t.
+        T in [0, 1], rising from exactly 0 at t = 0 to exactly 1 at t = 1; a tensor if t is one.
 
     Raises
     ------
@@ -132,7 +132,7 @@ def margins(
     Parameters
     ----------
     t : Tensor or float
-        The part of training that is over, in [0, 1].
+        The fraction of training that is done, in [0, 1].
     full : float
         V_F, the volume of the unpruned network, in features x area.
     budget : float
@@ -169,11 +169,11 @@ def margins(
 
 
 def _exact_ends(t: Tensor | float, T: Tensor | float) -> Tensor | float:
-    """T without the rounding of torch's functions, which differ from math's in the last place."""
+    """T, exact at both ends, where torch's functions are rounded in the last place, unlike those of `math`."""
     return torch.where((t == 0) | (t == 1), t, T.clamp(0, 1)) if isinstance(t, Tensor) else T
 
 
 def _check_time(t: Tensor | float) -> None:
     inside = ((t >= 0) & (t <= 1)).all() if isinstance(t, Tensor) else 0 <= t <= 1
     if not inside:
-        raise BarError(f"t is the part of training that is over, between 0 and 1, got {t}")
+        raise BarError(f"t is the fraction of training that is done, between 0 and 1, got {t}")

@@ -18,12 +18,12 @@ _PAPERS = (  # in the order of its legends
     "morphnet",
 )  # fmt: skip
 _TITLES = {name: method.title for name, method in methods_.METHODS.items()} | {"bar-flops": "BAR (F-trained)"}
-METHODS = {name: _TITLES[name] for name in _PAPERS}  # as `bar.paper.table` ("pruning_results") calls them
+METHODS = {name: _TITLES[name] for name in _PAPERS}  # the methods of `bar.paper.table` ("pruning_results")
 DRAWN = METHODS | {name: _TITLES[name] for name in methods_.STRUCTURED}  # and those that are only recorded
 
 
 def _look(method: str) -> dict:
-    """A method looks the same in every figure; no two look alike, in grey neither."""
+    """The look of a method, the same in every figure; no two look alike, not even in greyscale."""
     i, ours = list(DRAWN).index(method), method.startswith("bar")
     return {
         "label": DRAWN[method],
@@ -160,7 +160,7 @@ def neurons_by_method(rows: pd.DataFrame, factor: float) -> Figure:
     -------
     Figure
         A panel for each method, two side by side, on the same axes. Solid bars are what is left; dotted ones, behind
-        them, what dividing every block by the factor would leave.
+        them, what dividing every block by the same factor would leave.
 
     Raises
     ------

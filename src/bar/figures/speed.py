@@ -20,7 +20,7 @@ TIMED = {  # what `bench/latency.py` calls its networks, and how they look
 
 @styled
 def speedups(rows: pd.DataFrame) -> Figure:
-    """How many times as fast as the unpruned network, and the limit: how many times fewer FLOPs.
+    """Speedup over the unpruned network, and its limit, the FLOP factor.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def speedups(rows: pd.DataFrame) -> Figure:
 
 @styled
 def throughput_over_dense(rows: pd.DataFrame, target: float = 0.9) -> Figure:
-    """Throughput as a part of that of a plain network of the same FLOPs, the practical limit of surgery.
+    """Throughput relative to that of a plain network of the same FLOPs, the practical limit of surgery.
 
     Parameters
     ----------

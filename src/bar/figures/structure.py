@@ -121,7 +121,7 @@ def connectivity(gated: GatedNetwork) -> Figure:
     Returns
     -------
     Figure
-        Panel (1), a diagram of the block that does most different things; panel (2), for all blocks, how many channels
+        Panel (1), a diagram of the block with the most kinds of channels; panel (2), for all blocks, how many channels
         of the signal pass through, are refined, or are new.
 
     Raises
@@ -216,7 +216,7 @@ def chunk(gated: GatedNetwork, layer: int | None = None, rows: int = 24) -> Figu
     layer : int, optional
         Which one, from 0; by default the one whose blocks have the most live features.
     rows : int
-        How many channels to draw at most, evenly chosen from all, which are ordered by who writes them first.
+        How many channels to draw at most, evenly chosen from all, in the order of the blocks that write them first.
 
     Returns
     -------
@@ -246,10 +246,10 @@ def chunk(gated: GatedNetwork, layer: int | None = None, rows: int = 24) -> Figu
     first = layers[layer][0]
     written = torch.stack([live[first.signal], *(live[block.delta] for block in layers[layer])])
     channels = written.shape[1]
-    chosen = _evenly_by_birth(written, rows)
+    chosen = _evenly_by_writer(written, rows)
     count = len(chosen)
     mixed = written[:, chosen]
-    regular = (written.any(0) & written.any(1, keepdim=True))[:, chosen]  # whoever is there computes all
+    regular = (written.any(0) & written.any(1, keepdim=True))[:, chosen]  # every block that is left computes them all
 
     figure, axes = subplots(1, 3, height=0.125 * count + 1.7, sharey=True)
     names = ["1×1" if first.shortcut else _short(first.start.target, ""), *(b.name for b in layers[layer])]
@@ -275,10 +275,10 @@ def chunk(gated: GatedNetwork, layer: int | None = None, rows: int = 24) -> Figu
     return figure
 
 
-def _evenly_by_birth(written: Tensor, most: int) -> list[int]:
-    """At most so many channels, evenly chosen from all in order of birth, as surgery orders them.
+def _evenly_by_writer(written: Tensor, most: int) -> list[int]:
+    """At most `most` channels, evenly chosen from all in the order in which surgery puts them: by their first writer.
 
-    Of bool, shape (blocks, channels), who writes what. Channels that nobody writes come last.
+    `written` is bool, shape (blocks, channels): which block writes what. Channels that no block writes come last.
     """
     order = sorted(range(written.shape[1]), key=lambda c: (~written[:, c]).tolist())
     count = min(most, len(order))

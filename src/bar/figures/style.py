@@ -44,7 +44,7 @@ STYLE = {
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draw in the book's style, and close the figure, or a notebook would show it twice."""
+    """Decorator: draw in the book's style, and close the figure, since a notebook would show it twice."""
 
     @functools.wraps(draw)
     def wrapper(*args, **kwargs) -> Figure:
@@ -83,7 +83,7 @@ def factor_axis(ax: Axes, values: pd.Series) -> None:
     """A logarithmic axis of factors with a tick at powers of two, or of four where there would be many."""
     low, high = max(1.0, values.min()), max(2.0, values.max())
     ax.set_xscale("log", base=2)
-    low = 2.0 ** math.floor(math.log2(low))  # so that a tick is there
+    low = 2.0 ** math.floor(math.log2(low))  # so that the axis begins at a tick
     ax.set_xlim(low / 1.15, high * 1.15)
     ticks = [2**k for k in range(0, 20, 1 if high <= 32 else 2) if low <= 2**k <= high * 1.15]
     ax.set_xticks(ticks, [f"{tick}" for tick in ticks])

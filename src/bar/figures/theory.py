@@ -40,7 +40,7 @@ def distributions(
     z = torch.linspace(0, 1, 401, dtype=torch.float64)
     for i, log_alpha in enumerate(log_alphas):
         log_alpha = torch.tensor(float(log_alpha), dtype=torch.float64)
-        # Without a stretch worth the name there are no point masses: that is the binary concrete.
+        # With (almost) no stretch there are no point masses: that is the binary concrete.
         binary, hard = HardConcrete(log_alpha, beta, -1e-12, 1 + 1e-12), HardConcrete(log_alpha, beta, gamma, zeta)
         look = {"color": COLOURS[i], "ls": LINES[i]}
         for (top, bottom), gate in zip(axes.T, (binary, hard), strict=True):
@@ -59,7 +59,7 @@ def distributions(
 
 @styled
 def estimates(beta: float = BETA, gamma: float = GAMMA, zeta: float = ZETA) -> Figure:
-    """What log alpha means: P(z > 0), the true mean, and the two test-time values with the points where they die.
+    """What log alpha means: P(z > 0), the true mean, and both test-time values, 0 up to a threshold each.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def schedules(hardness: float = 10.0, pruning_factor: float = 4.0, schedule: str
     Returns
     -------
     Figure
-        Panel (a), T over the part of training that is over; panel (b), b / V_F, with the lower margin a.
+        Panel (a), T over the fraction of training that is done; panel (b), b / V_F, with the lower margin a.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Figures of the methods that set single weights to zero (notebooks 08 and 09)."""
+"""Figures of the methods that set individual weights to zero (notebooks 08 and 09)."""
 
 from collections.abc import Sequence
 
@@ -28,6 +28,7 @@ def quadratic(weights: Tensor, optimum: Tensor, curvature: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (...)
+        At least 0.
 
     Examples
     --------
@@ -89,7 +90,9 @@ def two_weights(path: pd.DataFrame, optimum: Tensor, curvature: Tensor) -> Figur
     path : DataFrame
         From `compress_quadratic`, with factor 2.
     optimum : Tensor, shape (2,)
+        w*, as for `compress_quadratic`.
     curvature : Tensor, shape (2, 2)
+        H, likewise.
 
     Returns
     -------
@@ -269,13 +272,13 @@ def reparametrization(ts: Sequence[float] = (50.0, 100.0, 200.0), reach: float =
 
 @styled
 def accuracy_against_rate(rows: pd.DataFrame, unpruned: float) -> Figure:
-    """Accuracy of pruned networks against the part of the weights that were removed.
+    """Accuracy of pruned networks against the fraction of weights that are removed.
 
     Parameters
     ----------
     rows : DataFrame
-        A row for each pruned network: method (five at most, drawn in the order of their first rows), rate (part of the
-        weights that is removed, in (0, 1)), accuracy (in [0, 1]). Several rows of a method and a rate, of several
+        A row for each pruned network: method (five at most, drawn in the order of their first rows), rate (fraction of
+        the weights that are removed, in (0, 1)), accuracy (in [0, 1]). Several rows of a method and a rate, of several
         seeds, are drawn as their mean, with a bar from the lowest to the highest.
     unpruned : float
         Accuracy of the unpruned network, in [0, 1].
@@ -283,7 +286,7 @@ def accuracy_against_rate(rows: pd.DataFrame, unpruned: float) -> Figure:
     Returns
     -------
     Figure
-        One panel. Rates are spaced by the logarithm of what is left, or the last ones would lie on each other.
+        One panel. Rates are spaced by the logarithm of what is left, since the last ones would overlap otherwise.
 
     Raises
     ------

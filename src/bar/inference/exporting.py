@@ -114,7 +114,7 @@ def _check_network(network: nn.Module, size: tuple[int, ...]) -> None:
             f"images of {'x'.join(map(str, size))} are too large to export for: at most {MOST_NUMBERS:,} numbers"
         )
     if isinstance(network, GatedNetwork):
-        raise BarError("a gated network is not exported as it is: take the dead features out first, with bar.prune")
+        raise BarError("a gated network cannot be exported: remove its gates and dead features first, with bar.prune")
     for name, tensor in network.state_dict().items():
         if not tensor.isfinite().all():
             raise BarError(f"{name} has values that are not finite; the network is not exported")
@@ -141,7 +141,7 @@ def _program(plain: fx.GraphModule, images: Tensor) -> torch.export.ExportedProg
 
 
 def _pt2(plain: fx.GraphModule, images: Tensor) -> tuple[bytes, Callable[[Tensor], Tensor]]:
-    """The bytes of the file, and the function that it holds."""
+    """The bytes of the file, and the function that is stored in it."""
     program = _program(plain, images)
     program.example_inputs = None  # they would be kept in the file, pickled
     buffer = io.BytesIO()
@@ -150,7 +150,7 @@ def _pt2(plain: fx.GraphModule, images: Tensor) -> tuple[bytes, Callable[[Tensor
 
 
 def _onnx(plain: fx.GraphModule, images: Tensor) -> tuple[bytes, Callable[[Tensor], Tensor] | None]:
-    """The bytes of the file, and the function that it holds, if there is a runtime to run it."""
+    """The bytes of the file, and the function that is stored in it, None if onnxruntime is not installed."""
     gather_instead_of_scatter(plain, images)
     written = torch.onnx.export(
         _program(plain, images), (images,), dynamo=True, verbose=False, opset_version=_OPSET,
@@ -166,7 +166,7 @@ def _onnx(plain: fx.GraphModule, images: Tensor) -> tuple[bytes, Callable[[Tenso
 
 
 def gather_instead_of_scatter(plain: fx.GraphModule, images: Tensor) -> None:
-    """Replace the index_add of mixed connectivity: every channel of the signal fetches what is added to it, or zero.
+    """Replace the index_add of mixed connectivity: every channel of the signal gathers what is added to it, or zero.
 
     In ONNX an index_add becomes a ScatterND between transpositions of the whole signal, with a reduction that not every
     runtime has; this becomes Pad, Gather and Add. (In torch index_add is the faster of the two.)

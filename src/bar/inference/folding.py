@@ -1,4 +1,4 @@
-"""Rewrite a network so that it computes the same faster, for inference only."""
+"""Rewrite a network to compute the same in less time, for inference only."""
 
 import copy
 
@@ -16,8 +16,8 @@ def fold(network: nn.Module) -> fx.GraphModule:
 
     A batch norm that directly follows a convolution becomes part of it. A signal that nothing reads any more is
     overwritten: a ReLU writes into its input, a sum into one of its summands, and a sum of mixed connectivity only into
-    the channels that it refines. A residual signal gets room for the channels that later blocks add, so that it need
-    not be copied then. Weights are in the memory format channels_last, and therefore the outputs of convolutions, too:
+    the channels that it refines. A residual signal gets memory for the channels that later blocks add, so that it need
+    not be copied there. Weights are in the memory format channels_last, and therefore the outputs of convolutions, too:
     on a CPU this is faster.
 
     Parameters
@@ -48,7 +48,7 @@ def fold(network: nn.Module) -> fx.GraphModule:
     True
     """
     if isinstance(network, GatedNetwork):
-        raise BarError("a gated network is not folded as it is: take the dead features out first, with bar.prune")
+        raise BarError("a gated network cannot be folded: remove its gates and dead features first, with bar.prune")
     plain = plain_graph(copy.deepcopy(network).eval().requires_grad_(False))
     overwrite(plain)
     return plain.to(memory_format=torch.channels_last)

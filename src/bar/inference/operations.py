@@ -15,13 +15,13 @@ def _named_by_package(operation: Callable) -> Callable:
 
 @_named_by_package
 def make_room(signal: Tensor, channels: int) -> Tensor:
-    """A copy of a signal with more channels: those after its own are zero."""
+    """A copy of a signal, shape (N, channels, height, width), with zero channels appended up to `channels`."""
     return F.pad(signal, (0, 0, 0, 0, 0, channels - signal.shape[1]))
 
 
 @_named_by_package
 def add_slices_(signal: Tensor, delta: Tensor, stretches: list[tuple[int, int, int]]) -> Tensor:
-    """Add in place, one slice of channels after the other (first of the signal, first of delta, length)."""
+    """Add in place, slice by slice: (first channel of the signal, first of delta, length)."""
     if signal.shape[2:] != delta.shape[2:] and stretches == [(0, 0, signal.shape[1])]:
         return signal + delta  # broadcast, as no pruned network does
     for place, entry, length in stretches:
@@ -31,7 +31,7 @@ def add_slices_(signal: Tensor, delta: Tensor, stretches: list[tuple[int, int, i
 
 @_named_by_package
 def add_gathered_(signal: Tensor, delta: Tensor, fetch: Tensor) -> Tensor:
-    """Add in place: channel c of the signal fetches channel fetch[c] of delta, or zero, one past its last."""
+    """Add in place: channel c of the signal gets channel fetch[c] of delta, or zero where that is one past its last."""
     signal.narrow(1, 0, len(fetch)).add_(F.pad(delta, (0, 0, 0, 0, 0, 1))[:, fetch])
     return signal
 

@@ -1,4 +1,4 @@
-"""Do in place what may be: ReLUs, and sums, the signal having room from the start for channels to come."""
+"""Do ReLUs and sums in place where possible; a signal has memory from the start for channels that are added later."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from bar.inference.operations import add_gathered_, add_slices_, make_room, scal
 from bar.inference.sums import PARTS, SUMS, calls, channels_and_sums, is_relu, module_of
 from bar.surgery import slices
 
-_LANES = 16  # features that a convolution computes at once on a CPU (AVX-512, float32)
+_LANES = 16  # features that a convolution computes together on a CPU (AVX-512, float32)
 _COPY = 10  # multiply-adds that take as long on a CPU as copying a channel of a pixel, measured
 _NEW = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Linear)
 
@@ -58,7 +58,7 @@ class _Overwriting:
         self.room = {root: len(self.signals[root]) for root in self.sums}
         for root in reversed(self.sums):
             base = self.sums[root][0]
-            while base in self.in_place:  # several in a row, where the blocks between them have gone
+            while base in self.in_place:  # several in a row, where blocks between them have been removed
                 base = self.in_place[base]
             if self.kept[root] and base in self.room:
                 self.room[base] = self.room[root]
@@ -154,7 +154,7 @@ class _Overwriting:
         return base, self.graph.call_function(make_room, (here, room))
 
     def _add(self, here: fx.Node, other: fx.Node, places: Sequence[int], name: str, most: int) -> fx.Node:
-        """Add channels at these places: in up to `most` slices, where the two ways take equally long on a CPU."""
+        """Add channels at these places: in up to `most` slices, beyond which gathering is faster on a CPU."""
         delta = self.new.get(other, other)
         added = slices((c, entry) for entry, c in enumerate(places))
         if len(added) <= most:

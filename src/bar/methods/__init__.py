@@ -1,4 +1,4 @@
-"""The methods of section 5 and of the two other papers, a file and a class each; what there is to say of them is there.
+"""The methods of section 5 and of the two other papers: a file and a class for each, where it is described.
 
 A new one is a file with a class, and its name in `METHODS`. A user's own is a file anywhere: ``path/to/file.py:Name``.
 """
@@ -37,7 +37,7 @@ METHODS: dict[str, type[Method]] = {
 }  # fmt: skip
 NAMES = (*METHODS, "unpruned")
 STRUCTURED = tuple(name for name, method in METHODS.items() if "weights" not in method.metrics)
-UNSTRUCTURED = tuple(name for name in METHODS if name not in STRUCTURED)  # zero single weights
+UNSTRUCTURED = tuple(name for name in METHODS if name not in STRUCTURED)  # set individual weights to zero
 SEARCHED = tuple(name for name, method in METHODS.items() if method.searched)
 ITERATIVE = tuple(name for name, method in METHODS.items() if issubclass(method, IterativePruning))
 FROM_TRAINED = tuple(name for name, method in METHODS.items() if method.starts == ("unpruned",))
@@ -53,10 +53,15 @@ def find(name: str, source: str | None = None) -> type[Method]:
     source : str, optional
         The SHA-256 that such a file must have.
 
+    Returns
+    -------
+    type
+        A subclass of `Method`.
+
     Raises
     ------
     BarError
-        If there is no such method.
+        If there is no such method, or the file cannot be used (`bar.methods.own.load`).
 
     Examples
     --------
@@ -103,13 +108,13 @@ def build(
     factor : float
         Pruning factor > 1.
     steps_per_epoch : int
-        How many steps of training make an epoch.
+        Training steps per epoch.
     metric : str, optional
-        What is budgeted; default: the method's usual one.
+        What the budget limits; default: the first of the method's `metrics`.
     seed : int
-        Of what the method draws.
+        Of the method's random draws.
     preset : str
-        Whose values the options have that are not given, "paper" or "quick".
+        "paper" or "quick": the defaults of options that are not given.
     epochs : (int, int, int), optional
         Of pruning, fine-tuning and cooling down; default: those of the preset.
     lam, settle
@@ -117,13 +122,14 @@ def build(
     source : str, optional
         As `find` takes it.
     options : mapping of str to value, optional
-        Of the method.
+        The method's hyperparameters, by name.
     **named
-        The same, where their names are none of the above.
+        More options, except those that have the name of a parameter above.
 
     Returns
     -------
     Pruner
+        An instance of the method's class.
 
     Raises
     ------
@@ -160,12 +166,23 @@ def phases(
     epochs: tuple[int, int, int] | None = None,
     source: str | None = None,
 ) -> list[tuple[str, int, float]]:
-    """Name, epochs and learning rate of a method's phases; what comes before the cut is called "prune" (supp. 3).
+    """The phases of training that a method asks for (supp. 3).
 
     Parameters
     ----------
     name, settings, factor, preset, epochs, source
         As in `build`.
+
+    Returns
+    -------
+    list of (str, int, float)
+        Name, number of epochs (maybe 0) and learning rate of each phase, in order. Those before the cut are called
+        "prune", those after it "finetune" and "cooldown".
+
+    Raises
+    ------
+    BarError
+        If there is no such method.
 
     Examples
     --------
@@ -178,7 +195,7 @@ def phases(
 
 
 def table(methods: Mapping[str, type[Method]] = METHODS) -> pd.DataFrame:
-    """What the methods are, a row each.
+    """The methods, one row each.
 
     Parameters
     ----------
@@ -188,8 +205,8 @@ def table(methods: Mapping[str, type[Method]] = METHODS) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index: name. Columns: title, summary, budget (what it can be in), start (from which weights), needs (batch
-        norms, or nothing), options.
+        Index: name. Columns: title, summary, budget (the metrics that it may limit), start (from which weights), needs
+        (batch norms, or nothing), options.
 
     Examples
     --------
@@ -208,7 +225,22 @@ def table(methods: Mapping[str, type[Method]] = METHODS) -> pd.DataFrame:
 
 
 def options(name: str) -> pd.DataFrame:
-    """The options of a method, a row each: what they may be, their defaults in both presets, and help.
+    """The options of a method, one row each.
+
+    Parameters
+    ----------
+    name : str
+        As `find` takes it.
+
+    Returns
+    -------
+    DataFrame
+        Index: option. Columns: may be (the allowed values), paper and quick (the defaults in these presets), help.
+
+    Raises
+    ------
+    BarError
+        If there is no such method.
 
     Examples
     --------

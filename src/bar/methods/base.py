@@ -30,11 +30,11 @@ class Option:
     kind : type
         bool, int, float, or str for one of `choices`.
     default : bool, int, float, str or None
-        If no preset of the method says otherwise. None, where it may be left out.
+        Unless a preset of the method has another value. None, where the option may be left out.
     help : str
-        A sentence.
+        One sentence.
     choices : tuple of str
-        What a text may be.
+        The allowed values, if the kind is str.
     least, above, most : float
         A number is at least `least`, larger than `above`, and at most `most`.
 
@@ -56,7 +56,7 @@ class Option:
 
     @property
     def words(self) -> str:
-        """What it may be, in words."""
+        """The allowed values, in words."""
         if self.kind is str:
             return " or ".join(self.choices)
         if self.kind is bool:
@@ -66,12 +66,12 @@ class Option:
         return f"a {'whole ' if self.kind is int else ''}number {text}".strip()
 
     def value(self, given: object) -> bool | int | float | str | None:
-        """What was given, as a value of its kind; a text, as from the command line, is read.
+        """Convert what was given to a value of this kind; a text, as from the command line, is parsed.
 
         Raises
         ------
         BarError
-            If it is none, or out of range.
+            If it is not a value of this kind, or out of range.
         """
         if self.default is None and (given is None or given == "none"):
             return None
@@ -116,19 +116,19 @@ class Task:
     factor : float
         Pruning factor, > 1.
     metric : str
-        What is budgeted, one of the method's `metrics`.
+        What the budget limits, one of the method's `metrics`.
     epochs : (int, int, int)
         Of pruning, fine-tuning and cooling down.
     steps_per_epoch : int
         Steps of training in an epoch, >= 1.
     seed : int
-        Of what the method draws.
+        Of the method's random draws.
     options : dict
         Name -> value of all options of the method.
     lam : float, optional
-        The weight of sparsity, for methods whose weight is searched for; default: the first that a search tries.
+        The sparsity weight, for methods that search for it; default: the first that a search tries.
     settle : bool
-        Whether those methods make the budget certain by the order of their gates.
+        Whether those methods enforce the budget at the cut, by the order of their gates.
     """
 
     input_size: Sequence[int]
@@ -152,7 +152,7 @@ class Method(Pruner):
     """A way of pruning: what it declares, and what it adds to a `bar.training.Training` (see `Pruner`).
 
     A subclass declares the attributes below and overrides what it needs of `Pruner`. What it draws and decides must
-    follow from its `Task`, and its `state_dict` must hold all that it has decided, so that a run can go on.
+    follow from its `Task`, and its `state_dict` must hold all that it has decided, so that a run can be resumed.
 
     Attributes
     ----------
@@ -168,13 +168,13 @@ class Method(Pruner):
         "paper" and "quick" -> values of options that differ from their defaults; "epochs" of pruning, fine-tuning and
         cooling down where they are not those that the preset has for all.
     metrics : tuple of str
-        What it can budget, the usual one first: "volume" and "flops", or "weights".
+        What its budget can limit, the usual one first: "volume" and "flops", or "weights".
     starts : tuple of str
         "scratch" (from random weights), "unpruned" (from those of the unpruned network), or both, the usual one first.
     needs_batch_norms : bool
         Whether every convolution that may be pruned has to be read through batch norms.
     searched : bool
-        Whether it has a weight of sparsity instead of a budget, which runs search for (`bar.methods.search`).
+        Whether it has a sparsity weight instead of a budget in the loss; runs search for it (`bar.methods.search`).
     """
 
     name: ClassVar[str]
@@ -198,6 +198,11 @@ class Method(Pruner):
         task : Task
             What is asked of it.
 
+        Returns
+        -------
+        Method
+            An instance of this class.
+
         Raises
         ------
         BarError
@@ -211,16 +216,22 @@ class Method(Pruner):
 
     @classmethod
     def phases(cls, settings: Settings, factor: float, epochs: tuple[int, int, int]) -> list[tuple[str, int, float]]:
-        """Name, epochs and learning rate of each phase of training; those before the cut are called "prune".
+        """The phases of training, by default those of supp. 3: prune, fine-tune, cool down.
 
         Parameters
         ----------
         settings : Settings
             Of the training; it has the learning rates.
         factor : float
-            Pruning factor.
+            Pruning factor, > 1.
         epochs : (int, int, int)
-            Of pruning, fine-tuning and cooling down.
+            Of pruning, fine-tuning and cooling down, each >= 0.
+
+        Returns
+        -------
+        list of (str, int, float)
+            Name, number of epochs and learning rate of each phase, in order. Those before the cut must be called
+            "prune", those after it "finetune" or "cooldown"; without a "prune" phase, the cut is the first step.
         """
         prune, tune, cool = epochs
         return [
@@ -236,7 +247,12 @@ class Method(Pruner):
 
     @classmethod
     def values(cls, preset: str, given: Mapping[str, object]) -> dict[str, object]:
-        """The values of all options, some of which were given.
+        """The values of all options: those given, and the defaults of a preset for the others.
+
+        Returns
+        -------
+        dict
+            Name of an option -> its value.
 
         Raises
         ------

@@ -18,7 +18,7 @@ class BudgetAware(Method):
 
     Records of the pruning epochs have volume, flops, size (V of eq. 4 in the budget's metric), budget (b) and barrier
     (f); flops_trained, what is still computed; size_min and size_max, the bounds of V over the epoch's steps; above,
-    the part of them with V >= b; and rise, the most that V was above its lowest value until then. The record of the cut
+    the fraction of them with V >= b; and rise, the most that V exceeded its minimum so far. The record of the cut
     has size_before_settling, and what regular connectivity would cost with the same gates (table 2).
 
     Parameters
@@ -32,11 +32,11 @@ class BudgetAware(Method):
     factor : float
         Pruning factor > 1.
     steps : int
-        Of the phase that prunes.
+        Number of training steps of the pruning phase.
     metric, schedule : str
         As in `bar.Budget`.
     seed : int
-        Of the start of the gates.
+        Of the gates' initial values.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class BudgetAware(Method):
     Raises
     ------
     BarError
-        If the network cannot be gated, or the budget cannot be served.
+        If the network cannot be gated, or the budget cannot be met.
 
     Examples
     --------
@@ -63,10 +63,10 @@ class BudgetAware(Method):
 
     name = "bar"
     title = "BAR"
-    summary = "Gates learn which features live, under a barrier that comes down to the budget."
+    summary = "Gates learn which features to keep, under a barrier whose margin falls to the budget."
     options = (
-        Option("schedule", str, "sigmoid", "How the budget comes down.", tuple(SCHEDULES)),
-    )  # its gates and its barrier are what `bar.training.Settings` is about
+        Option("schedule", str, "sigmoid", "How the margin b falls to the budget.", tuple(SCHEDULES)),
+    )  # those of gates and barrier are in `bar.training.Settings`
     presets: ClassVar = {"paper": {}, "quick": {}}
 
     @classmethod
@@ -116,7 +116,7 @@ class BudgetAware(Method):
         return term
 
     def end_epoch(self) -> dict:
-        """Cut what stays dead; the epoch's record."""
+        """Cut features that stay dead; returns the epoch's record."""
         gated, budget = self.network, self.budget
         gated.floor_()  # the last step of the epoch may have shut what the next one would reopen
         self._cut_what_stays_dead()
@@ -142,16 +142,16 @@ class BudgetAware(Method):
         there = ~torch.cat([gate.cut for gate in gated.gates.values()]).cpu()
         sizes = [len(gate.log_alpha) for gate in gated.gates.values()]
         left = dict(zip(gated.gates, (there & ~due).split(sizes), strict=True))
-        # Should V have fallen too far, the last step needs something to reopen.
+        # If V has fallen below the budget, `settle` needs features to reopen.
         if (due & there).any() and gated.size_of(left, self.budget.metric) >= self.budget.limit:
             gated.cut_(dict(zip(gated.gates, due.split(sizes), strict=True)))
 
     def watched(self) -> nn.Module:
-        """The network that a cut now would leave."""
+        """The plain network that a cut would give now."""
         return prune(self.network)
 
     def cut(self) -> nn.Module:
-        """Make the budget certain, and take the dead features out."""
+        """Enforce the budget, and remove the dead features; returns the plain network."""
         self._before = self.network.size(self.budget.metric)
         return prune(self.budget.settle())
 
@@ -161,12 +161,12 @@ class BudgetAware(Method):
         return record_of_cut(gated, budget.limit, budget.metric, self._before) | {"barrier": 0.0}
 
     def state_dict(self) -> dict:
-        """The gates, which the pruned network does not have, and what is remembered of the epochs before."""
+        """The gates, which the pruned network does not have, and what is remembered of past epochs."""
         gates = {name: gate.state_dict() for name, gate in self.network.gates.items()}
         return {"gates": gates, "dead_for": self._dead_for, "lowest": self._lowest}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from there."""
+        """Restore a `state_dict`."""
         check_form(state, self.state_dict())
         load_gates(self.network, state["gates"])
         self._dead_for, self._lowest = state["dead_for"], state["lowest"]

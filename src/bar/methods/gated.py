@@ -1,4 +1,4 @@
-"""What methods share that decide by gates: the fields of their records, and their state."""
+"""What methods with gates share: the fields of their records, and their state."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from bar.surgery import GatedNetwork
 
 
 def sizes(gated: GatedNetwork, metric: str) -> dict[str, int]:
-    """``volume``, ``flops`` and ``size``, that of the metric, of what is alive."""
+    """``volume`` and ``flops`` of the live features, and ``size``, the one of the metric."""
     return {"volume": gated.size("volume"), "flops": gated.size("flops"), "size": gated.size(metric)}
 
 
@@ -22,7 +22,7 @@ def check_limit(gated: GatedNetwork, limit: float, metric: str) -> None:
     if metric not in cost.METRICS:
         raise BarError(f"unknown metric {metric!r}: {nearest(str(metric), cost.METRICS)}")
     smallest = gated.smallest(metric)
-    if not smallest <= limit:  # also refuses what is not a number
+    if not smallest <= limit:  # also refuses NaN
         raise BarError(f"the smallest possible {metric} is {smallest:,}, above the budget {limit:,.0f}")
 
 

@@ -1,11 +1,11 @@
 """The variational information bottleneck, "IB" (VIBNet: Dai, Zhu, Guo & Wipf 2018; Lemaire et al. 2019, section 5).
 
 Each feature is multiplied by a Gaussian z = mu + sigma epsilon. The loss adds lambda times an upper bound of the
-information that the features carry on, 1/2 log(1 + mu^2 / sigma^2) for each. A feature whose noise is as large as its
-signal carries less than 1/2 log 2, and is taken out. There is no budget in the loss; lambda is searched for
-(`bar.methods.search`).
+information that the features carry on, 1/2 log(1 + mu^2 / sigma^2) for each. A feature whose noise is at least as large
+as its signal (sigma^2 >= mu^2) carries at most 1/2 log 2, and is pruned. There is no budget in the loss; lambda is
+searched for (`bar.methods.search`).
 
-Lemaire et al. print the loss as log(1 - mu^2 / sigma^2), which is not defined for most of their start, and start
+Lemaire et al. print the loss as log(1 - mu^2 / sigma^2), which is undefined for most of their initial values, and start
 log sigma, where VIBNet's code has log sigma^2, at -9. Here both are VIBNet's.
 """
 
@@ -21,7 +21,7 @@ from bar.methods.base import Option, Task
 from bar.methods.sparsity import FIRST, TRAVEL, Sparsity
 from bar.surgery import gate
 
-MARGIN = 1.0  # how far beyond the point of life or death a gate is put that has to live, or to die
+MARGIN = 1.0  # in log sigma^2: how far beyond the threshold a gate is put that has to be open, or shut
 
 
 class GaussianGate(nn.Module):
@@ -32,19 +32,19 @@ class GaussianGate(nn.Module):
     Parameters
     ----------
     features : int
-        How many, >= 1.
+        Number of features, >= 1.
 
     Attributes
     ----------
     mu, log_variance : nn.Parameter
         mu and log sigma^2, shape (features,), drawn from N(1, 0.01^2) and N(-9, 0.01^2) (supp. 4, after VIBNet).
     cut : Tensor
-        bool, shape (features,): what has been shut for good (`cut_`), whatever becomes of mu and sigma.
+        bool, shape (features,): which features have been cut (`cut_`): z = 0 for them, whatever mu and sigma are.
 
     Raises
     ------
     BarError
-        If there are no features.
+        If the number of features is not a whole number >= 1.
 
     Examples
     --------
@@ -84,7 +84,7 @@ class GaussianGate(nn.Module):
 
     @property
     def alive(self) -> Tensor:
-        """Which features stay, those with mu^2 > sigma^2; bool, shape (features,)."""
+        """Which features are alive: those with mu^2 > sigma^2; bool, shape (features,)."""
         return self.score > 0
 
     @property
@@ -93,12 +93,12 @@ class GaussianGate(nn.Module):
         return torch.where(self.alive, self.mu, 0)
 
     def information(self) -> Tensor:
-        """The bound on what each feature carries, in nats: 1/2 log(1 + mu^2 / sigma^2), shape (features,)."""
+        """The bound on each feature's information in nats, 1/2 log(1 + mu^2 / sigma^2) >= 0; shape (features,)."""
         return _information(self.mu, self.log_variance, self.cut)
 
     @staticmethod
     def sample(gates: Iterable["GaussianGate"]) -> Tensor:
-        """Draw the values of several gates at once, as one vector; differentiable."""
+        """Draw the values of several gates: shape (total features,), differentiable in mu and sigma."""
         parts = zip(*((g.mu, g.log_variance, g.cut) for g in gates), strict=True)
         mu, log_variance, cut = (torch.cat(part) for part in parts)
         z = mu + (log_variance / 2).exp() * torch.randn_like(mu)
@@ -106,7 +106,7 @@ class GaussianGate(nn.Module):
 
     @staticmethod
     def union(p: Tensor, q: Tensor) -> Tensor:
-        """How present the sum of two features is, given their gates' values: the one of the larger modulus.
+        """The presence of the sum of two features, given theirs: the one of larger magnitude.
 
         p + q - p q of hard concrete gates would leave [0, 1] and may vanish where neither does. Clamping the values to
         [0, 1] first would bound the noise behind a batch norm that reads a sum, and a feature could live on there with
@@ -116,14 +116,14 @@ class GaussianGate(nn.Module):
 
     @torch.no_grad()
     def keep_(self, alive: Tensor) -> None:
-        """Let features through whole (mu = 1, hardly any noise), and nothing of the others; what was cut stays out."""
+        """Open some gates (mu = 1, hardly any noise) and shut all others (z = 0); as `bar.Gate.keep_`."""
         alive = alive.to(self.mu.device) & ~self.cut
         self.mu.copy_(alive)
         self.log_variance.copy_(torch.where(alive, -9.0, -20.0))
 
     @torch.no_grad()
     def settle_(self, alive: Tensor) -> None:
-        """Make just these features alive by their sigma, and leave those gates alone that are right already."""
+        """Make just these features alive, by their sigma; gates that are right already do not change."""
         edge = self._log_square
         opened = torch.where(self.alive, self.log_variance, edge - MARGIN)
         shut = torch.where(self.alive, edge + MARGIN, self.log_variance)
@@ -131,13 +131,13 @@ class GaussianGate(nn.Module):
 
     @torch.no_grad()
     def cut_(self, features: Tensor) -> None:
-        """Shut features for good: z = 0 always, whatever is done to mu and sigma from now on."""
+        """Cut features: z = 0 from now on, whatever is done to mu and sigma; see `bar.Gate.cut_`."""
         self.cut |= features.to(self.cut.device)
         self.mu[self.cut], self.log_variance[self.cut] = 0, -20.0
 
     @torch.no_grad()
     def floor_(self) -> None:
-        """Keep the feature of the highest score alive, by its sigma; does not wait for the device."""
+        """Keep the feature with the highest score alive, by its sigma; does not synchronize with the device."""
         top = self.score.argmax(keepdim=True)
         highest = self._log_square.gather(0, top) - MARGIN
         self.log_variance.scatter_(0, top, self.log_variance.gather(0, top).minimum(highest))
@@ -154,8 +154,8 @@ class InformationBottleneck(Sparsity):
     Parameters
     ----------
     area : bool
-        Whether a feature counts by the area of its map, over the mean area of all features. VIBNet's code weights by
-        the area; the formula of Lemaire et al. counts every feature the same.
+        Whether each feature's term is weighted by the area of its map, relative to the mean area of all features. So
+        does VIBNet's code; in the formula of Lemaire et al. all features count the same.
 
     Examples
     --------
@@ -169,11 +169,11 @@ class InformationBottleneck(Sparsity):
 
     name = "information-bottleneck"
     title = "IB"
-    summary = "Noise learns to drown the features that carry little information."
+    summary = "Gates learn how much noise each feature tolerates; those that are mostly noise are pruned."
     options = (
         TRAVEL,
         replace(FIRST, default=0.003),
-        Option("area", bool, False, "Whether a feature counts by the area of its map, as in VIBNet's code."),
+        Option("area", bool, False, "Whether features are weighted by the areas of their maps, as in VIBNet's code."),
     )
     presets: ClassVar = {"paper": {}, "quick": {"travel": 5.0}}
 

@@ -11,12 +11,12 @@ from bar.surgery import GatedNetwork
 
 
 def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generator) -> dict[str, Tensor]:
-    """Write the filters of a convolution as combinations of some of them, which stay.
+    """Write the filters of a convolution as linear combinations of some of them, which are kept.
 
     With the filters as columns of W, this is W = U V, where U are columns of W; then U replaces W, and V is multiplied
-    into the next layer. That is exact if the columns have no higher rank and the next layer reads them without an
-    activation in between; with ReLU it approximates, and so it does where, and why, the next layer cannot be changed:
-    see `bar.methods.merging.merge_`.
+    into the next layer. That is exact if W has no higher rank and the next layer reads the features without an
+    activation in between; with ReLU it is an approximation. Where the next layer cannot be changed, V is dropped: see
+    `bar.methods.merging.merge_`.
 
     Parameters
     ----------
@@ -66,5 +66,5 @@ class Interpolative(IterativePruning):
 
     name = "interpolative"
     title = "ID"
-    summary = "Filters stay of which the others are linear combinations, at best."
+    summary = "Filters are kept of which the others are, approximately, linear combinations."
     choose = staticmethod(choose)

@@ -1,4 +1,4 @@
-"""Iterative pruning: how `random`, `magnitude`, VQ and ID come to their budgets (supp. 3.2)."""
+"""Iterative pruning: how `random`, `magnitude`, VQ and ID reach their budgets (supp. 3.2)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from bar.training import Settings, check_form
 
 
 class IterativePruning(Method):
-    """Prune half, train, and again; a method of this kind declares which features stay, by its `choose`.
+    """Prune half, train, and repeat; a method of this kind chooses the features to keep, by its `choose`.
 
     The network, which has been trained before, is narrowed to half its size and trained for some epochs, again and
     again; the last time is the cut, after which the plain network is trained. Where the factor is no power of two, the
@@ -35,7 +35,7 @@ class IterativePruning(Method):
     metric : str
         "volume" or "flops".
     seed : int
-        Of what the method draws.
+        Of the method's random draws.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class IterativePruning(Method):
     """
 
     choose: ClassVar[Callable[[GatedNetwork, dict[str, int], torch.Generator], dict[str, Tensor]]]
-    presets: ClassVar = {"paper": {"epochs": (0, 40, 10)}, "quick": {"epochs": (0, 8, 2)}}  # of each time
+    presets: ClassVar = {"paper": {"epochs": (0, 40, 10)}, "quick": {"epochs": (0, 8, 2)}}  # of each cycle
     starts = ("unpruned",)
 
     @classmethod
@@ -73,7 +73,7 @@ class IterativePruning(Method):
 
     @classmethod
     def phases(cls, settings: Settings, factor: float, epochs: tuple[int, int, int]) -> list[tuple[str, int, float]]:
-        """Fine-tuning and cooling down after each time; what comes before the cut is called "prune"."""
+        """Fine-tuning and cooling down after each narrowing; those before the cut are called "prune"."""
         _, tune, cool = epochs
         before = [("prune", tune, settings.lr), ("prune", cool, settings.cooldown_lr)]
         after = [("finetune", tune, settings.lr), ("cooldown", cool, settings.cooldown_lr)]
@@ -89,7 +89,7 @@ class IterativePruning(Method):
         seed: int = 0,
     ) -> None:
         self.network = open_(gate(network, input_size))
-        widths(self.network, factor, metric)  # refuses what cannot be
+        widths(self.network, factor, metric)  # raises if the budget cannot be met
         self.cycle, self.metric = cycle, metric
         self.factors = factors_to(factor)
         self.limit = self.network.full(metric) / factor
@@ -129,7 +129,7 @@ class IterativePruning(Method):
         return self.network.costs() | {"size": self.network.size(self.metric), "budget": self.limit}
 
     def state_dict(self) -> dict:
-        """What has been cut, and when; and where the draws are."""
+        """What has been cut, and when; and the state of the generator."""
         gates = {name: gate.state_dict() for name, gate in self.network.gates.items()}
         return {
             "gates": gates, "epochs": self._epochs, "narrowed": self._narrowed,
@@ -137,7 +137,7 @@ class IterativePruning(Method):
         }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from there."""
+        """Restore a `state_dict`."""
         check_form(state, self.state_dict())
         if not (state["epochs"] >= 0 and 0 <= state["narrowed"] <= len(self.factors)):
             raise BarError("it has been narrowed another number of times than this training does")
@@ -147,7 +147,7 @@ class IterativePruning(Method):
 
 
 def factors_to(factor: float) -> list[float]:
-    """The factors that iterative pruning goes through: twice the one before, and at last the one asked for.
+    """The factors that iterative pruning goes through: doubled each time, and the one asked for at last.
 
     Examples
     --------

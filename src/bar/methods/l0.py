@@ -1,7 +1,7 @@
 """L0 regularisation, "LZR" (Louizos, Welling & Kingma 2018; Lemaire et al. 2019, section 5).
 
-Which features live is learnt, under a loss that counts how many are likely to: lambda times the sum of P(z > 0) over
-all features (supp. eq. 5). Each counts the same, whatever the area of its map: this penalises width, not volume. There
+Which features to keep is learnt, under a loss on their expected number: lambda times the sum of P(z > 0) over all
+features (supp. eq. 5). Each counts the same, whatever the area of its map: this penalises width, not volume. There
 is no budget in the loss; the lambda that ends at the budget is searched for (`bar.methods.search`).
 """
 
@@ -22,8 +22,9 @@ class L0(Sparsity):
 
     Notes
     -----
-    The start is that of `bar.gate`, U(0, 0.01) (supp. 4); `normal_` gives that of Louizos et al. The test-time gate is
-    the one that the gated network was made with (``bar.gate(…, rule="l0")`` for the reference code's).
+    Gates start as `bar.gate` leaves them, in U(0, 0.01) (supp. 4); `normal_` gives the start of Louizos et al. The
+    test-time gate is the one that the gated network was made with (``bar.gate(…, rule="l0")`` for the reference
+    code's).
 
     Examples
     --------
@@ -39,14 +40,14 @@ class L0(Sparsity):
 
     name = "l0"
     title = "LZR"
-    summary = "Gates learn which features live, under a price for each feature, whatever its area."
+    summary = "Gates learn which features to keep, under a penalty on their expected number."
     options = (
         Option(
             "gates", str, "uniform",
-            "How log alpha starts: uniform in the preset's interval, or normal, N(0, 0.01^2), as in Louizos et al.",
+            "The start of log alpha: uniform in the preset's interval, or normal, N(0, 0.01^2), as in Louizos et al.",
             ("uniform", "normal"),
         ),
-        Option("rule", str, "median", "Gates at test time: the paper's words, or the L0 code.", RULES),
+        Option("rule", str, "median", "The test-time gate: the paper's median, or that of the L0 code.", RULES),
         TRAVEL,
         replace(FIRST, default=0.03),
     )  # fmt: skip
@@ -67,14 +68,14 @@ class L0(Sparsity):
         return cls.on(gated, task, task.settings.gate_betas)
 
     def loss(self) -> Tensor:
-        """The expected number of features (supp. eq. 5)."""
+        """The expected number of features, L_S of supp. eq. 5: a scalar, differentiable in log alpha."""
         expected = self.network.expected()
         return torch.cat([expected[name] for name in self.network.gates]).sum()
 
 
 @torch.no_grad()
 def normal_(gated: GatedNetwork, std: float = 0.01, generator: torch.Generator | None = None) -> GatedNetwork:
-    """Draw every log alpha anew from N(0, std^2), the start of Louizos et al. 2018; returns the gated network."""
+    """Draw every log alpha anew from N(0, std^2), as Louizos et al. 2018, in place; returns the gated network."""
     for each in gated.gates.values():
         each.log_alpha.normal_(0, std, generator=generator)
     return gated

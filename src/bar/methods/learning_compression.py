@@ -1,9 +1,9 @@
-"""Learning-Compression (Carreira-Perpiñán and Idelbayev 2018): which weights become 0 is decided again and again.
+"""Learning-Compression (Carreira-Perpiñán and Idelbayev 2018): which weights are 0 is decided anew after each L step.
 
 Pruning is the problem min L(w) subject to C(w) <= kappa (constraint form) or min L(w) + alpha C(w) (penalty form), C
 being an l0, l1 or l2 norm. A copy theta of the weights takes over C, and w = theta is demanded by an augmented
-Lagrangian whose mu grows. It is minimised in turns over w (the L step: training with a quadratic term) and over theta
-(the C step: one of the functions here). A weight that is 0 in theta goes on learning in w and may come back.
+Lagrangian whose mu grows. It is minimised alternately over w (the L step: training with a quadratic term) and over
+theta (the C step: one of the functions here). A weight that is 0 in theta goes on learning in w and may come back.
 """
 
 import copy
@@ -29,12 +29,12 @@ def keep_top(values: Tensor, kappa: int) -> Tensor:
     values : Tensor, shape (n,)
         Finite numbers.
     kappa : int
-        At least 0; from n on nothing changes.
+        At least 0; if n or more, nothing changes.
 
     Returns
     -------
     Tensor, shape (n,)
-        The kappa largest magnitudes, in their places, of equal ones the first; 0 elsewhere.
+        The kappa numbers of largest magnitude as they are (of equal ones the first), 0 elsewhere.
 
     Raises
     ------
@@ -64,6 +64,7 @@ def project_l1(values: Tensor, kappa: float) -> Tensor:
     Returns
     -------
     Tensor, shape (n,)
+        Each magnitude reduced by the same amount, 0 where that would be negative.
 
     Raises
     ------
@@ -230,12 +231,12 @@ PENALTIES = {0: hard_threshold, 1: soft_threshold, 2: shrink}
 
 
 class LearningCompression(Method):
-    """Learning-Compression of a trained network, as a term of the loss (L step) and a decision between epochs (C step).
+    """Learning-Compression of a trained network: a term of the loss (L step), a compression between epochs (C step).
 
     The weights are those of convolutions and linear layers; biases and batch norms are trained, but not compressed. The
-    l0 norm in constraint form meets a budget of weights exactly, which is its kappa. The other forms reach the size
-    that their `strength` leads to. If that is too large at the end, `cut` keeps the largest of theta, as many as the
-    budget holds; for the l2 norm, which makes nothing 0, that is all the pruning there is.
+    l0 norm in constraint form meets a budget of weights exactly, which is its kappa. In the other forms the size
+    depends on the `strength`. If it is too large at the end, `cut` keeps only the largest of theta, as many as the
+    budget allows; for the l2 norm, which sets nothing to 0, all pruning is done there.
 
     Parameters
     ----------
@@ -256,8 +257,8 @@ class LearningCompression(Method):
     every : int
         How many epochs an L step lasts.
     per_layer : bool
-        Whether kappa is divided among the layers by their sizes beforehand. By default they share it, and the method
-        finds how much each of them needs. Makes no difference to the penalty form.
+        Whether kappa is divided among the layers by their sizes beforehand. By default it bounds all layers together,
+        and the method finds how much each needs. Has no effect in penalty form.
 
     Attributes
     ----------
@@ -288,17 +289,15 @@ class LearningCompression(Method):
 
     name = "learning-compression"
     title = "LC"
-    summary = "Training and compression take turns, on weights and a compressed copy that are drawn together."
+    summary = "Training and compression alternate, on weights and a compressed copy that a penalty pulls together."
     options = (
-        Option("norm", str, "l0", "What of the compressed copy is limited.", ("l0", "l1", "l2")),
-        Option(
-            "form", str, "constraint", "Whether the norm is at most kappa, or costs alpha.", ("constraint", "penalty")
-        ),
-        Option("kappa", float, None, "What l1 and l2 may be in constraint form; that of l0 is the budget.", least=0),
-        Option("alpha", float, None, "The price of the norm in penalty form.", least=0),
+        Option("norm", str, "l0", "Which norm of the compressed copy is limited.", ("l0", "l1", "l2")),
+        Option("form", str, "constraint", "Whether the norm is bounded or penalized.", ("constraint", "penalty")),
+        Option("kappa", float, None, "The bound of l1 and l2 in constraint form; that of l0 is the budget.", least=0),
+        Option("alpha", float, None, "The weight of the norm in penalty form.", least=0),
         Option("per_layer", bool, False, "Whether kappa is divided among the layers beforehand."),
-        Option("mu", float, 9e-5, "mu_0, the weight of the quadratic term at first; that of LeNet300.", above=0),
-        Option("growth", float, 1.1, "By what mu is multiplied after each L step.", least=1, most=1e3),
+        Option("mu", float, 9e-5, "mu_0, the initial weight of the quadratic term; that of LeNet300.", above=0),
+        Option("growth", float, 1.1, "The factor by which mu grows after each L step.", least=1, most=1e3),
         Option("every", int, 1, "How many epochs an L step lasts.", least=1, most=10_000),
     )
     presets: ClassVar = {"paper": {}, "quick": {"mu": 0.01, "growth": 1.2}}
@@ -345,7 +344,7 @@ class LearningCompression(Method):
         sizes = [weight.numel() for weight in weights]
         self.full, self.limit = sum(sizes), budget_of(sizes, factor)
         if per_layer:
-            shares(sizes, self.limit)  # complains now, not at the cut
+            shares(sizes, self.limit)  # raises now, not at the cut
         self.theta = self._compress(weights)
         self._lagrange = [torch.zeros_like(weight) for weight in weights]
         self._aim()
@@ -387,7 +386,7 @@ class LearningCompression(Method):
 
     @torch.no_grad()
     def cut(self) -> nn.Module:
-        """w = theta, within the budget; the network itself, changed in place. Once cut, nothing changes."""
+        """w = theta, within the budget; the network itself, changed in place. Later calls change nothing."""
         if self._kept is None:
             heaviest = masks(self.theta, self.limit, self.per_layer)
             self._kept = [mask & (theta != 0) for mask, theta in zip(heaviest, self.theta, strict=True)]
@@ -403,16 +402,16 @@ class LearningCompression(Method):
 
     @torch.no_grad()
     def end_finetune_step(self) -> None:
-        """Set back to 0 what an optimizer's step has moved."""
+        """Reset to 0 the pruned weights, which an optimizer's step may have moved."""
         for weight, kept in zip(weights_of(self.network).values(), self._kept, strict=True):
             weight.masked_fill_(~kept, 0.0)
 
     def state_dict(self) -> dict:
-        """theta, the multipliers, mu and how far it has come."""
+        """theta, the multipliers, mu and the number of epochs so far."""
         return {"theta": self.theta, "lagrange": self._lagrange, "mu": self.mu, "epochs": self._epochs}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from the `state_dict` of a pruner of the same arguments."""
+        """Restore the `state_dict` of a pruner of the same arguments."""
         check_form(state, self.state_dict())
         weights = self._weights()
 
@@ -420,7 +419,7 @@ class LearningCompression(Method):
             return [t.to(w.device).view_as(w).clone() for t, w in zip(tensors, weights, strict=True)]
 
         self.theta, self._lagrange = fitting(state["theta"]), fitting(state["lagrange"])
-        self._kept = None  # theta says it: `cut` finds the same again
+        self._kept = None  # it follows from theta: `cut` finds the same again
         self.mu, self._epochs = state["mu"], state["epochs"]
         self._aim()
 
@@ -431,7 +430,7 @@ class LearningCompression(Method):
         return sum(int(theta.count_nonzero()) for theta in self.theta)
 
     def _aim(self) -> None:
-        """Where the L step draws the weights to."""
+        """Set the target of the L step, theta + lambda / mu."""
         self._target = [t + multiplier / self.mu for t, multiplier in zip(self.theta, self._lagrange, strict=True)]
 
     def _compress(self, values: list[Tensor]) -> list[Tensor]:

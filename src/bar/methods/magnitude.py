@@ -1,4 +1,4 @@
-"""Weight magnitude (WM): of each convolution the filters with the largest weights stay (section 5)."""
+"""Weight magnitude (WM): of each convolution the filters with the largest weights are kept (section 5)."""
 
 import torch
 from torch import Tensor
@@ -51,5 +51,5 @@ class Magnitude(IterativePruning):
 
     name = "magnitude"
     title = "WM"
-    summary = "The features with the largest weights in their filters stay, as many in every layer."
+    summary = "The filters with the largest weights are kept, the same share of every layer."
     choose = staticmethod(choose)

@@ -1,4 +1,4 @@
-"""Let some features stand for all: what vector quantization and interpolative decomposition have in common."""
+"""Let some features represent all: what vector quantization and interpolative decomposition have in common."""
 
 import itertools
 from collections.abc import Callable
@@ -16,13 +16,13 @@ Decompose = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray, np.ndarray
 
 @torch.no_grad()
 def merge_(gated: GatedNetwork, widths: dict[str, int], decompose: Decompose) -> dict[str, Tensor]:
-    """Keep features that can stand for all, and let the next layers read them instead of the others.
+    """Keep features that can represent all, and let the next layers read them instead of the others.
 
-    Features are compared by what they put in front of the activation: filter and bias, with the batch norm behind the
+    Features are compared by how their pre-activation is computed: filter and bias, with the batch norm behind the
     convolution folded in. If each is *equal* to one that is kept, the network's function stays the same; if each is a
     linear combination of them, it does so only where there is no nonlinearity before the next layer. Everywhere else
-    this is an approximation, which training has to repair; the next batch norms' running statistics are then those of
-    other signals, too.
+    this is an approximation, which training has to repair; the running statistics of the next batch norms then no
+    longer fit.
 
     The next layers change where they are linear layers or ordinary convolutions that read the features through nothing
     but activations, pooling, flatten and concatenation, and through one batch norm directly behind the convolution
@@ -73,7 +73,7 @@ def _norm(network: Network, node: fx.Node) -> nn.BatchNorm2d | None:
 
 
 def _preactivations(gated: GatedNetwork, name: str, alive: dict[str, Tensor]) -> Tensor:
-    """What each feature computes of its inputs: its weights, then its constant; shape (features, numbers)."""
+    """What each feature computes from its inputs: its weights, then its constant; shape (features, weights + 1)."""
     node = gated.network.convs[name]
     weight, bias = filters(gated, name, alive).flatten(1), gated.network.submodule(node).bias
     constant = weight.new_zeros(len(weight)) if bias is None else bias.double().cpu()
@@ -96,7 +96,7 @@ def _average(
     weight, constant = average[:, :-1], average[:, -1]
     if norm is not None:
         # A batch norm hides the length of a filter: keep that, and let the norm's scale make up for it. The shift is
-        # the mean of what the norm puts out, hence an average, too; the running mean follows.
+        # the mean of what the norm outputs, hence an average, too; the running mean follows.
         ratio = filters(gated, name, alive)[kept].flatten(1).norm(dim=1) / weight.norm(dim=1)
         ratio = torch.where(ratio.isfinite() & (ratio > 0), ratio, 1)
         shift = averaging @ norm.bias[here].double().cpu()

@@ -1,7 +1,7 @@
 """MorphNet (Gordon et al. 2018; Lemaire et al. 2019, section 5).
 
-Step 1 trains the plain network with an L1 penalty on |gamma|, the scales of its batch norms, each weighted by what its
-feature costs at present. Features whose |gamma| has stayed above a threshold give the layers' learnt widths. Step 2
+Step 1 trains the plain network with an L1 penalty on |gamma|, the scales of its batch norms, each weighted by the
+current cost of its feature. Features whose |gamma| has stayed above a threshold give the layers' learnt widths. Step 2
 multiplies all widths by one number, so that the network just fits its budget, and keeps the largest |gamma| of each
 layer.
 """
@@ -28,7 +28,7 @@ class MorphNet(Method):
     Parameters
     ----------
     gated : GatedNetwork
-        Its gates are not learnt: they hold what has been decided. Trained is the network without them.
+        Its gates are not learnt, they hold what has been decided; what is trained is the network without them.
     limit : float
         B, in units of `metric`.
     lam : float
@@ -36,8 +36,8 @@ class MorphNet(Method):
     metric : str
         What the penalty weights and the budget counts: "volume" or "flops".
     threshold : float
-        The |gamma| > 0 above which a feature has learnt to live. A |gamma| that the penalty holds at 0 swings by a few
-        learning rates around it: the threshold must be larger than that.
+        The |gamma| > 0 above which a feature is alive. A |gamma| that the penalty drives to 0 oscillates around it by a
+        few learning rates: the threshold must be larger than that.
 
     Attributes
     ----------
@@ -58,8 +58,8 @@ class MorphNet(Method):
     a pre-activation residual network, whose batch norms come after the sums, its feature is scaled by the largest of
     them: it is dead once none of them lets it through. MorphNet ties features that are summed by the same rule.
 
-    A layer never grows beyond its original width, one that has learnt to have no features stays away with its block,
-    and one that has learnt to have some keeps at least one, if that fits the budget. On the spine
+    A layer never grows beyond its original width, one whose features are all dead is removed with its block, and one
+    with live features keeps at least one, if that fits the budget. On the spine
     (`bar.network.Network.spine`) each keeps one in any case.
 
     Examples
@@ -78,11 +78,11 @@ class MorphNet(Method):
     name = "morphnet"
     title = "MorphNet"
     summary = (
-        "Scales of the batch norms learn each layer's width under an L1 penalty; then one number times all widths."
+        "Batch norm scales learn each layer's width under an L1 penalty; then all widths are multiplied by one number."
     )
     options = (
-        Option("pressure", float, 2.0, "The weight of the penalty, times the full size.", above=0),
-        Option("threshold", float, 0.01, "The |gamma| above which a feature has learnt to live.", above=0),
+        Option("pressure", float, 2.0, "The weight of the penalty, in units of 1 / full size.", above=0),
+        Option("threshold", float, 0.01, "The |gamma| above which a feature is alive.", above=0),
     )
     presets: ClassVar = {
         "paper": {"epochs": (60, 50, 20)},
@@ -124,7 +124,7 @@ class MorphNet(Method):
         return sizes(self.gated.keep_(self._decide()[0]), self.metric) | {"multiplier": self.multiplier}
 
     def watched(self) -> nn.Module:
-        """The network that a cut now would leave."""
+        """The plain network that a cut would give now."""
         return prune(self.gated.keep_(self._decide()[1]))
 
     def cut(self) -> nn.Module:
@@ -146,7 +146,7 @@ class MorphNet(Method):
         return {"gates": gates, "done": self._done, "multiplier": self.multiplier}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from a `state_dict`."""
+        """Restore a `state_dict`."""
         check_form(state, self.state_dict())
         load_gates(self.gated, state["gates"])
         self._done, self.multiplier = state["done"], state["multiplier"]
@@ -157,7 +157,7 @@ class MorphNet(Method):
 
     @torch.no_grad()
     def _decide(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Which features have learnt to live, and which do after step 2."""
+        """Which features are alive after step 1, and which after step 2."""
         network, spine = self.gated.network, set(self.gated.network.spine())
         gamma = {name: values.cpu() for name, values in self._scales().items()}
         if any(values.isnan().any() for values in gamma.values()):
@@ -221,8 +221,9 @@ def scales(network: Network) -> dict[str, Tensor]:
 def penalty(network: Network, gamma: dict[str, Tensor], metric: str, threshold: float) -> Tensor:
     """MorphNet's regulariser (Gordon et al. 2018, section 4): |gamma|, weighted by what its feature costs.
 
-    For the volume, a feature costs the area of its map. For FLOPs it costs what a convolution computes for it, from all
-    inputs that are alive, and, again, what the convolutions that read it compute from it, for all outputs that are.
+    For the volume, the cost of a feature is the area of its map. For FLOPs it is what its convolution computes for it,
+    from all inputs that are alive, plus what the convolutions that read it compute from it, for all outputs that are
+    alive.
 
     Parameters
     ----------
@@ -238,7 +239,7 @@ def penalty(network: Network, gamma: dict[str, Tensor], metric: str, threshold: 
     Returns
     -------
     Tensor
-        A scalar in units of the metric, differentiable in gamma.
+        A scalar >= 0 in units of the metric, differentiable in gamma.
     """
     flow = _flow(network, gamma)
     total = torch.zeros((), device=_device(network))
@@ -262,14 +263,14 @@ def penalty(network: Network, gamma: dict[str, Tensor], metric: str, threshold: 
 def _sums(network: Network, node, flow: dict, groups: int, threshold: float) -> tuple[Tensor, Tensor]:
     """For each group of a node's channels, the sum of |gamma| and the number of those alive, shape (groups,)."""
     here = flow[node]
-    if here is None:  # always there, and nothing to learn
+    if here is None:  # always present, with no gamma
         each = torch.full((groups,), network.features(node) / groups, device=_device(network))
         return torch.zeros_like(each), each
     return here.view(groups, -1).sum(1), (here.detach() > threshold).view(groups, -1).sum(1).to(here.dtype)
 
 
 def _flow(network: Network, gamma: dict[str, Tensor]) -> dict:
-    """The |gamma| of the channels of every node; None where they are always there."""
+    """The |gamma| of the channels of every node; None where they are always present."""
 
     def rule(node: fx.Node, inputs: list, passed: Tensor | None) -> Tensor | None:
         kind = network.kinds[node]

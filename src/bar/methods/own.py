@@ -13,12 +13,12 @@ LARGEST = 2**20  # bytes of a file of source
 
 
 def is_own(name: str) -> bool:
-    """Whether the name of a method says that it is in a file of its user's own."""
+    """Whether the name of a method refers to a file of the user's."""
     return name.rpartition(":")[0].endswith(".py")
 
 
 def load(name: str, source: str | None = None) -> tuple[type[Method], str]:
-    """Run a user's file, and take the method out of it.
+    """Run a user's file, and get the method from it.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def load(name: str, source: str | None = None) -> tuple[type[Method], str]:
     if not isinstance(method, type):
         raise BarError(f"{path} has no class {wanted!r:.60}")
     if not issubclass(method, Method):
-        raise BarError(f"{wanted} in {path} is no method: its base must be bar.methods.Method, or one of the methods")
+        raise BarError(f"{wanted} in {path} is not a method: its base must be bar.methods.Method or another method")
     try:
         _check(method)
     except (BarError, AttributeError, TypeError, KeyError, ValueError) as error:
@@ -92,7 +92,7 @@ def _check(method: type[Method]) -> None:
 
 
 def _said(error: BaseException) -> str:
-    """An error in one line."""
+    """An error message in one line."""
     where = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {' '.join(text.split()):.200}{where}"

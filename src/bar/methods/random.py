@@ -1,6 +1,6 @@
-"""Random: the features that stay are drawn (section 5).
+"""Random: the features to keep are drawn at random (section 5).
 
-It shows what the widths alone are worth, and fine-tuning.
+A baseline: whatever it achieves is due to the widths and the fine-tuning, not to the choice of features.
 """
 
 import torch
@@ -12,7 +12,7 @@ from bar.surgery import GatedNetwork
 
 
 def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generator) -> dict[str, Tensor]:
-    """Draw the features that stay, all with the same chance.
+    """Draw the features to keep, all with the same probability.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generat
     >>> choose(gate(net, (3, 6, 6)), {"0": 2}, torch.Generator().manual_seed(0))["0"].sum()
     tensor(2)
     """
-    lots = {name: torch.rand(len(gate.log_alpha), generator=generator) for name, gate in gated.gates.items()}
-    return uniform.highest(gated, widths, lots)
+    draws = {name: torch.rand(len(gate.log_alpha), generator=generator) for name, gate in gated.gates.items()}
+    return uniform.highest(gated, widths, draws)
 
 
 class Random(IterativePruning):
@@ -49,5 +49,5 @@ class Random(IterativePruning):
 
     name = "random"
     title = "Random"
-    summary = "Features are drawn at random, as many from every layer."
+    summary = "The features to keep are drawn at random, the same share of every layer."
     choose = staticmethod(choose)

@@ -101,7 +101,7 @@ class ApparentWeights(nn.Module):
         self.t = nn.Parameter(torch.tensor(float(t), dtype=one.dtype, device=one.device))
 
     def masks(self) -> dict[str, Tensor]:
-        """h of every weight that is pruned, by the names that the plain network gives them."""
+        """h of every weight that may be pruned, in [0, 1]: name in the plain network -> tensor of its shape."""
         return {name: soft_mask(weight, self.t) for name, weight in weights_of(self.plain).items()}
 
     def weights(self) -> dict[str, Tensor]:
@@ -124,7 +124,7 @@ class Reparametrization(Method):
     network : nn.Module
         A plain network; trained, and cut, in place.
     factor : float
-        Pruning factor > 1: of all weights, the part 1 / factor is kept, rounded down.
+        Pruning factor > 1: of all weights, a fraction 1 / factor is kept, rounded down.
     lam : float
         lambda > 0.
     t : float
@@ -163,10 +163,10 @@ class Reparametrization(Method):
 
     name = "reparametrization"
     title = "Reparametrization"
-    summary = "Each weight is its own mask, under a loss that counts the masks; nothing is fine-tuned."
+    summary = "Each weight determines its own mask, under a loss on the sum of masks; nothing is fine-tuned."
     options = (
-        Option("lam", float, 1e4, "lambda, the weight of the budget loss; its paper has no value.", above=0),
-        Option("t", float, STEEPNESS, "How narrow the dip of the masks around 0 is at the start.", above=0),
+        Option("lam", float, 1e4, "lambda, the weight of the budget loss; the paper gives no value.", above=0),
+        Option("t", float, STEEPNESS, "The initial steepness of the masks around 0.", above=0),
         Option("t_lr", float, 1e-3, "The learning rate of t.", least=0),
     )
     metrics = ("weights",)
@@ -204,7 +204,7 @@ class Reparametrization(Method):
         return torch.stack([mask.sum() for mask in self.network.masks().values()]).sum()
 
     def groups(self) -> list[dict]:
-        """t."""
+        """The parameter group of t."""
         return [{"params": [self.network.t]}]
 
     def rate(self, step: int) -> float:
@@ -217,13 +217,13 @@ class Reparametrization(Method):
 
     @torch.no_grad()
     def end_epoch(self) -> dict:
-        """The epoch's record: how far the masks are.
+        """The epoch's record: how many masks are open.
 
         Returns
         -------
         dict
             ``size``, the number of weights with h above 1/2; ``budget``, how many are to be kept; ``cost``, C; ``t``;
-            ``open`` and ``shut``, the parts of the weights with h above and below 1/2; ``undecided``, the part with h
+            ``open`` and ``shut``, the fractions of weights with h above and below 1/2; ``undecided``, that with h
             between 0.1 and 0.9.
         """
         h = torch.cat([mask.flatten() for mask in self.network.masks().values()])
@@ -235,7 +235,7 @@ class Reparametrization(Method):
         }  # fmt: skip
 
     def watched(self) -> nn.Module:
-        """What a cut now would leave: a copy."""
+        """A copy of the network, cut."""
         other = copy.copy(self)
         other.network = copy.deepcopy(self.network)
         return other.cut()
@@ -244,7 +244,7 @@ class Reparametrization(Method):
     def cut(self) -> nn.Module:
         """The plain network with the apparent weights: the largest ``limit`` of them, and zeros.
 
-        Once cut, nothing changes.
+        Later calls change nothing.
         """
         if not self._kept:
             weights = self.network.weights()
@@ -261,7 +261,7 @@ class Reparametrization(Method):
 
     @torch.no_grad()
     def end_finetune_step(self) -> None:
-        """Put back to 0 what the cut has removed. The method does without fine-tuning, but does not forbid it."""
+        """Reset to 0 what the cut has removed, if anyone fine-tunes; the method itself does not."""
         for name, weight in weights_of(self.network.plain).items():
             weight.mul_(self._kept[name])
 
@@ -270,7 +270,7 @@ class Reparametrization(Method):
         return {"initial": self.initial, "kept": self._kept}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from the `state_dict` of a method of the same arguments."""
+        """Restore the `state_dict` of a method of the same arguments."""
         weights = weights_of(self.network.plain) if state["kept"] else {}
         kept = {name: torch.empty(weight.shape, dtype=torch.bool) for name, weight in weights.items()}
         check_form(state, {"initial": self.initial, "kept": kept})
@@ -279,7 +279,7 @@ class Reparametrization(Method):
 
 
 class _Present(torch.autograd.Function):
-    """1 where there is something, forwards, and where something comes back, backwards: so that nothing overflows."""
+    """1 where the input is positive, and backwards, 1 where the gradient is: so that path counts do not overflow."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -291,7 +291,7 @@ class _Present(torch.autograd.Function):
 
 
 class _Paths(fx.Interpreter):
-    """Runs a network of weights 0 and 1 so that a number is above 0 where a path arrives, and autograd goes back."""
+    """Runs a network of weights 0 and 1, so that values are above 0 where a path arrives; autograd finds the others."""
 
     def __init__(self, network: Network) -> None:
         super().__init__(network.module)
@@ -329,8 +329,8 @@ class _Paths(fx.Interpreter):
 def on_paths(network: nn.Module, input_size: Iterable[int]) -> dict[str, Tensor]:
     """Which weights lie on a path of weights other than 0, from a pixel of the input to an output.
 
-    All others are of no use: what reaches them is a constant (of biases), or what they compute is not read. That is so
-    for weights of a kernel's rim that never meet anything but padding, too.
+    All others have no effect that depends on the image: their input is constant (from biases), or what they compute is
+    not read. So are weights at the border of a kernel that only ever see padding.
 
     Parameters
     ----------

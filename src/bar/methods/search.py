@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from bar.errors import BarError
 
-STEP = 4.0  # outside of all trials, lambda goes on by this factor
-MIDDLE = 0.7  # a gap is divided within this middle part of it
+STEP = 4.0  # beyond all trials, lambda is multiplied or divided by this factor
+MIDDLE = 0.7  # a gap is divided within this middle fraction of it
 CLOSEST = 1.005  # two lambdas nearer than this factor, with sizes on both sides of the budget: the size jumps there
 
 
@@ -25,15 +25,15 @@ class Trial(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What a search has come to.
+    """The result of a search.
 
     Attributes
     ----------
     lam : float
         The lambda of the network to keep.
     how : str
-        "fits": its size is in [use * B, B]. Otherwise the named fallback, in which the order of the gates decides about
-        the rest (`bar.GatedNetwork.settle_`): "shut", its size is above B; "reopened", it is below use * B.
+        "fits": its size is in [use * B, B]. Otherwise gates have to be shut or reopened by their scores
+        (`bar.GatedNetwork.settle_`): "shut", its size is above B; "reopened", it is below use * B.
     """
 
     lam: float
@@ -51,11 +51,11 @@ def next_weight(
 ) -> float | None:
     """The lambda to try next, or None if the search is over.
 
-    As long as all sizes lie on one side of the budget, lambda goes on by a factor of 4. Then the gap between two
+    As long as all sizes lie on one side of the budget, lambda is multiplied or divided by 4. Then the gap between two
     neighbours, the smaller lambda with too large a size and the larger one with too small a size, is divided. This is
-    bisection in log lambda, but for the place: where a straight line through both, in logarithms, meets the middle of
-    what fits, yet not close to either end. Sizes that are not monotone may leave several such gaps: the one whose sizes
-    are closest to the budget is taken.
+    bisection in log lambda, except for the point of division: where a straight line through both, in logarithms, meets
+    the middle of the sizes that fit, yet not close to either end. Sizes that are not monotone may leave several such
+    gaps: the one whose sizes are closest to the budget is taken.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def next_weight(
     made : int
         How many of the trials this search has made.
     use : float
-        The part of the budget to use at least, in (0, 1].
+        The fraction of the budget to use at least, in (0, 1].
     most : int
         How many trials this search may make.
 
@@ -77,7 +77,7 @@ def next_weight(
     -------
     float or None
         None if a size fits, if `most` trials have been made, or if the size jumps over the budget between lambdas that
-        are the same but for half a percent.
+        differ by at most half a percent.
 
     Raises
     ------
@@ -133,7 +133,8 @@ def chosen(trials: Sequence[tuple[float, float]], limit: float, *, use: float = 
     -------
     Choice
         The lambda whose size is the largest that fits. If none does, the one of the smallest size above B, to be shut
-        down to it; if all are below, the largest of those, to be reopened. The smaller lambda of equals.
+        down to it; if all are below, the largest of those, to be reopened. Of several that are
+        equally good, the smallest lambda.
 
     Raises
     ------

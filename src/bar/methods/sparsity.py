@@ -1,4 +1,4 @@
-"""Gates that learn under a weight of sparsity, without a budget in the loss: what L0 and the bottleneck share."""
+"""Gates that learn under a sparsity loss, without a budget in it: what L0 and the information bottleneck share."""
 
 from collections.abc import Iterator
 
@@ -12,10 +12,10 @@ from bar.training import check_form
 
 TRAVEL = Option(
     "travel", float, None,
-    "How far gates can go: their learning rate is this divided by the steps that prune. None: the preset's gate_lr.",
+    "How far gates can move: their learning rate is this, divided by the pruning steps. None: the preset's gate_lr.",
     above=0,
 )  # fmt: skip
-FIRST = Option("first", float, 0.01, "The weight of sparsity, lambda, that the search tries first.", above=0)
+FIRST = Option("first", float, 0.01, "The sparsity weight, lambda, that the search tries first.", above=0)
 
 
 class Sparsity(Method):
@@ -24,9 +24,9 @@ class Sparsity(Method):
     Parameters
     ----------
     gated : GatedNetwork
-        Its gates have been given their start.
+        With initialized gates.
     limit : float
-        B, in units of `metric`: what the pruned network should be as large as. The loss does not know it.
+        B, in units of `metric`: the size that the pruned network should have. The loss does not depend on it.
     lam : float
         lambda > 0, the weight of the sparsity loss.
     metric : str
@@ -36,8 +36,8 @@ class Sparsity(Method):
     betas : pair of float
         Adam's, for the gates.
     settle : bool
-        Whether `cut` makes the budget certain by the order of the gates (`bar.GatedNetwork.settle_`), which changes
-        nothing where lambda has met it. Otherwise it prunes by the method's own rule alone, as the trials of a search.
+        Whether `cut` enforces the budget by the order of the gates (`bar.GatedNetwork.settle_`), which changes nothing
+        where lambda has met it. Otherwise it prunes by the method's own rule alone, as the trials of a search.
 
     Attributes
     ----------
@@ -72,14 +72,14 @@ class Sparsity(Method):
 
     @classmethod
     def on(cls, gated: GatedNetwork, task: Task, betas: tuple[float, float], **more) -> "Sparsity":
-        """The method on a gated network whose gates have their start; for `prepare`."""
+        """The method on a gated network with initialized gates; for `prepare`."""
         travel, lam = task.options["travel"], task.options["first"] if task.lam is None else task.lam
         lr = travel / task.steps if travel else task.settings.gate_lr
         limit = gated.full(task.metric) / task.factor
         return cls(gated, limit, lam, task.metric, lr=lr, betas=betas, settle=task.settle, **more)
 
     def loss(self) -> Tensor:
-        """The sparsity loss L_S of the gates, a scalar."""
+        """The sparsity loss L_S of the gates: a scalar >= 0, differentiable."""
         raise NotImplementedError
 
     def _parameters(self) -> Iterator[nn.Parameter]:
@@ -104,7 +104,7 @@ class Sparsity(Method):
         return sizes(self.network, self.metric)
 
     def watched(self) -> nn.Module:
-        """What hard pruning would leave now, as a network of its own."""
+        """What hard pruning would leave now, as a plain network."""
         return prune(self.network.floor_())
 
     def cut(self) -> nn.Module:
@@ -121,11 +121,11 @@ class Sparsity(Method):
         return record_of_cut(self.network, self.limit, self.metric, self._before)
 
     def state_dict(self) -> dict:
-        """The gates, which outlive the gated network's own state, and whether they have been settled."""
+        """The gates, which the pruned network does not have, and whether the cut is done."""
         return {"gates": {n: gate.state_dict() for n, gate in self.network.gates.items()}, "done": self._done}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from a `state_dict`."""
+        """Restore a `state_dict`."""
         check_form(state, self.state_dict())
         load_gates(self.network, state["gates"])
         self._done = state["done"]

@@ -28,14 +28,14 @@ Choose = Callable[[GatedNetwork, dict[str, int], torch.Generator], dict[str, Ten
 
 @torch.no_grad()
 def open_(gated: GatedNetwork) -> GatedNetwork:
-    """Open all gates for good, but for features that have been cut: z = 1 in training, too, and nothing to train.
+    """Fix all gates at z = 1, in training, too, except those of features that have been cut.
 
     Call it before the initial training of the full network. `narrow_` leaves gates in this state.
 
     Parameters
     ----------
     gated : GatedNetwork
-        Changed in place. Its log alpha become infinite and ask for no gradient any more.
+        Changed in place. Its log alpha become infinite and require no gradient any more.
 
     Returns
     -------
@@ -62,31 +62,31 @@ def narrow_(
     """Cut features until the network is at least `factor` times smaller than with all of them.
 
     Nothing is computed any more for what has been cut, so training is cheaper from here on; `bar.prune` gives the plain
-    network. Its size is that of `widths`, or less: features that have lost all their inputs or readers go, too (only in
-    networks with grouped convolutions).
+    network. Its size is that of `widths`, or less: features that have lost all their inputs or readers are cut, too
+    (only in networks with grouped convolutions).
 
     Parameters
     ----------
     gated : GatedNetwork
-        Changed in place; VQ and ID change its weights. Batch norm's running statistics then want to be measured anew.
+        Changed in place; VQ and ID change its weights. The running statistics of batch norms then no longer fit.
     choose : callable
         The `choose` of `bar.methods.random`, `magnitude`, `vector_quantization` or `interpolative`.
     factor : float
         Size of the *full* network over the budget, >= 1: 2, then 4, 8, 16, to halve again and again.
     generator : torch.Generator
-        On the CPU; where the method draws from.
+        On the CPU; for methods that draw.
     metric : str
         What is divided: "volume" or "flops".
 
     Returns
     -------
     GatedNetwork
-        The same, with open gates that ask for no gradient (see `open_`).
+        The same, with open gates that require no gradient (see `open_`).
 
     Raises
     ------
     BarError
-        As `widths`; the network is as it was, then.
+        As `widths`; the network is then unchanged.
 
     Notes
     -----
@@ -120,7 +120,8 @@ def widths(gated: GatedNetwork, factor: float, metric: str = "volume") -> dict[s
 
     The number is the largest one that fits; for volume it is 1/factor, or a little more where rounding leaves room.
     What is left of the budget is handed out: convolutions get one more feature each, those first that rounding took
-    most from (of equals, the first to run), each if it fits. So widths are uniform up to one feature.
+    most from (of equal ones, the first in order of execution), each if it fits. So widths are uniform up to one
+    feature.
 
     Parameters
     ----------
@@ -217,7 +218,7 @@ def signals(gated: GatedNetwork) -> list[list[str]]:
 
 @torch.no_grad()
 def filters(gated: GatedNetwork, name: str, alive: dict[str, Tensor] | None = None) -> Tensor:
-    """The weights of a convolution's features, those of inputs that are not there set to 0.
+    """The weights of a convolution's features, those of inputs that are not live set to 0.
 
     Parameters
     ----------
@@ -225,7 +226,7 @@ def filters(gated: GatedNetwork, name: str, alive: dict[str, Tensor] | None = No
     name : str
         Of a convolution.
     alive : dict of str to bool Tensor of shape (features,), optional
-        Which features of the other convolutions there are; by default, all that have not been cut.
+        Which features of the other convolutions are alive; by default, all that have not been cut.
 
     Returns
     -------
@@ -278,7 +279,7 @@ def first(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generato
 
 
 class Uniform(Method):
-    """A network of uniform widths, trained from scratch: what pruning has to be better than.
+    """A network of uniform widths, trained from scratch: the baseline that pruning has to beat.
 
     It is cut before the first step. Its random weights are those of the full network's first features, scaled so that
     each layer's sums vary as they did with all inputs.
@@ -310,7 +311,7 @@ class Uniform(Method):
 
     name = "uniform"
     title = "Uniform"
-    summary = "Every layer has the same part of its features from the beginning; nothing is pruned."
+    summary = "Every layer has the same share of its features from the beginning; nothing is pruned."
     starts = ("scratch",)
 
     @classmethod
@@ -330,7 +331,7 @@ class Uniform(Method):
 
     @torch.no_grad()
     def cut(self) -> nn.Module:
-        """The narrow network, with weights that suit it."""
+        """The narrow network, with weights rescaled for its fewer inputs."""
         network = prune(self.network)
         for name, module in network.named_modules():
             if name in self._full and isinstance(module, nn.Conv2d | nn.Linear):
@@ -346,4 +347,4 @@ class Uniform(Method):
         return {}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from there."""
+        """Nothing to restore."""

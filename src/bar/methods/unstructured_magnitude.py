@@ -1,6 +1,6 @@
-"""Magnitude pruning of single weights (Han et al. 2015): the smallest of a trained network become 0, all at once.
+"""Magnitude pruning of individual weights (Han et al. 2015): the smallest of a trained network become 0, all at once.
 
-Cut and not trained any more, this is what comparisons call MP; fine-tuned, MP+FT. Feature maps keep their sizes.
+Without further training this is what comparisons call MP; fine-tuned, MP+FT. Feature maps keep their sizes.
 """
 
 import copy
@@ -21,7 +21,7 @@ class MagnitudePruning(Method):
     network : nn.Module
         Trained, or to be trained, in place.
     factor : float
-        Pruning factor, >= 1: this part of the weights of all convolutions and linear layers stays (`weights_of`).
+        Pruning factor, >= 1: 1 / factor of the weights of all convolutions and linear layers are kept (`weights_of`).
     per_layer : bool
         Whether each layer has a budget of its own, in proportion to its size.
 
@@ -30,7 +30,7 @@ class MagnitudePruning(Method):
     metric : str
         "weights".
     full, limit : int
-        How many weights there are, and how many of them stay: exactly so many, since the limit is a whole number.
+        How many weights there are, and how many of them are kept, exactly.
 
     Raises
     ------
@@ -47,7 +47,7 @@ class MagnitudePruning(Method):
 
     name = "mp"
     title = "MP"
-    summary = "The largest weights of a trained network stay, and are not trained any more."
+    summary = "The largest weights of a trained network are kept, without further training."
     options = (
         Option("per_layer", bool, False, "Whether each layer has a budget of its own, in proportion to its size."),
     )
@@ -70,7 +70,7 @@ class MagnitudePruning(Method):
         sizes = [weight.numel() for weight in weights_of(network).values()]
         self.full, self.limit = sum(sizes), budget_of(sizes, factor)
         if per_layer:
-            shares(sizes, self.limit)  # complains now, not after the training
+            shares(sizes, self.limit)  # raises now, not after the training
         self._kept: list[Tensor] | None = None
 
     def end_epoch(self) -> dict:
@@ -84,7 +84,7 @@ class MagnitudePruning(Method):
         return other.cut()
 
     def cut(self) -> nn.Module:
-        """Set all weights but the largest to 0; the network itself, changed in place. Once cut, nothing changes."""
+        """Set all weights but the largest to 0; the network itself, changed in place. Later calls change nothing."""
         if self._kept is None:
             weights = [weight.detach() for weight in weights_of(self.network).values()]
             self._kept = masks(weights, self.limit, self.per_layer)
@@ -97,7 +97,7 @@ class MagnitudePruning(Method):
 
     @torch.no_grad()
     def end_finetune_step(self) -> None:
-        """Set back to 0 what an optimizer's step has moved."""
+        """Reset to 0 the pruned weights, which an optimizer's step may have moved."""
         for weight, kept in zip(weights_of(self.network).values(), self._kept, strict=True):
             weight.masked_fill_(~kept, 0.0)
 
@@ -106,7 +106,7 @@ class MagnitudePruning(Method):
         return {} if self._kept is None else dict(zip(weights_of(self.network), self._kept, strict=True))
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from the `state_dict` of a pruner of the same arguments."""
+        """Restore the `state_dict` of a pruner of the same arguments."""
         weights = weights_of(self.network).items() if state else []
         check_form(state, {name: torch.empty(weight.shape, dtype=torch.bool) for name, weight in weights})
         self._kept = [state[name].to(weight.device).view_as(weight) for name, weight in weights] or None
@@ -117,7 +117,7 @@ class FineTunedMagnitude(MagnitudePruning):
 
     name = "mp-ft"
     title = "MP+FT"
-    summary = "The largest weights of a trained network stay, and are trained on."
+    summary = "The largest weights of a trained network are kept, and fine-tuned."
 
     @classmethod
     def phases(cls, settings: Settings, factor: float, epochs: tuple[int, int, int]) -> list[tuple[str, int, float]]:

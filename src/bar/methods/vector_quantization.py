@@ -14,12 +14,12 @@ from bar.surgery import GatedNetwork
 
 
 def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generator) -> dict[str, Tensor]:
-    """Cluster the features of a convolution by k-means; of each cluster, the one nearest the centre stays.
+    """Cluster the features of a convolution by k-means; of each cluster, the one nearest the centre is kept.
 
     It takes on the centre's weights, and the next layer reads it with the sum of the weights that it had for all of the
     cluster ("using the codebook as the weight matrix and altering the connectivity of the next layer", section 2).
-    That is exact for features that are equal; otherwise it approximates, and so it does where, and why, the next layer
-    cannot be changed: see `bar.methods.merging.merge_`.
+    That is exact for features that are equal, otherwise an approximation. Where the next layer cannot be changed,
+    features are only chosen: see `bar.methods.merging.merge_`.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generat
 
     def decompose(rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         seed = int(torch.randint(2**31, (), generator=generator))
-        with warnings.catch_warnings():  # of fewer different filters than clusters; that is seen to below
+        with warnings.catch_warnings():  # if fewer distinct filters than clusters; handled below
             warnings.simplefilter("ignore", ConvergenceWarning)
             means = KMeans(width, n_init=1, random_state=seed).fit(rows)
         clusters, distance = means.labels_.copy(), np.linalg.norm(rows - means.cluster_centers_[means.labels_], axis=1)
@@ -78,5 +78,5 @@ class VectorQuantization(IterativePruning):
 
     name = "vector-quantization"
     title = "VQ"
-    summary = "Filters are clustered, and the centre of each cluster stays for all of it."
+    summary = "Filters are clustered, and each cluster is replaced by its centre."
     choose = staticmethod(choose)

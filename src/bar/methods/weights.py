@@ -1,4 +1,4 @@
-"""What methods share that make single weights 0: which there are, how many may stay, and the largest of them."""
+"""What methods that prune individual weights share: which there are, how many to keep, and the largest of them."""
 
 import math
 import numbers
@@ -92,7 +92,7 @@ def is_number(value: object) -> bool:
 
 
 def budget_of(sizes: Sequence[int], factor: float) -> int:
-    """How many weights may stay: as many as there are, divided by the factor and rounded down.
+    """How many weights to keep: as many as there are, divided by the factor and rounded down.
 
     Parameters
     ----------

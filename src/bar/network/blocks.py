@@ -17,7 +17,7 @@ class Block:
     name : str
         What the names of its convolutions have in common, as in ``group1.0``.
     layer : int
-        Number of the ResNet layer that it belongs to, from 0: a chunk in which one residual signal goes on unbroken.
+        Number of the ResNet layer that it belongs to, from 0: the blocks along one unbroken residual signal.
     signal, delta, add : torch.fx.Node
         The residual signal before the block, what the block adds to it, and the sum.
     convs, shortcut : tuple of torch.fx.Node
@@ -91,7 +91,7 @@ def residual_blocks(network: Network) -> list[Block]:
 def _paths_from_input(
     network: Network,
 ) -> tuple[dict[fx.Node, int], dict[fx.Node, set[fx.Node]], dict[fx.Node, fx.Node]]:
-    """For every node: how many convolutions the shortest path to it has, all those behind it, what wrote its signal."""
+    """For every node: convolutions on the shortest path to it, all that it depends on, and what wrote its signal."""
     depth: dict[fx.Node, int] = {}
     behind: dict[fx.Node, set[fx.Node]] = {}
     origin: dict[fx.Node, fx.Node] = {}
@@ -141,7 +141,7 @@ def block_of_convolutions(network: Network) -> dict[str, str]:
 
 
 def neurons(network: Network, live: dict[fx.Node, Tensor]) -> dict[str, int]:
-    """Numbers that are put out per image, block by block: the volume of the network, cut at its blocks.
+    """Values that convolutions output per image, block by block: the volume of the network, divided by blocks.
 
     Parameters
     ----------

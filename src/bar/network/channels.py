@@ -1,7 +1,7 @@
 """What tracing found, and the one way to walk over it: forwards, or backwards, with a rule.
 
-`forwards` and `backwards` go through the nodes once, in order; `follow` and `ask` do so for values of channels, which
-the table of operations takes through everything that does not make new channels. Liveness, presence, the spine and the
+`forwards` and `backwards` visit the nodes once, in order; `follow` and `ask` do so for values of channels, which the
+table of operations propagates through every node that does not make new channels. Liveness, presence, the spine and the
 spaces of shared channels are rules of a few lines.
 """
 
@@ -18,7 +18,7 @@ from bar.network.operations import OPERATIONS, Operation
 
 @dataclass
 class _Place:
-    """Stands for a node of a graph that is stored."""
+    """The position of a node, which stands for it in a pickled graph."""
 
     i: int
 
@@ -38,7 +38,7 @@ class Network:
         linear, channelwise, add, cat, flatten, output; "opaque" for anything that reads no gated feature, such as a
         softmax behind the last linear layer.
     fixed : set
-        The nodes whose channels are always there: what precedes the first convolutions, and what follows linear layers.
+        The nodes whose channels are always present: those before the first convolutions, and those after linear layers.
     shapes : dict
         Graph node -> shape of what it returns, for one image (batch of 1).
     convs : dict
@@ -61,7 +61,7 @@ class Network:
     convs: dict[str, fx.Node] = field(init=False)
 
     def __getstate__(self) -> dict:
-        """Nodes by their places: they know their neighbours, and a deep network is too deep to be pickled that way."""
+        """Nodes by their positions: pickled with the links between them, a deep network exceeds the recursion limit."""
         place = {node: i for i, node in enumerate(self.kinds)}
 
         def named(target):  # functions such as F.max_pool2d can be found by their name only
@@ -126,7 +126,7 @@ class Network:
         return kind == "norm" or (kind == "depthwise" and self.submodule(node).bias is not None)
 
     def passed(self, node: fx.Node, inputs: list, join: Callable):
-        """Values of a node's channels, from those of its inputs; None for "always there", and where they are new.
+        """Values of a node's channels, from those of its inputs, as the table of operations propagates them.
 
         Parameters
         ----------
@@ -134,7 +134,12 @@ class Network:
         inputs : list of (Tensor or Proxy of shape (..., channels)) or None
             For each source.
         join : callable
-            What a sum of two channels has of both.
+            ``join(p, q)``: the value of the sum of two channels.
+
+        Returns
+        -------
+        Tensor or Proxy of shape (..., channels), or None
+            None where the channels are always present, or new.
         """
         return self.operation(node).forwards(self, node, inputs, join)
 
@@ -181,7 +186,7 @@ class Network:
         """The convolutions of which one feature must survive, or no signal passes (section 4.1, "fatal pruning").
 
         They lie on the path from input to output that crosses the fewest convolutions, grouped ones only where there is
-        no other, and on such a path to each linear layer: without any input, that would lose its bias, too. In a
+        no other, and on such a path to each linear layer, which without any input would lose its bias, too. In a
         residual network these are the stem and the 1x1 convolution of every pooling block, as in the paper; in a plain
         chain, all of them.
 
@@ -192,7 +197,7 @@ class Network:
         """
 
         def shortest(node: fx.Node, paths: list[tuple]) -> tuple[int, int, tuple]:
-            """How many grouped convolutions, how many of all, and which."""
+            """The numbers of grouped and of all convolutions on the best path so far, and the path."""
             grouped, length, path = min(paths, key=lambda p: p[:2], default=(0, 0, ()))
             if self.kinds[node] == "conv":
                 return grouped + (self.groups(node) > 1), length + 1, (*path, node)
@@ -225,7 +230,7 @@ class Network:
 
 
 def forwards(network: Network, rule: Callable) -> dict:
-    """Walk from the images on.
+    """Walk from the images to the output.
 
     Parameters
     ----------
@@ -245,7 +250,7 @@ def forwards(network: Network, rule: Callable) -> dict:
 
 
 def backwards(network: Network, rule: Callable) -> dict:
-    """Walk from the output on.
+    """Walk from the output back to the images.
 
     Parameters
     ----------
@@ -269,16 +274,16 @@ def backwards(network: Network, rule: Callable) -> dict:
 
 
 def follow(network: Network, rule: Callable, join: Callable) -> dict:
-    """Follow values of channels from the images on.
+    """Follow values of channels from the images to the output.
 
     Parameters
     ----------
     network : Network
     rule : callable
         ``rule(node, inputs, passed)`` returns the values of a node's channels. `passed` is what the table makes of
-        those of its inputs: None where its channels are new, or always there.
+        those of its inputs: None where its channels are new, or always present.
     join : callable
-        ``join(p, q)``: what a sum of two channels has of both.
+        ``join(p, q)``: the value of the sum of two channels.
 
     Returns
     -------
@@ -289,14 +294,14 @@ def follow(network: Network, rule: Callable, join: Callable) -> dict:
 
 
 def ask(network: Network, rule: Callable) -> dict[fx.Node, Tensor]:
-    """Follow values of channels from the output back: where several read a channel, it gets the largest.
+    """Follow values of channels from the output to the images; of several readers, the largest counts.
 
     Parameters
     ----------
     network : Network
     rule : callable
-        ``rule(node, wanted)`` returns the values of a node's channels; `wanted` is what its readers make of theirs,
-        None if it has none.
+        ``rule(node, wanted)`` returns the values of a node's channels; `wanted` is the largest that its readers ask
+        for, None if nothing reads it.
 
     Returns
     -------

@@ -25,11 +25,11 @@ def check_name(name: str) -> None:
     """Refuse the name of a module that torch.fx cannot write into source code."""
     last = name.rpartition(".")[2]
     if last.isidentifier() and (keyword.iskeyword(last) or unicodedata.normalize("NFKC", last) != last):
-        raise BarError(f"module {name!r} cannot be called so, since Python reads {last!r} otherwise: rename it")
+        raise BarError(f"module {name!r} cannot have this name, since Python reads {last!r} differently: rename it")
 
 
 def check_layer(name: str, module: nn.Module) -> None:
-    """Refuse a layer that may compute something else than its class does: a smaller one would not."""
+    """Refuse a layer that may not compute what its class does, since the smaller layer that replaces it would."""
     if parametrize.is_parametrized(module):
         raise BarError(
             f"the {', '.join(module.parametrizations)} of {name!r} is parametrized: call "
@@ -44,7 +44,7 @@ def check_layer(name: str, module: nn.Module) -> None:
 
 
 def check_hooks(name: str, module: nn.Module) -> None:
-    """Refuse a module with a hook around its call: neither the gated nor the pruned network calls it."""
+    """Refuse a module with a hook around its call, which neither the gated nor the pruned network would call."""
     hooks = {
         "forward hook": [*module._forward_pre_hooks.values(), *module._forward_hooks.values()],
         "backward hook": [*module._backward_pre_hooks.values(), *module._backward_hooks.values()],
@@ -61,7 +61,7 @@ def check_hooks(name: str, module: nn.Module) -> None:
 
 def check_ties(module: fx.GraphModule) -> None:
     """Refuse weights that two layers share, whole or in part: pruning one of them would change the other."""
-    places: dict[object, list[tuple[int, int, str]]] = {}  # memory -> the parts of it that are in use
+    places: dict[object, list[tuple[int, int, str]]] = {}  # memory -> first and last byte, name
     for name, tensor in _tensors(module):
         if tensor.is_meta or tensor.numel() == 0:
             memory, first, last = id(tensor), 0, 0
@@ -81,7 +81,7 @@ def check_ties(module: fx.GraphModule) -> None:
 
 
 def _tensors(module: fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
-    """The parameters and buffers that a graph uses, each by its name; several calls of a layer give them again."""
+    """The parameters and buffers that a graph uses, with their names; once for each call of a layer."""
     for node in module.graph.nodes:
         if node.op == "call_module":
             layer = module.get_submodule(node.target)

@@ -25,28 +25,28 @@ def compare_modes(model: nn.Module, module: fx.GraphModule) -> tuple[set[fx.Node
     without = record(twin, training=False, inference=True)
     name_in_place_results(without)
     table: dict = {}
-    quiet, loud, still = (_numbers(graph, table) for graph in (module, learning, without))
-    _check_without_gradients(module, without, quiet, still)
-    known = set(quiet.values())
+    in_eval, in_training, ungraded = (_value_numbers(graph, table) for graph in (module, learning, without))
+    _check_without_gradients(module, without, in_eval, ungraded)
+    known = set(in_eval.values())
     output = _output(module)
     if output.all_input_nodes != [output.args[0]]:
         return set(), ()  # several outputs: refused anyway
     # What only training mode changes in place in the model itself, such as an average that it keeps.
-    changed = [n for n in in_place if loud[n] not in known and _origin(n).op == "get_attr"]
-    if changed or quiet[output.args[0]] not in {loud[n] for n in _returned(_output(learning))}:
+    changed = [n for n in in_place if in_training[n] not in known and _origin(n).op == "get_attr"]
+    if changed or in_eval[output.args[0]] not in {in_training[n] for n in _returned(_output(learning))}:
         modules = dict(module.named_modules()) | dict(learning.named_modules())
-        raise _refusal_of_training_mode([*changed, *_first_differences(quiet, loud)], modules)
-    drops = {loud[n] for n in loud if is_dropout(n) and n.kwargs["training"]}
-    return {n for n in quiet if is_dropout(n) and quiet[n] in drops}, _auxiliary(module, learning)
+        raise _refusal_of_training_mode([*changed, *_first_differences(in_eval, in_training)], modules)
+    drops = {in_training[n] for n in in_training if is_dropout(n) and n.kwargs["training"]}
+    return {n for n in in_eval if is_dropout(n) and in_eval[n] in drops}, _auxiliary(module, learning)
 
 
 def _check_without_gradients(
-    module: fx.GraphModule, without: fx.GraphModule, quiet: dict[fx.Node, int], still: dict[fx.Node, int]
+    module: fx.GraphModule, without: fx.GraphModule, in_eval: dict[fx.Node, int], ungraded: dict[fx.Node, int]
 ) -> None:
-    """Refuse a model that computes something else without gradients (`still`) than in eval mode with them (`quiet`)."""
-    if set(still.values()) == set(quiet.values()):
+    """Refuse a model that, in eval mode, computes something else without gradients than with them."""
+    if set(ungraded.values()) == set(in_eval.values()):
         return
-    more, fewer = (still, quiet) if len(still) > len(quiet) else (quiet, still)
+    more, fewer = (ungraded, in_eval) if len(ungraded) > len(in_eval) else (in_eval, ungraded)
     modules = dict(module.named_modules()) | dict(without.named_modules())
     other = (place_of(n, modules) for n in more if more[n] not in set(fewer.values()))
     raise BarError(
@@ -84,12 +84,15 @@ def _returned(output: fx.Node) -> list[fx.Node]:
     return found + [s for n in found if isinstance(n.target, type) for s in n.all_input_nodes]
 
 
-def _first_differences(quiet: dict[fx.Node, int], loud: dict[fx.Node, int]) -> list[fx.Node]:
-    """What one mode has and the other has not; first what is called in one of them only, not what comes after it."""
-    known, there = set(quiet.values()), set(loud.values())
-    new = [n for n in loud if loud[n] not in known and all(loud[s] in known for s in n.all_input_nodes)]
-    new += [n for n in quiet if quiet[n] not in there and all(quiet[s] in there for s in n.all_input_nodes)]
-    both = {(n.op, n.target) for n in quiet} & {(n.op, n.target) for n in loud}
+def _first_differences(in_eval: dict[fx.Node, int], in_training: dict[fx.Node, int]) -> list[fx.Node]:
+    """The first nodes on which the modes differ; before others, calls that only one of the modes has."""
+
+    def first_of(these: dict[fx.Node, int], others: dict[fx.Node, int]) -> list[fx.Node]:
+        known = set(others.values())
+        return [n for n in these if these[n] not in known and all(these[s] in known for s in n.all_input_nodes)]
+
+    new = first_of(in_training, in_eval) + first_of(in_eval, in_training)
+    both = {(n.op, n.target) for n in in_eval} & {(n.op, n.target) for n in in_training}
     return sorted(new, key=lambda n: (n.op, n.target) in both)
 
 
@@ -103,7 +106,7 @@ def _auxiliary(module: fx.GraphModule, learning: fx.GraphModule) -> tuple[str, .
 
 
 def _twin(model: nn.Module) -> nn.Module:
-    """A copy of a model, with its parameters, whose forward may change buffers and attributes; the model if need be."""
+    """A copy that shares the parameters, whose forward may change buffers; the model itself, if it cannot be copied."""
     memo: dict[int, Tensor] = {id(p): p for p in model.parameters()}
     tensors = [*model.buffers(), *(t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor))]
     memo |= {id(t): t.detach().clone() for t in tensors if id(t) not in memo}
@@ -124,8 +127,8 @@ def is_dropout(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in (F.dropout, F.dropout2d)
 
 
-def _numbers(module: fx.GraphModule, table: dict) -> dict[fx.Node, int]:
-    """A number for what each node computes, the same for the same in all graphs that share a table."""
+def _value_numbers(module: fx.GraphModule, table: dict) -> dict[fx.Node, int]:
+    """Value numbering: nodes that compute the same have the same number, in all graphs that share a table."""
     numbers: dict[fx.Node, int] = {}
     calls: Counter = Counter()
     for node in module.graph.nodes:
@@ -140,7 +143,7 @@ def _numbers(module: fx.GraphModule, table: dict) -> dict[fx.Node, int]:
             if not isinstance(tensor, nn.Parameter):  # the same constant may have another name
                 target = (tensor.dtype, tuple(tensor.shape), None if tensor.is_meta else str(tensor.tolist()))
         key = (node.op, target, repr(args), repr(options))
-        calls[key] += is_dropout(node)  # two that look alike need not be followed alike
+        calls[key] += is_dropout(node)  # two equal calls draw different masks
         numbers[node] = table.setdefault((*key, calls[key]), len(table))
     return numbers
 
@@ -148,8 +151,8 @@ def _numbers(module: fx.GraphModule, table: dict) -> dict[fx.Node, int]:
 def drop_functional_dropout(model: nn.Module, module: fx.GraphModule, dropped: set[fx.Node]) -> dict[str, str]:
     """Replace F.dropout, whose `training` flag tracing has frozen, by nn.Dropout, which follows train() and eval().
 
-    Returns the new modules' names, and those of the user's modules that made the calls. What drops in neither mode
-    goes.
+    Returns the names of the new modules, each with that of the user's module that made the call. Calls that drop
+    features in neither mode are removed.
     """
     owners = {}
     for node in list(module.graph.nodes):

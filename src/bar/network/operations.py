@@ -5,7 +5,7 @@ operation says what it does to channels forwards (what its outputs get from its 
 read for), and how it is rebuilt when some channels are gone. To support another call, add a row; to support another
 kind of operation, add a class.
 
-Values of channels, such as "can be non-zero", are tensors of shape (channels,), or None for "always there".
+Values of channels, such as "can be non-zero", are tensors of shape (channels,), or None for "always present".
 """
 
 import math
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torchvision.ops import StochasticDepth
 
-# `x += y` changes x for everybody who holds it; torch.fx by itself takes it for x = x + y.
+# `x += y` changes x for every reader of x; torch.fx by itself records x = x + y.
 IN_PLACE_OPERATORS = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
@@ -28,7 +28,7 @@ IN_PLACE_OPERATORS = {
 
 
 class Operation:
-    """What a kind of operation does; by itself, one that keeps channels apart and a zero channel at zero.
+    """What a kind of operation does; this base class acts on each channel by itself and keeps a zero channel at zero.
 
     `network` is a `bar.network.Network`, `node` one of its nodes, `wiring` the `bar.surgery.rewiring.Wiring` that
     rebuilds it.
@@ -48,11 +48,11 @@ class Operation:
         return [a for a in node.args if isinstance(a, fx.Node)] or node.all_input_nodes
 
     def forwards(self, network, node: fx.Node, inputs: list, join: Callable):
-        """The values of a node's channels, from those of its inputs; `join` says what a sum of two channels gets."""
+        """The values of a node's channels, from those of its inputs; ``join(p, q)`` is that of a sum of two."""
         return inputs[0]
 
     def backwards(self, network, node: fx.Node, wanted: Tensor) -> list[Tensor]:
-        """For each source, the values of its channels, from those of the node's: of several, the largest."""
+        """For each source, the values of its channels: the largest of those of the node's channels that read them."""
         return [wanted for _ in self.sources(node)]
 
     def rebuild(self, wiring, node: fx.Node, parts: list):
@@ -65,36 +65,36 @@ class Operation:
 
 
 class Input(Operation):
-    """The images: their channels are always there."""
+    """The images, whose channels are always present."""
 
     def forwards(self, network, node, inputs, join):
         return None
 
 
 class Mixing(Operation):
-    """A layer that makes new channels, each of all its inputs (of its group)."""
+    """A layer that makes new channels, each from all inputs (of its group)."""
 
     def forwards(self, network, node, inputs, join):
-        """The features are new; what is known of them comes from elsewhere."""
+        """None: its channels are new."""
         return None
 
     def backwards(self, network, node, wanted):
-        """Whatever a group puts out, it reads all its inputs for."""
+        """Each output of a group reads all inputs of the group."""
         groups = network.groups(node)
         read = wanted.view(groups, -1).amax(1)
         return [read.repeat_interleave(network.features(n) // groups) for n in self.sources(node)]
 
 
 class Convolution(Mixing):
-    """Has gates."""
+    """A convolution that may have a gate."""
 
     def rebuild(self, wiring, node, parts):
-        """From the live inputs to the live features; with groups, in one piece or as a convolution each."""
+        """From the live inputs to the live features; a grouped one becomes one convolution for each group."""
         twin, have = parts[0]
         old, stays = wiring.network.submodule(node), wiring.order[node]
         if old.groups == 1:
             return wiring.convolution(node, twin, stays, have), stays
-        # A grouped convolution whose groups keep different numbers of features becomes one convolution a group.
+        # The groups may keep different numbers of features, which one grouped convolution cannot have.
         inputs, outputs = old.in_channels // old.groups, old.out_channels // old.groups
         made = []
         for g in (have // inputs).unique().tolist():
@@ -107,7 +107,7 @@ class Convolution(Mixing):
 
 
 class Linear(Mixing):
-    """Puts out what the task asks for, hence everything."""
+    """A linear layer, whose outputs are never pruned."""
 
     def rebuild(self, wiring, node, parts):
         """From the live inputs."""
@@ -121,7 +121,7 @@ class Opaque(Mixing):
         return node.all_input_nodes
 
     def backwards(self, network, node, wanted):
-        """Whatever is read of it, it reads everything for."""
+        """Each output may read all inputs."""
         return [wanted.amax().expand(network.features(n)) for n in self.sources(node)]
 
     def rebuild(self, wiring, node, parts):
@@ -130,24 +130,24 @@ class Opaque(Mixing):
 
 
 class Repeating(Operation):
-    """Makes several channels of each: columns of pixels, or a depthwise convolution's features."""
+    """Makes one or more channels from each: a column for each pixel, or a depthwise convolution's features."""
 
     def times(self, network, node: fx.Node) -> int:
-        """How many of each."""
+        """How many channels are made from each."""
         return network.features(node) // network.features(self.sources(node)[0])
 
     def forwards(self, network, node, inputs, join):
-        """Each value as often."""
+        """The value of each channel, for all that are made from it."""
         (values,) = inputs
         times = self.times(network, node)
         return values if values is None or times == 1 else values.repeat_interleave(times, -1)
 
     def backwards(self, network, node, wanted):
-        """The largest of each."""
+        """For each channel, the largest value of those made from it."""
         return [wanted.view(network.features(self.sources(node)[0]), -1).amax(1)]
 
     def copies(self, network, node: fx.Node, channels: Tensor) -> Tensor:
-        """The channels that are made of some."""
+        """The channels that are made from these."""
         times = self.times(network, node)
         return (channels[:, None] * times + torch.arange(times)).flatten()
 
@@ -184,7 +184,7 @@ class Add(Operation):
     """The sum of two signals, channel by channel."""
 
     def forwards(self, network, node, inputs, join):
-        """What one of them always has, the sum has."""
+        """A channel that is always present in one of them is always present in the sum."""
         p, q = inputs
         return None if p is None or q is None else join(p, q)
 
@@ -194,13 +194,13 @@ class Add(Operation):
 
 
 class Concatenation(Operation):
-    """Signals one behind the other."""
+    """Signals concatenated along the channels."""
 
     def sources(self, node):
         return list(node.args[0] if node.args else node.kwargs["tensors"])
 
     def forwards(self, network, node, inputs, join):
-        """One behind the other."""
+        """Concatenated likewise."""
         some = next((p for p in inputs if p is not None), None)
         if some is None:
             return None
@@ -210,7 +210,7 @@ class Concatenation(Operation):
         )
 
     def backwards(self, network, node, wanted):
-        """Each its part."""
+        """For each source, its part."""
         return list(wanted.split(self.widths(network, node)))
 
     def widths(self, network, node: fx.Node) -> list[int]:
@@ -218,7 +218,7 @@ class Concatenation(Operation):
         return [network.features(n) for n in self.sources(node)]
 
     def rebuild(self, wiring, node, parts):
-        """What is left of them."""
+        """What is left of the signals, concatenated."""
         starts = torch.tensor([0, *self.widths(wiring.network, node)]).cumsum(0).tolist()
         starts = [start for n, start in zip(self.sources(node), starts, strict=False) if n in wiring.held]
         channels = torch.cat([have + start for (_, have), start in zip(parts, starts, strict=True)])
@@ -266,12 +266,12 @@ def _spans_zero(node: fx.Node, module: nn.Module) -> bool:
     return module.min_val <= 0 <= module.max_val
 
 
-def _alike(node: fx.Node, module: nn.Module) -> bool:
-    """Whether all channels have the same slope."""
+def _one_slope(node: fx.Node, module: nn.Module) -> bool:
+    """Whether all channels share one slope."""
     return module.num_parameters == 1
 
 
-def _returns_no_places(node: fx.Node, module: nn.Module | None) -> bool:
+def _returns_no_index(node: fx.Node, module: nn.Module | None) -> bool:
     return not getattr(module, "return_indices", False)
 
 
@@ -324,7 +324,7 @@ class Row:
     when: Callable[[fx.Node, nn.Module | None], bool] = _always
 
 
-# The first row that fits counts. Channelwise is what acts on each channel by itself and keeps a zero channel at zero.
+# The first row that matches applies. Channelwise operations act on each channel by itself and keep a zero one at zero.
 TABLE = (
     Row(DEPTHWISE, (nn.Conv2d,), _is_depthwise),
     Row(CONV, (nn.Conv2d,)),
@@ -336,8 +336,8 @@ TABLE = (
     Row(CHANNELWISE, (operator.mul, operator.truediv), _by_a_number),
     Row(CHANNELWISE, (torch.mean, "mean"), _over_pixels),
     Row(CHANNELWISE, (nn.Hardtanh,), _spans_zero),
-    Row(CHANNELWISE, (nn.PReLU,), _alike),
-    Row(CHANNELWISE, (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d), _returns_no_places),
+    Row(CHANNELWISE, (nn.PReLU,), _one_slope),
+    Row(CHANNELWISE, (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d), _returns_no_index),
     Row(CHANNELWISE, (F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d)),
     Row(CHANNELWISE, (nn.Identity, nn.Dropout, nn.Dropout2d, StochasticDepth, "contiguous")),
     Row(CHANNELWISE, (

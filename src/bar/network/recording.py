@@ -1,4 +1,4 @@
-"""Record what a model does with `torch.fx`: in several threads, without drawing numbers, in either mode."""
+"""Record what a model does with `torch.fx`: from any thread, leaving random states unchanged, in either mode."""
 
 import contextlib
 import copy
@@ -21,7 +21,7 @@ from bar.network.checks import place_of
 
 @contextlib.contextmanager
 def undisturbed(cuda: bool = False) -> Iterator[None]:
-    """Leave the global generators as they were, whatever is drawn meanwhile; `cuda`: also where none is in use yet."""
+    """Restore the global random generators afterwards; `cuda`: those of GPUs too, even if CUDA is not in use yet."""
     devices = range(torch.cuda.device_count()) if cuda or torch.cuda.is_initialized() else ()
     state, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
@@ -33,7 +33,7 @@ def undisturbed(cuda: bool = False) -> Iterator[None]:
 
 
 class _Draws(TorchDispatchMode):
-    """Counts the random tensors that this thread draws; others may go on drawing."""
+    """Counts the random tensors that this thread draws; other threads are not counted."""
 
     count = 0
 
@@ -42,7 +42,7 @@ class _Draws(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def state(self) -> tuple:
-        """Changes whenever something is drawn that a user's forward may draw."""
+        """A value that changes whenever torch, numpy or Python draws a random number."""
         numbers = np.random.get_state()  # noqa: NPY002
         return self.count, random.getstate(), numbers[1].tobytes(), numbers[2:]
 
@@ -51,7 +51,7 @@ _TRACING = threading.RLock()  # while torch.fx traces, it replaces methods of nn
 
 
 class _OneThread(fx.Tracer):
-    """As torch.fx traces, but other threads may run modules meanwhile."""
+    """The tracer of torch.fx, except that other threads may run modules meanwhile."""
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -69,7 +69,7 @@ class _OneThread(fx.Tracer):
 
 
 def quiet_call(network: nn.Module) -> Callable:
-    """What calls a network, but does not print its graph when it fails, as ``torch.fx`` does by itself."""
+    """A callable that runs a network without printing its graph on an error, as ``torch.fx`` does by itself."""
     return network.forward if isinstance(network, fx.GraphModule) else network
 
 
@@ -80,7 +80,7 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
 
 
 class _Tracer(_OneThread):
-    """And a user's subclass of a layer is that layer, if it computes the same; and modules that draw are noted."""
+    """Also records a subclass of a layer with the same forward as that layer, and notes modules that draw numbers."""
 
     draws: _Draws | None = None
     drawn: str | None = None  # the path of the first one
@@ -123,7 +123,7 @@ class _Tracer(_OneThread):
 
 
 class _Proxy(fx.Proxy):
-    """As torch.fx records, but ``x += y`` is not taken for ``x = x + y``."""
+    """The proxy of torch.fx, except that ``x += y`` is not recorded as ``x = x + y``."""
 
     def _record(self, operation: Callable, other) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operation, (self, other), {})
@@ -186,7 +186,7 @@ def _check_attributes(model: nn.Module, before: dict[nn.Module, dict], contents:
     for name, key in changed:
         raise BarError(
             f"{f'module {name!r}' if name else 'the network itself'} changes its attribute {key!r} when it is "
-            "called, which happens once only in what pruning makes of it"
+            "called, which would happen only once, while the network is traced"
         )
 
 
@@ -194,7 +194,7 @@ _NOT_OURS = frozenset(vars(nn.Module())) - {"training"}  # hooks, submodules: to
 
 
 def _containers(module: nn.Module) -> Iterator[tuple[str, list | dict | set | deque, list | dict | set | deque]]:
-    """The lists, dicts, sets and deques that a module keeps, those within others too: attribute, it, and a copy."""
+    """The lists, dicts, sets and deques that a module keeps, nested ones too: attribute, container, and its copy."""
     todo, seen = [(key, value) for key, value in vars(module).items() if key not in _NOT_OURS], set()
     while todo:
         key, value = todo.pop()
@@ -205,7 +205,7 @@ def _containers(module: nn.Module) -> Iterator[tuple[str, list | dict | set | de
 
 
 def _differs(container: list | dict | set | deque, before: list | dict | set | deque) -> bool:
-    """Whether other things are in a container than before, or things in another order; they are not compared."""
+    """Whether a container holds other objects than before, or in another order: by identity, not by equality."""
     if isinstance(container, dict):
         return [*map(id, (*container, *container.values()))] != [*map(id, (*before, *before.values()))]
     if isinstance(container, set):
@@ -216,7 +216,7 @@ def _differs(container: list | dict | set | deque, before: list | dict | set | d
 def _restore(own: dict[nn.Module, dict], modes: dict[nn.Module, bool], contents: list[tuple]) -> None:
     """Give modules back the attributes and modes that they had, and containers what was in them."""
     for m, mode in modes.items():
-        for key in vars(m).keys() - own[m].keys():  # torch.fx keeps here what is made in forward
+        for key in vars(m).keys() - own[m].keys():  # torch.fx stores here what forward creates
             del vars(m)[key]
         vars(m).update(own[m] | {"training": mode})
     for _, _, container, before in contents:

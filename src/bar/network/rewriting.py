@@ -1,4 +1,4 @@
-"""Say the same in other words: small changes to a graph that leave what it computes as it is."""
+"""Small rewrites of a graph that do not change what it computes."""
 
 import operator
 
@@ -12,7 +12,7 @@ from bar.network.operations import IN_PLACE_OPERATORS
 def name_in_place_results(module: fx.GraphModule) -> set[fx.Node]:
     """Let everything that reads a signal after it was changed in place read the result of that change.
 
-    That is what in-place means; written out, the graph stays true when pruning makes the operation out-of-place.
+    The graph then stays correct when pruning makes the operation out-of-place.
     """
     modules = dict(module.named_modules())
     after = {node: i for i, node in enumerate(module.graph.nodes)}
@@ -32,7 +32,7 @@ def name_in_place_results(module: fx.GraphModule) -> set[fx.Node]:
 
 
 def flatten_views(module: fx.GraphModule) -> None:
-    """Replace x.view(x.size(0), -1) and x.view(-1, width), which say in numbers what flatten(x, 1) says in words."""
+    """Replace x.view(x.size(0), -1) and x.view(-1, width) by flatten(x, 1), which fits any number of channels."""
     for node in list(module.graph.nodes):
         if node.op == "call_method" and node.target in ("view", "reshape") and len(node.args) == 3:
             source, rows, columns = node.args
@@ -50,8 +50,8 @@ def stride_first(module: fx.GraphModule) -> fx.GraphModule:
     """Let an average pool of one pixel skip the pixels that a strided 1x1 convolution would not read; in place.
 
     The numbers are the same. The weight gradient of such a convolution, in channels_last and with fewer inputs than a
-    vector register holds, writes past its memory in oneDNN (uxlfoundation/oneDNN 6035): wrong gradients, or the end of
-    the process. Pruning makes exactly such convolutions of the shortcuts of a residual network.
+    vector register holds, writes past its memory in oneDNN (uxlfoundation/oneDNN 6035): wrong gradients, or a crash.
+    Pruning makes exactly such convolutions of the shortcuts of a residual network.
 
     Parameters
     ----------
@@ -104,15 +104,15 @@ def _is_batch_size(value) -> bool:
 
 
 class KeepUnread(fx.Tracer):
-    """Finds tensors that nothing reads again, too, when torch.fx unpickles a network: it traces the code for that."""
+    """The tracer with which torch.fx unpickles a network; unlike its own, it keeps tensors that no operation reads."""
 
     proxy_buffer_attributes = True
 
 
 def keep_unread(model: nn.Module, module: fx.GraphModule) -> list[fx.Node]:
-    """Let the graph name the buffers that no forward reads, such as a count of epochs; torch.fx drops what it does not.
+    """Add the buffers that no forward reads, such as a count of epochs, to the graph, since torch.fx drops them.
 
-    Those of modules that are called; what a layer needs itself comes with it.
+    Only those of modules that are called; the buffers of a layer come with the layer.
     """
     called = {n.target for n in module.graph.find_nodes(op="call_module")}
     there = _reached(module, called)
@@ -142,7 +142,7 @@ def _reached(module: fx.GraphModule, called: set[str]) -> set[str]:
 
 
 def _made(module: nn.Module, path: str) -> nn.Module:
-    """The module of a path, made of empty ones where there is none."""
+    """The module at a path; where there is none, empty modules are created."""
     for piece in path.split(".") if path else ():
         if piece not in module._modules:
             module.add_module(piece, nn.Module())

@@ -30,10 +30,10 @@ def _known_kind(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
 
 
 def _kinds(module: fx.GraphModule) -> tuple[dict[fx.Node, str], set[fx.Node]]:
-    """The kind of every node, and the nodes that no gate can change, where what is unknown is fine, and "opaque"."""
+    """The kind of every node, and those that no gate can affect, where unknown operations are allowed ("opaque")."""
     modules = dict(module.named_modules())
     kinds: dict[fx.Node, str] = {}
-    fixed: set[fx.Node] = set()  # nodes whose channels are always there: the images, and what linear layers put out
+    fixed: set[fx.Node] = set()  # nodes whose channels are always present: the images, outputs of linear layers
     for node in module.graph.nodes:
         kind = _known_kind(node, modules)
         untouched = all(n in fixed for n in node.all_input_nodes)
@@ -83,7 +83,7 @@ class _OnMeta(fx.Interpreter):
 
 
 def on_meta(model: nn.Module) -> nn.Module:
-    """A copy of a model without its numbers, to compute shapes for free.
+    """A copy of a model without values, to compute shapes without memory or arithmetic.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def _check_calls(name: str, module: fx.GraphModule, kinds: dict[fx.Node, str]) -
 def _shapes(
     module: fx.GraphModule, size: tuple[int, int, int], kinds: dict[fx.Node, str], fixed: set[fx.Node]
 ) -> dict[fx.Node, torch.Size]:
-    """The shape of what each node returns, for one image; refuses what shows in shapes only."""
+    """The shape of what each node returns, for one image; refuses what only shapes can show."""
     meta = _OnMeta(on_meta(module), module.graph)
     dtype = next((p.dtype for p in module.parameters()), None)
     meta.run(torch.empty(1, *size, device="meta", dtype=dtype))

@@ -10,7 +10,7 @@ from bar.network import Network
 
 
 def same_width(network: Network, keep: dict[fx.Node, Tensor], spaces: dict[fx.Node, fx.Node]) -> dict[fx.Node, Tensor]:
-    """Widen what is live so that all parts of a signal have the same channels, except those that have none at all."""
+    """Widen what is live, so that all nodes of a signal have the same channels, except those that have none at all."""
     union: dict[fx.Node, Tensor] = {}
     for node, k in keep.items():
         union[spaces[node]] = union.get(spaces[node], torch.zeros_like(k)) | k
@@ -23,9 +23,9 @@ def order_of_features(
     """For each convolution, the features it keeps, in an order that makes sums cheap.
 
     Channels of a residual signal are ordered by the first convolution that writes them, so that what a block reads is a
-    prefix of the signal. Within that order every writer in turn puts what it refines next to each other, as in a Gray
-    code: refined channels go to the end of one stretch and to the start of the next, and to the end of the last, where
-    the writer's new channels follow. Two writers then always meet in one slice; each further one at most doubles it.
+    prefix of the signal. Within that order every writer in turn makes the channels that it refines adjacent, as in a
+    Gray code: they go to the end of one stretch and to the start of the next, and to the end of the last, where the
+    writer's new channels follow. Two writers then always meet in one slice; each further one at most doubles that.
     """
     writers: dict[fx.Node, list[fx.Node]] = {}
     for node in network.convs.values():
@@ -47,11 +47,13 @@ def order_of_features(
     return order
 
 
-_SLICES = 3  # up to so many, a sum is made of slices; with more, index_add copies less
+_SLICES = 3  # a sum of up to this many slices is done slice by slice; with more, index_add copies less
 
 
 def slices(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """Group pairs (place, entry) into stretches (first place, first entry, length) in which both count up.
+    """Group pairs (place, entry) into slices (first place, first entry, length), in which both count up by one.
+
+    Place is the position of a channel in the sum, entry that of the channel which is added there.
 
     Examples
     --------
@@ -70,8 +72,9 @@ def slices(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int, int]]:
 def mixed_add(graph: fx.Graph, index, first: tuple[fx.Node, Tensor], second: tuple[fx.Node, Tensor]):
     """Add two signals that hold different channels: figure 4's cases, and their mixture (supp. 2).
 
-    Where both have a channel the values are summed; the rest of either is passed on. The result holds the first
-    signal's channels in their order, then the new ones of the second.
+    Where both have a channel the values are summed; the rest of either is passed on. `index` makes a constant of the
+    graph. Returns the node of the sum and the original channels that it holds: the first signal's in their order, then
+    the new ones of the second.
     """
     (base, have), (delta, refined) = first, second
     if torch.equal(have, refined):
@@ -107,7 +110,7 @@ def _refined(graph: fx.Graph, index, whole: tuple, part: tuple, target: list[int
 
 
 def _take(graph: fx.Graph, node: fx.Node, start: int, stop: int, width: int) -> fx.Node:
-    """Some channels of a signal of that width, in a row."""
+    """The channels from start to stop of a signal of that width."""
     if (start, stop) == (0, width):
         return node
     return graph.call_function(torch.narrow, (node, 1, start, stop - start))

@@ -20,8 +20,8 @@ class GatedNetwork(nn.Module):
     """A network with a gate on every prunable convolution; made by `gate`, called like the network.
 
     In training mode the gate values z are drawn anew for each batch: from the hard concrete distribution (eq. 2), or
-    from what gates of another kind draw from. In eval mode z is constant (section 3.1), and 0 for features that cannot
-    matter (`live`).
+    from that of another kind of gate. In eval mode z is constant (section 3.1), and 0 for features that are not live
+    (`live`).
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class GatedNetwork(nn.Module):
         self._gates = nn.ModuleList(
             gate_factory(len(weights[name])).to(
                 weights[name].device,
-                torch.promote_types(weights[name].dtype, torch.float32),  # half precision rounds a gate's steps away
+                torch.promote_types(weights[name].dtype, torch.float32),  # half precision rounds gate updates to 0
             )
             for name in prunable
         )
@@ -60,12 +60,12 @@ class GatedNetwork(nn.Module):
         self.connect_()
 
     def _follow(self) -> None:
-        """Take over the mode that the user's model has been given since, and refuse what else has been done to it."""
+        """Adopt the mode that the user's model has by now, training or eval, and refuse any other change to it."""
         self._watch.check()
         self.training = self._watch.mode(self.training)
 
     def __getstate__(self) -> dict:
-        """Without what `connect_` makes, and without the user's own model, which a copy has nothing to do with."""
+        """Without what `connect_` makes, and without the user's own model, of which a copy is independent."""
         return {k: v for k, v in vars(self).items() if k not in ("_with_gates", "_watch")}
 
     def __setstate__(self, state: dict) -> None:
@@ -111,11 +111,11 @@ class GatedNetwork(nn.Module):
         return self._with_gates[0](images, *(values[name] for name in self.network.convs))
 
     def live(self) -> dict[fx.Node, Tensor]:
-        """Which channels of each node of `network` matter in eval mode; see `bar.network.Network.live`."""
+        """Which channels of each node are live in eval mode: node -> bool, shape (channels,); see `Network.live`."""
         return self.network.live({name: gate.alive for name, gate in self.gates.items()})
 
     def values(self) -> dict[str, Tensor]:
-        """The test-time gate values: convolution -> shape (features,), 0 for what does not matter."""
+        """The test-time gate values: convolution -> shape (features,), 0 for what is not live; 1 without a gate."""
         keep, gates, values = self.live(), self.gates, {}
         for name, node in self.network.convs.items():
             weight = self.network.submodule(node).weight
@@ -125,11 +125,22 @@ class GatedNetwork(nn.Module):
         return values
 
     def expected(self) -> dict[str, Tensor]:
-        """P(z > 0) of every feature: convolution -> shape (features,), differentiable (supp. eq. 5)."""
+        """P(z > 0) of every feature (supp. eq. 5), 1 for those without a gate.
+
+        Returns
+        -------
+        dict of str to Tensor of shape (features,)
+            Name of a convolution -> probabilities in [0, 1], differentiable in log alpha.
+
+        Raises
+        ------
+        BarError
+            If the gates are not hard concrete.
+        """
         return self._per_conv(HardConcrete(self.log_alpha, validate_args=False).prob_active)
 
     def indicators(self) -> dict[str, Tensor]:
-        """Ind(E[z] > 0) of eq. 4 as zeros and ones: convolution -> shape (features,); no wait for the device."""
+        """Ind(E[z] > 0) of eq. 4 as zeros and ones: convolution -> shape (features,); without synchronization."""
         return self._per_conv(torch.cat([gate.alive for gate in self._gates]).to(self.score.dtype))
 
     def _per_conv(self, flat: Tensor) -> dict[str, Tensor]:
@@ -140,10 +151,15 @@ class GatedNetwork(nn.Module):
 
     @torch.no_grad()
     def floor_(self) -> "GatedNetwork":
-        """Keep a path open from input to output: hold up the highest log alpha of the spine (section 4.1).
+        """Keep a path open from input to output: on the spine, keep the gates with the highest scores (section 4.1).
 
         The spine is the stem and the 1x1 convolution of every pooling block, in a chain every convolution; see
         `bar.network.Network.spine`. Called at every step, it makes fatal pruning impossible.
+
+        Returns
+        -------
+        GatedNetwork
+            This network, changed in place.
         """
         gates = self.gates
         for name in self._spine:
@@ -154,12 +170,12 @@ class GatedNetwork(nn.Module):
     def keep_(self, alive: dict[str, Tensor]) -> "GatedNetwork":
         """Open some gates fully (z = 1) and shut all others (z = 0).
 
-        The gates stay so unless training moves them on. What has been cut (`cut_`) stays out.
+        Training may move the gates on from there. What has been cut (`cut_`) stays cut.
 
         Parameters
         ----------
         alive : dict of str to bool Tensor of shape (features,)
-            For each gated convolution, which features to keep.
+            For every gated convolution, which features to keep.
 
         Returns
         -------
@@ -179,7 +195,7 @@ class GatedNetwork(nn.Module):
 
     @torch.no_grad()
     def cut_(self, features: dict[str, Tensor] | None = None) -> "GatedNetwork":
-        """Take dead features out for good, while training goes on with the others.
+        """Cut dead features: remove them for good, while training goes on with the others.
 
         Their gates are marked (`bar.Gate.cut`): z = 0 always, whatever becomes of log alpha. Nothing is computed for
         them any more, so a step of training takes less time. In eval mode the output stays the same. In training mode
@@ -189,7 +205,7 @@ class GatedNetwork(nn.Module):
         Parameters
         ----------
         features : dict of str to bool Tensor of shape (features,), optional
-            For each gated convolution, which features to take out; by default all that do not matter (see `live`).
+            For every gated convolution, which features to cut; by default all that are not live (see `live`).
 
         Returns
         -------
@@ -199,7 +215,7 @@ class GatedNetwork(nn.Module):
         Raises
         ------
         BarError
-            If a feature matters in eval mode.
+            If a feature is live in eval mode.
 
         Examples
         --------
@@ -215,7 +231,7 @@ class GatedNetwork(nn.Module):
             matters = live[self.network.convs[name]]
             chosen = ~matters if features is None else features[name].cpu()
             if (chosen & matters).any():
-                raise BarError(f"feature {int((chosen & matters).nonzero()[0])} of {name!r} is alive: it cannot be cut")
+                raise BarError(f"feature {int((chosen & matters).nonzero()[0])} of {name!r} is live: it cannot be cut")
             gate.cut_(chosen)
         self.connect_()
         return self
@@ -223,7 +239,7 @@ class GatedNetwork(nn.Module):
     @torch.inference_mode(False)  # what is made here is there to be trained
     @torch.no_grad()
     def connect_(self) -> None:
-        """Make what `forward` calls: the body with gates, without what has been cut."""
+        """Rebuild what `forward` calls, the body with gates, without what has been cut; after `Gate.cut` changed."""
         self._follow()
         there = self.network.live({name: ~gate.cut for name, gate in self.gates.items()})
         body = rewire(self.network, there, Gated(), {}, self._gates[0].union)
@@ -236,7 +252,7 @@ class GatedNetwork(nn.Module):
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GatedNetwork":
-        """What .to(), .half() and their like call; gates keep single precision: half rounds their steps away."""
+        """What .to(), .half() and their like call; gates keep single precision, since half rounds updates to 0."""
         if fn(torch.empty(0)).is_meta:
             raise BarError("a gated network cannot be moved to the meta device, where its gates would have no values")
 
@@ -289,8 +305,8 @@ class GatedNetwork(nn.Module):
         Returns
         -------
         int
-            From 0 (every path is shut) to `full`. A volume is the numbers that all convolutions put out for one image;
-            FLOPs are those of the convolutions for one image, two per multiply-accumulate.
+            From 0 (every path is shut) to `full`. The volume is the number of values that all convolutions output for
+            one image (V of eq. 4); FLOPs are those of the convolutions for one image, two per multiply-accumulate.
 
         Examples
         --------
@@ -344,7 +360,7 @@ class GatedNetwork(nn.Module):
         Parameters
         ----------
         alive : dict of str to bool Tensor of shape (features,)
-            For each gated convolution, which features are alive. Those that then do not matter are not counted.
+            For every gated convolution, which features are alive. Those that then are not live do not count.
         metric : str
             "volume" or "flops".
 
@@ -383,9 +399,17 @@ class GatedNetwork(nn.Module):
         return self.size_of(alive, metric)
 
     def costs(self) -> dict[str, int]:
-        """What `prune` would leave: volume and flops, and volume_regular and flops_regular without mixed connectivity.
+        """What `prune` would leave, with mixed and with regular connectivity, which table 2 compares.
 
-        Table 2 compares the two.
+        Returns
+        -------
+        dict of str to int
+            ``volume`` and ``flops`` (mixed), ``volume_regular`` and ``flops_regular``, for one image.
+
+        Raises
+        ------
+        BarError
+            As `prune` does.
         """
         regular = cost.count(prune(self, "regular"), self.network.input_size)
         return {
@@ -395,7 +419,7 @@ class GatedNetwork(nn.Module):
 
     @torch.no_grad()
     def settle_(self, budget: float, metric: str = "volume", use: float = 0.95) -> "GatedNetwork":
-        """Make the budget certain: shut or reopen gates in the order of `score` until use * B <= size <= B.
+        """Enforce the budget: shut or reopen gates in the order of `score` until use * B <= size <= B.
 
         A schedule alone does not end exactly below its budget. If the live features exceed it, the gates with the
         lowest scores are shut. If they leave more than 1 - `use` of it unused, the gates with the highest scores are
@@ -409,7 +433,7 @@ class GatedNetwork(nn.Module):
         metric : str
             "volume" or "flops", counted as in `size`.
         use : float
-            The part of the budget to use at least, in [0, 1], as far as whole features allow.
+            The fraction of the budget to use at least, in [0, 1], as far as whole features allow.
 
         Returns
         -------
@@ -419,7 +443,7 @@ class GatedNetwork(nn.Module):
         Raises
         ------
         BarError
-            If the budget is below `smallest`, or a gate is not a number.
+            If the budget is below `smallest`, or a gate has a NaN.
 
         Examples
         --------

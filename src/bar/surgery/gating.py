@@ -26,14 +26,14 @@ def gate(
 
     A gate multiplies the features of its convolution, after the batch norm that reads it where there is one. A batch
     norm further down, one that reads a residual signal or a depthwise convolution, would normalise the gate away and
-    revive dead features by its shift; what it puts out is therefore gated again, by how present its input is (1 minus
-    the chance that all features summed into it are missing).
+    revive dead features by its shift; its output is therefore gated again, by how present its input is (1 minus the
+    product of 1 - z over all features that are summed into it).
 
-    The start of the gates follows from the state of torch's global generator, which is left as it is: after the same
-    `torch.manual_seed` it is the same, and what is drawn afterwards does not depend on whether there were gates.
+    The gates' initial values follow from the state of torch's global generator, which is restored: after the same
+    `torch.manual_seed` they are the same, and what is drawn afterwards does not depend on whether there were gates.
 
-    What is done to the model later has its effect on the gated network, too, or is refused at the next step: its mode
-    (`model.eval()`) and its weights have, a module that is replaced and a hook are refused.
+    Of what is done to the model later, its mode (`model.eval()`) and its weights take effect in the gated network, too;
+    a replaced module or a new hook is refused at the next step.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def gate(
     ------
     BarError
         If the network cannot be followed (see `bar.network.trace`), a name is not that of a convolution, or a weight is
-        not a number, or has no value because it is on the meta device.
+        NaN, or has no value because it is on the meta device.
 
     Examples
     --------
@@ -90,13 +90,13 @@ def gate(
     if not prunable:
         raise BarError(f"{type(model).__name__} has no convolution that can be pruned")
     with undisturbed():
-        # Of the generator's state, but not the numbers that the caller will draw next.
+        # Seeded by the generator, but not with the numbers that the caller will draw next.
         torch.default_generator.manual_seed(int(torch.randint(2**62, ())))
         return GatedNetwork(network, prunable, gate_factory or functools.partial(Gate, rule=rule), model)
 
 
 def _check_values(network: Network) -> None:
-    """Refuse weights that are not numbers, or not there."""
+    """Refuse weights that are NaN, or have no values."""
     unread = {node.target for node in network.module.graph.find_nodes(op="get_attr") if not node.users}
     for name, tensor in network.module.state_dict().items():
         if tensor.is_meta:
@@ -106,7 +106,7 @@ def _check_values(network: Network) -> None:
 
 
 def _whole(network: Network) -> set[str]:
-    """The convolutions of the spine that keep everything, since a group may read none of the one feature of a floor."""
+    """The convolutions of the spine next to a grouped one: a group may not read the one feature that `floor_` keeps."""
     spine = network.spine()
     pairs = itertools.pairwise([*spine, *spine[-1:]])
     return {n for n, reader in pairs for name in (n, reader) if network.groups(network.convs[name]) > 1}

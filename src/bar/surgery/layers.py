@@ -9,7 +9,7 @@ from bar.network.operations import is_depthwise
 
 
 def filled(new: nn.Module, old: nn.Module, **tensors: Tensor | None) -> nn.Module:
-    """A new module of the meta device with these parameters and buffers, in the mode of an old one and as frozen."""
+    """Fill a new module on the meta device with these tensors; its mode and what is frozen are those of the old one."""
     for name, tensor in tensors.items():
         if tensor is not None:
             mine, its = getattr(new, name), getattr(old, name)
@@ -31,7 +31,7 @@ def empty_conv(old: nn.Conv2d, outputs: Tensor, inputs: Tensor, depthwise: bool 
 def smaller_conv(
     old: nn.Conv2d, outputs: Tensor, inputs: Tensor, scale: Tensor | None, depthwise: bool = False
 ) -> nn.Conv2d:
-    """The same with its weights, gate values folded in."""
+    """The same as `empty_conv`, with the old weights, gate values folded in."""
     new = empty_conv(old, outputs, inputs, depthwise)
     factor = torch.ones_like(old.weight[:, 0, 0, 0]) if scale is None else scale
     weight = old.weight[outputs] if depthwise else old.weight[outputs][:, inputs]
@@ -49,7 +49,7 @@ def smaller_norm(old: nn.BatchNorm2d, channels: Tensor, scale: Tensor | None, le
     like = next((t for t in (old.weight, scale, old.running_mean) if t is not None), torch.empty(0))
     new = nn.BatchNorm2d(len(channels), old.eps, old.momentum, affine, track, "meta", like.dtype)
     if affine:
-        new.requires_grad_(learns)  # unless it has been said of the old one
+        new.requires_grad_(learns)  # where the old one has such a parameter, its setting counts
         factor = torch.ones_like(like) if scale is None else scale
         weight = old.weight if old.affine else torch.ones_like(factor)
         bias = old.bias if old.affine else torch.zeros_like(factor)
@@ -65,7 +65,7 @@ class PartOfConv(nn.Module):
     def __init__(self, whole: nn.Conv2d, smaller: nn.Conv2d, outputs: Tensor, inputs: Tensor | None) -> None:
         super().__init__()
         self.whole = whole
-        self._options = (smaller,)  # in a tuple: it has no weights to be found
+        self._options = (smaller,)  # in a tuple, so that its weights, which have no values, are not registered
         self.register_buffer("outputs", _some(outputs, whole.weight.shape[0]))
         self.register_buffer("inputs", None if inputs is None else _some(inputs, whole.weight.shape[1]))
 
@@ -98,19 +98,19 @@ class PartOfNorm(nn.Module):
         if z is not None:
             z = _select(z, channels)
             weight, bias = z if weight is None else weight * z, torch.zeros_like(z) if bias is None else bias * z
-        watched, momentum = whole.training and mean is not None, whole.momentum
-        if watched:
+        tracks, momentum = whole.training and mean is not None, whole.momentum
+        if tracks:
             whole.num_batches_tracked.add_(1)
             momentum = 1 / float(whole.num_batches_tracked) if momentum is None else momentum
         batch = whole.training or mean is None
         out = nn.functional.batch_norm(signal, mean, var, weight, bias, batch, momentum or 0.0, whole.eps)
-        if watched and channels is not None:
+        if tracks and channels is not None:
             whole.running_mean[channels], whole.running_var[channels] = mean, var
         return out
 
 
 class OutOfPlace(nn.Module):
-    """A layer of the user's, with the options and the mode that it has at the time, but not in place."""
+    """A layer of the user's with its current options and mode, but not in place."""
 
     def __init__(self, whole: nn.Module) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class Plain:
         return smaller_linear(old, inputs)
 
     def unchanged(self, old: nn.Module) -> nn.Module:
-        """The same, not in place: a block that has gone leaves its input and its output one and the same tensor."""
+        """The same, not in place: where a block has been removed, its input and its output are one tensor."""
         new = copy.deepcopy(old)
         if hasattr(new, "inplace"):
             new.inplace = False
@@ -178,8 +178,8 @@ class Plain:
 class Gated:
     """Makes the layers of a network with gates: they compute with what is kept of its own weights, times the gates.
 
-    Parameters keep their names, their size and their place in an optimizer, and no feature map is gone through once
-    more.
+    Parameters keep their names, their shapes and their places in an optimizer. Gates multiply weights, which costs less
+    than multiplying feature maps.
     """
 
     name = "Gated"
@@ -199,7 +199,7 @@ class Gated:
         return PartOfLinear(old, inputs)
 
     def unchanged(self, old: nn.Module) -> nn.Module:
-        """The same, not in place: a block that has gone leaves its input and its output one and the same tensor."""
+        """The same, not in place: where a block has been removed, its input and its output are one tensor."""
         return OutOfPlace(old) if hasattr(old, "inplace") else old
 
     def copied(self, old: nn.Module | Tensor) -> nn.Module | Tensor:

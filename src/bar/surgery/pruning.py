@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @torch.inference_mode(False)  # the result may be fine-tuned
 @torch.no_grad()
 def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
-    """Take the dead features out: a smaller plain network with the output of the gated one in eval mode.
+    """Remove the dead features: a smaller plain network with the output of the gated one in eval mode.
 
     Surviving gate values are folded into the weights that follow or precede them, so that nothing is sampled any more.
     Blocks without a live feature leave no trace ("automatic depth determination", section 4.1).
@@ -57,7 +57,7 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
     if connectivity == "regular":
         keep = same_width(network, keep, network.spaces())
     pruned = rewire(network, keep, Plain(), values, gated._gates[0].union)
-    modes = {m: m.training for m in pruned.modules() if type(m) is not nn.Module}  # those are mere names of layers
+    modes = {m: m.training for m in pruned.modules() if type(m) is not nn.Module}  # mere containers
     pruned.train(gated.training)
     for module, mode in modes.items():
         module.training = mode

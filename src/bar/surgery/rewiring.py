@@ -33,7 +33,7 @@ def rewire(
     gates : dict of str to Tensor of shape (features,)
         Convolution -> the values of its gates, for plain layers; else empty.
     union : callable
-        How present a sum is, from how present both are (`bar.Gate.union`).
+        The presence of a sum, from those of both summands (`bar.Gate.union`).
 
     Returns
     -------
@@ -101,7 +101,7 @@ class Wiring:
     def _constant(self, node: fx.Node) -> None:
         owner = node.target.rpartition(".")[0]
         if not node.users and _within(owner, self._called) and not _within(owner, self._root):
-            return  # a layer or block that has gone takes along what nobody reads
+            return  # with a layer or block that is removed, go the buffers that nothing reads
         self._root[node.target] = self.layers.copied(operator.attrgetter(node.target)(self.network.module))
         self.held[node] = self.graph.get_attr(node.target), torch.arange(self.network.features(node))
 
@@ -115,7 +115,7 @@ class Wiring:
     # What operations build with; see `bar.network.operations`.
 
     def index(self, channels: Tensor) -> fx.Node:
-        """A constant of the graph."""
+        """Add channels to the graph, as a constant."""
         name = f"index_{sum(isinstance(value, Tensor) for value in self._root.values())}"
         while name in self._taken:
             name += "_"
@@ -127,7 +127,7 @@ class Wiring:
         return self.graph.call_function(torch.index_select, (twin, 1, self.index(places)))
 
     def narrowed(self, node: fx.Node, twin: fx.Node, have: Tensor, times: int = 1) -> tuple[fx.Node, Tensor]:
-        """Of what a node's input holds, the channels that it keeps; `times`: how many it makes of each."""
+        """Select what a node keeps of the channels that its input holds; `times`: how many it makes from each."""
         kept = self.keep[node][have * times]
         if kept.all():
             return twin, have
@@ -135,7 +135,7 @@ class Wiring:
         return self.select(twin, chosen), have[chosen]
 
     def joined(self, twins: list[fx.Node]) -> fx.Node:
-        """Signals one behind the other."""
+        """Signals concatenated along the channels."""
         return twins[0] if len(twins) == 1 else self.graph.call_function(torch.cat, (twins, 1))
 
     def sum(self, node: fx.Node) -> tuple[fx.Node, Tensor]:
@@ -173,7 +173,7 @@ class Wiring:
         return new
 
     def copied(self, node: fx.Node) -> fx.Node:
-        """A node of whole signals, as it is."""
+        """A copy of a node whose inputs keep all their channels."""
         if node.op == "call_module":
             self._root[node.target] = self.layers.copied(self.network.submodule(node))
         return self.graph.node_copy(node, lambda n: self.held[n][0])
@@ -184,7 +184,7 @@ class Wiring:
         return self.graph.call_module(name, (twin, *gates))
 
     def finish(self) -> fx.GraphModule:
-        """The new network."""
+        """The smaller network."""
         new = fx.GraphModule(self._root, self.graph, class_name=self.layers.name)
         for node in new.graph.find_nodes(op="get_attr"):  # torch.fx makes all buffers persistent
             owner, _, name = node.target.rpartition(".")

@@ -1,4 +1,4 @@
-"""Make a budget certain: which gates to shut or reopen so that the size ends just below it."""
+"""Enforce a budget: which gates to shut or reopen so that the size ends just below it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def settled(gated: GatedNetwork, budget: float, metric: str, use: float) -> list
     Parameters
     ----------
     gated : GatedNetwork
-        Its spine is floored.
+        Changed by its `floor_`.
     budget, metric, use
         As for `bar.GatedNetwork.settle_`.
 
@@ -55,7 +55,7 @@ def settled(gated: GatedNetwork, budget: float, metric: str, use: float) -> list
         return gated.size_of(parts(alive), metric)
 
     def lean(alive: Tensor, index: Tensor) -> Tensor:
-        """With one more feature, and of those that only this one might bring to life, one a convolution."""
+        """With one more feature; of those that are alive but not yet live, only the best of each convolution stay."""
         live = gated.network.live(parts(alive))
         idle = alive & ~torch.cat([live[gated.network.convs[name]] for name in gates])
         for part, score in zip(idle.split(sizes), flat.split(sizes), strict=True):
@@ -63,7 +63,7 @@ def settled(gated: GatedNetwork, budget: float, metric: str, use: float) -> list
                 part[score.masked_fill(~part, -torch.inf).argmax()] = False
         return (alive & ~idle).index_fill(0, index, True)
 
-    fits, over = len(spine), len(order) + 1  # the size grows with every feature, so bisect
+    fits, over = len(spine), len(order) + 1  # more features never make it smaller, so bisect
     while over - fits > 1:
         middle = (fits + over) // 2
         alive.zero_()[order[:middle]] = True

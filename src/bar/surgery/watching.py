@@ -1,4 +1,4 @@
-"""What users do to a model after gates were put into it takes effect, or is refused when it is noticed."""
+"""Changes of a user's model after gates were put into it: they take effect, or are refused at the next step."""
 
 from torch import nn
 
@@ -8,7 +8,7 @@ from bar.surgery.rewiring import submodule_of
 
 
 class Watch:
-    """Remembers the modules that a gated network computes with, and looks at what has become of them.
+    """Remembers the modules that a gated network computes with, and checks whether they have been changed.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Watch:
             self.model.train(mode)
 
     def mode(self, otherwise: bool) -> bool:
-        """The mode that the model has by now, which calls of F.dropout take from the module that makes them."""
+        """The mode that the model has by now; calls of F.dropout are given that of the module that makes them."""
         if self.model is None:
             return otherwise
         for name, owner in self.dropouts.items():
