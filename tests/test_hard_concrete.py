@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 
 from bar.errors import BarError
-from bar.hard_concrete import Gate, HardConcrete, threshold
+from bar.gates import Gate
+from bar.hard_concrete import HardConcrete, threshold
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 settings.load_profile("patient")

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import bar
-from bar.hard_concrete import FLOOR
+from bar.gates import FLOOR
 
 
 def randomise(gated: bar.GatedNetwork, seed: int, share: float) -> None:
@@ -95,6 +95,25 @@ def test_no_cut_is_fatal(name):
     images = torch.randn(4, *SIZE, dtype=torch.float64, requires_grad=True)
     pruned(images).sum().backward()
     assert images.grad.abs().max() > 0
+
+
+def test_what_cannot_be_cut_leaves_everything_uncut():
+    gated = bar.gate(build("plain"), SIZE)
+    names = list(gated.gates)
+    for name in names[:1]:
+        gated.gates[name].log_alpha.data[:2] = -20.0
+    before, features = gated.uncut(), {name: ~gate.alive for name, gate in gated.gates.items()}
+    features[names[-1]] = torch.ones_like(features[names[-1]])  # alive, and the last to be looked at
+    with pytest.raises(bar.BarError, match=f"'{names[-1]}' is live: it cannot be cut"):
+        gated.cut_(features)
+    assert not any(gate.cut.any() for gate in gated.gates.values())
+    assert gated.uncut() == before
+
+
+@pytest.mark.parametrize("ask", ["size", "full", "uncut", "smallest"])
+def test_a_metric_that_is_not_there_is_refused_by_name(ask):
+    with pytest.raises(bar.BarError, match="unknown metric 'volumes': did you mean 'volume'"):
+        getattr(bar.gate(build("plain"), SIZE), ask)("volumes")
 
 
 def test_spine_of_residual_networks():

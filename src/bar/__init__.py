@@ -3,7 +3,8 @@
 from bar.barriers import barrier
 from bar.cost import Cost, count
 from bar.errors import BarError
-from bar.hard_concrete import Gate, HardConcrete
+from bar.gates import Gate
+from bar.hard_concrete import HardConcrete
 from bar.inference import export, fold
 from bar.objective import Budget, distillation
 from bar.runs import RunConfig, run

@@ -9,13 +9,13 @@ One counting rule for every network, pruned or not:
 And the same rule in expectation, where each feature is present with a known probability: differentiable, for L_S.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
-from bar.errors import BarError
+from bar.errors import BarError, nearest
 from bar.network import Network, follow, on_meta, quiet_call, symbolic_trace
 
 
@@ -241,3 +241,10 @@ def _presence(network: Network, features: Mapping[str, Tensor]) -> dict:
 
 
 METRICS = {"volume": volume, "flops": flops}  # what a budget may limit (section 3.3)
+
+
+def measure(metric: str) -> Callable[[Network, dict[str, Tensor]], Tensor]:
+    """The function of a metric, one of `METRICS`; a BarError if there is no such metric."""
+    if metric not in METRICS:
+        raise BarError(f"unknown metric {metric!r}: {nearest(str(metric), METRICS)}")
+    return METRICS[metric]

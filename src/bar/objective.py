@@ -164,7 +164,7 @@ class Budget:
         self.a, b = margins(time, self.full, end, self.schedule)
         remaining = (b - end) / (self.full - end)  # 1 - T of eq. 7
         self.b = b + (self.start - 1) * self.full * remaining
-        size = cost.METRICS[self.metric]
+        size = cost.measure(self.metric)
         with torch.no_grad():
             self.V = size(self.gated.network, self.gated.indicators())
             self.f = self._barrier(time).clamp(max=self.cap)
@@ -183,8 +183,7 @@ def _check_request(factor: float, steps: int, metric: str, schedule: str) -> Non
     """Raise a BarError unless these are valid arguments of a `Budget`."""
     if not (isinstance(factor, numbers.Real) and math.isfinite(factor) and factor > 1):
         raise BarError(f"the pruning factor must be a number above 1, not {factor!r}")
-    if metric not in cost.METRICS:
-        raise BarError(f"unknown metric {metric!r}: {nearest(metric, cost.METRICS)}")
+    cost.measure(metric)
     if schedule not in SCHEDULES:
         raise BarError(f"unknown schedule {schedule!r}: {nearest(schedule, SCHEDULES)}")
     if not (isinstance(steps, int) and steps >= 1):

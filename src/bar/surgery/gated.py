@@ -7,9 +7,11 @@ from torch import Tensor, fx, nn
 
 from bar import cost
 from bar.errors import BarError
-from bar.hard_concrete import Gate, HardConcrete
+from bar.gates import Gate
+from bar.hard_concrete import HardConcrete
 from bar.network import Network
 from bar.surgery.layers import Gated
+from bar.surgery.loading import check_fits
 from bar.surgery.pruning import prune
 from bar.surgery.rewiring import rewire
 from bar.surgery.settling import settled
@@ -215,7 +217,7 @@ class GatedNetwork(nn.Module):
         Raises
         ------
         BarError
-            If a feature is live in eval mode.
+            If a feature is live in eval mode; nothing is cut then.
 
         Examples
         --------
@@ -227,12 +229,13 @@ class GatedNetwork(nn.Module):
         48
         """
         live = self.live()
+        live = {name: live[self.network.convs[name]] for name in self.gates}
+        chosen = {name: ~live[name] if features is None else features[name].cpu() for name in live}
+        for name, dead in chosen.items():  # before anything is cut
+            if (dead & live[name]).any():
+                raise BarError(f"feature {int((dead & live[name]).nonzero()[0])} of {name!r} is live: it cannot be cut")
         for name, gate in self.gates.items():
-            matters = live[self.network.convs[name]]
-            chosen = ~matters if features is None else features[name].cpu()
-            if (chosen & matters).any():
-                raise BarError(f"feature {int((chosen & matters).nonzero()[0])} of {name!r} is live: it cannot be cut")
-            gate.cut_(chosen)
+            gate.cut_(chosen[name])
         self.connect_()
         return self
 
@@ -267,27 +270,8 @@ class GatedNetwork(nn.Module):
         return self
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
-        """As `torch.nn.Module.load_state_dict`, but nothing is loaded unless everything fits.
-
-        Raises
-        ------
-        BarError
-            With the first entry that is missing, of another shape, or not expected.
-        """
-        own = self.state_dict()
-        for name, tensor in own.items():
-            if name not in state_dict:
-                if strict:
-                    raise BarError(
-                        f"the state dict has no {name!r}: it is another network's. That of the network without gates "
-                        "loads into `body`"
-                    )
-            elif state_dict[name].shape != tensor.shape:
-                theirs, mine = tuple(state_dict[name].shape), tuple(tensor.shape)
-                raise BarError(f"{name!r} is {theirs} in the state dict and {mine} here: it is another network's")
-        unknown = [name for name in state_dict if name not in own]
-        if strict and unknown:
-            raise BarError(f"the state dict has {unknown[0]!r}, which is not known here: it is another network's")
+        """As `torch.nn.Module.load_state_dict`; what does not fit is refused before any of it is loaded."""
+        check_fits(state_dict, self.state_dict(), strict)
         return super().load_state_dict(state_dict, strict, assign)
 
     def _check(self) -> None:
@@ -371,7 +355,7 @@ class GatedNetwork(nn.Module):
         """
         keep = self.network.live(alive)
         features = {name: keep[node].double() for name, node in self.network.convs.items()}
-        return int(cost.METRICS[metric](self.network, features).round())
+        return int(cost.measure(metric)(self.network, features).round())
 
     def smallest(self, metric: str = "volume") -> int:
         """Volume or FLOPs of the smallest network that pruning can leave: one feature in each convolution of the spine.

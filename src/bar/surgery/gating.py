@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bar.errors import BarError, nearest
-from bar.hard_concrete import Gate
+from bar.gates import Gate
 from bar.network import Network, trace, undisturbed
 from bar.surgery.gated import GatedNetwork
 
@@ -44,7 +44,7 @@ def gate(
     protect : sequence of str
         Names of convolutions that must keep all their features, or patterns such as ``"layer1.*"``.
     rule : str
-        Test-time value of a gate, see `bar.hard_concrete.Gate`.
+        Test-time value of a gate, see `bar.Gate`.
     gate_factory : callable, optional
         Makes the gate for a number of features, such as `bar.methods.information_bottleneck.GaussianGate`; by default
         a `bar.Gate` with this rule.
