@@ -3,6 +3,7 @@
 import json
 
 import click
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -48,9 +49,22 @@ def methods_(name: str | None, as_json: bool) -> None:
         click.echo(json.dumps(shown.reset_index().to_dict("records"), indent=1))
         return
     title = f"{name}: {methods.find(name).summary}" if name else "Methods"
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=escape(title), title_justify="left", show_lines=not name)
+    if not name:
+        shown = _on_narrow_terminals(shown)
     for column in (shown.index.name, *shown.columns):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in shown.itertuples():
         table.add_row(*(escape(str(cell)) for cell in row))
     Console().print(table)
+
+
+def _on_narrow_terminals(methods: pd.DataFrame) -> pd.DataFrame:
+    """The table of methods in three columns."""
+    facts = [
+        f"{row.summary}\nBudget: {row.budget}. Starts from: {row.start}."
+        + (f" Needs {row.needs}." if row.needs else "")
+        for row in methods.itertuples()
+    ]
+    options = methods.options.str.replace(", ", "\n")
+    return pd.DataFrame({"what it does": facts, "options": options}, index=methods.index)

@@ -33,7 +33,8 @@ _COMMON = (
         help="wrn-DEPTH-WIDTH, conv4, or one of torchvision such as resnet18 (resnet18-by-8: an eighth of the widths).",
     ),
     click.option(
-        "--metric", help=f"Budget in: {', '.join(METRICS)}, or weights. [default: volume; weights if single ones go]"
+        "--metric",
+        help=f"Budget in: {', '.join(METRICS)}, or weights. [default: volume, or weights for methods that zero single weights]",
     ),
     click.option("--preset", default=DEFAULT.preset, show_default=True, help=f"One of: {', '.join(PRESETS)}."),
     click.option("--size", type=int, help="Side of the images in pixels. [default: the data set's own]"),
