@@ -223,6 +223,17 @@ def test_a_run_starts_again_if_no_checkpoint_makes_sense(begun, tmp_path, caplog
     assert record["weights_sha256"] == untouched(begun[1])["weights_sha256"]
 
 
+def test_a_trial_whose_epochs_have_no_size_is_made_again(begun, tmp_path, caplog):
+    folder, checkpoints, method = copied(begun[2], tmp_path)
+    state = latest(checkpoints)
+    for record in state["records"]:
+        del record["volume"]
+    save(checkpoints / storage.CHECKPOINT, state)
+    record = run(folder, method=method)
+    assert f"{checkpoints / storage.CHECKPOINT} is not used: " in caplog.text
+    assert record["weights_sha256"] == untouched(begun[2])["weights_sha256"]
+
+
 @settings(max_examples=settings().max_examples // 3)
 @given(seed=st.integers(0, 2**32), which=st.integers(0, 2))
 def test_a_run_with_an_altered_checkpoint_ends_or_says_why_not(seed, which, begun, tmp_path_factory):

@@ -413,10 +413,9 @@ class LearningCompression(Method):
     def load_state_dict(self, state: dict) -> None:
         """Restore the `state_dict` of a pruner of the same arguments."""
         check_form(state, self.state_dict())
-        weights = self._weights()
 
         def fitting(tensors: list[Tensor]) -> list[Tensor]:
-            return [t.to(w.device).view_as(w).clone() for t, w in zip(tensors, weights, strict=True)]
+            return [t.to(w.device).view_as(w).clone() for t, w in zip(tensors, self._weights(), strict=True)]
 
         self.theta, self._lagrange = fitting(state["theta"]), fitting(state["lagrange"])
         self._kept = None  # it follows from theta: `cut` finds the same again
