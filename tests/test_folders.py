@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 import bar
-from bar import data, folders, runs
+from bar import data, runs
+from bar.data import decoding, leftovers, splits, walking
 from bar.errors import BarError
 
 
@@ -45,7 +46,7 @@ def greens(images):
 
 
 def pixels(path):
-    return np.asarray(folders.decode(str(path)))
+    return np.asarray(data.decode(str(path)))
 
 
 # ---- E1 to E3: what pixels mean
@@ -310,8 +311,8 @@ def test_e6_a_class_without_an_image_ends_the_listing(tmp_path, monkeypatch):
     (tmp_path / "set/a/notes.txt").write_text("")
     (tmp_path / "set/a/more").symlink_to("notes.txt")
     listed = []
-    entries = folders._entries
-    monkeypatch.setattr(folders, "_entries", lambda path: [listed.append(Path(path).name), *entries(path)][1:])
+    entries = walking.entries_of
+    monkeypatch.setattr(walking, "entries_of", lambda path: [listed.append(Path(path).name), *entries(path)][1:])
     with pytest.raises(BarError, match=r"set.a holds no image of its own"):
         load(tmp_path / "set")
     assert listed == ["a"]
@@ -322,7 +323,7 @@ def test_e6_a_class_without_an_image_ends_the_listing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("what", "many"), [("FOLDERS", 5), ("ENTRIES", 50)])
 def test_e6_looking_in_vain_has_an_end(tmp_path, monkeypatch, what, many):
-    monkeypatch.setattr(folders, f"MOST_{what}_IN_VAIN", many)
+    monkeypatch.setattr(walking, f"MOST_{what}_IN_VAIN", many)
     paint(tmp_path / "set", count=2)
     for i in range(20):
         (tmp_path / f"set/b/{i:03}").mkdir()
@@ -641,7 +642,7 @@ def test_e10_what_a_killed_decoder_left_is_removed_and_nothing_else(tmp_path):
     place.mkdir()
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    here = data._unfinished(place / "set-8-0123456789abcdef.npy").name.split(".")
+    here = leftovers.unfinished(place / "set-8-0123456789abcdef.npy").name.split(".")
     living = [".".join([*here[:-2], str(process), here[-1]]) for process in (os.getpid(), os.getppid())]
     elsewhere = ".".join([*here[:-3], "another-host", str(dead.pid), here[-1]])
     old = ".set-8-0123456789abcdef.npy.1.2"  # as the version before this one called it
@@ -661,7 +662,7 @@ def test_e10_what_a_killed_decoder_left_is_removed_and_nothing_else(tmp_path):
 
 def test_e10_really_killed_while_it_decodes(tmp_path):
     paint(tmp_path / "set", count=40)
-    kill = "import os; from bar import data; data._read = lambda *_: os.kill(os.getpid(), 9); "
+    kill = "import os; from bar.data import decoded; decoded.read = lambda *_: os.kill(os.getpid(), 9); "
     subprocess.run([sys.executable, "-c", kill + LOAD, str(tmp_path / "set"), str(tmp_path)], check=False)
     (left,) = (tmp_path / ".decoded").iterdir()
     assert left.name.startswith(".set-8-")
@@ -689,7 +690,7 @@ def test_a_large_image_is_in_memory_once(tmp_path):
     side = 8400
     (tmp_path / "x.png").write_bytes(png(side, side, bytes(side * (3 * side + 1))))
     code = (
-        "import resource, sys; from bar.folders import decode; "
+        "import resource, sys; from bar.data import decode; "
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; start = peak(); "
         "assert decode(sys.argv[1]).getpixel((9, 9)) == (0, 0, 0); print((peak() - start) // 1024)"
     )
@@ -702,7 +703,7 @@ def test_an_image_for_which_there_is_no_memory(tmp_path, monkeypatch):
         raise MemoryError
 
     paint(tmp_path / "set")
-    monkeypatch.setattr(folders, "_to_rgb", none)
+    monkeypatch.setattr(decoding, "to_rgb", none)
     with pytest.raises(BarError, match=r"000\.png cannot be read as an image \(MemoryError\)"):
         load(tmp_path / "set")
 
@@ -862,7 +863,7 @@ def test_e12_what_does_not_fit_stays_and_batches_move(tmp_path, monkeypatch, cap
     images = load(tmp_path / "set")
     held = 20 * 3 * 8 * 8
     for free, moves in ((None, True), (2 * held, True), (2 * held - 2, False)):
-        monkeypatch.setattr(data, "_free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(splits, "free_memory", lambda device, free=free: free)
         there = images.to("meta")
         for split in (there.train, there.validation, there.test):
             assert split.images.is_meta == moves
@@ -883,12 +884,12 @@ def test_e12_a_run_does_not_move_what_does_not_fit(tmp_path, monkeypatch):
     paint(tmp_path / "set")
     config = bar.RunConfig(dataset=str(tmp_path / "set"), **TINY)
     moved = bar.run(config, tmp_path / "one/run", root=tmp_path, device="cpu")
-    monkeypatch.setattr(data, "_free_memory", lambda device: 0)
+    monkeypatch.setattr(splits, "free_memory", lambda device: 0)
     streamed = bar.run(config, tmp_path / "two/run", root=tmp_path, device="cpu")
     assert streamed["weights_sha256"] == moved["weights_sha256"]
 
 
 def test_e12_only_a_gpu_has_memory_of_its_own(monkeypatch):
-    assert data._free_memory(torch.device("cpu")) is None
+    assert splits.free_memory(torch.device("cpu")) is None
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 9))
-    assert data._free_memory(torch.device("cuda", 0)) == 7
+    assert splits.free_memory(torch.device("cuda", 0)) == 7
