@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from torchvision.transforms import v2
 
 from bar import data
-from bar.data import decoded, sets, splits
+from bar.data import decoding, sets, splits
 from bar.errors import BarError
 
 DIGITS = data.load("digits")
@@ -335,8 +335,8 @@ def test_decoded_once_and_again_when_a_file_changes(tmp_path, monkeypatch):
     paint(tmp_path / "set/train", "ab", 10)
     paint(tmp_path / "set/test", "ab", 2)
     seen = []
-    read = decoded.read
-    monkeypatch.setattr(decoded, "read", lambda path, *rest: seen.append(path) or read(path, *rest))
+    read = decoding.scaled
+    monkeypatch.setattr(decoding, "scaled", lambda path, *rest: seen.append(path) or read(path, *rest))
     first = data.load(str(tmp_path / "set"), size=8, root=tmp_path)
     assert len(seen) == 24
     second = data.load(str(tmp_path / "set"), size=8, root=tmp_path)

@@ -13,12 +13,11 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
 
 from bar import files
-from bar.data.decoding import decode
+from bar.data import decoding
 from bar.data.leftovers import remove_unfinished, unfinished
 from bar.data.splits import CHUNK, Split, fingerprint_of, moments
 from bar.data.walking import Files
@@ -38,7 +37,7 @@ def decoded(
     files = [file for part in parts for file in part]
     paths = [path for path, _ in files]
     try:
-        asked, size = size, _quietly(_side, paths[0]) if size is None else size
+        asked, size = size, _quietly(decoding.side, paths[0]) if size is None else size
         stats = [os.stat(path) for path in paths]
         # a change that leaves size and time of modification as they were has a time of its own
         listing = [
@@ -79,6 +78,8 @@ def _kept(cache: Path, classes: list[str], parts: tuple[Files, Files, Files], si
             raise ValueError("its moments have changed")
         if fingerprint_of(classes, splits) != summary[2]:
             raise ValueError("its pixels have changed")
+    except PermissionError:  # what another user has written is not made again, but said
+        raise
     except Exception as error:  # json and numpy have many ways of saying so
         log.warning("%s is damaged and made again: %s", cache, (str(error).splitlines() or [repr(error)])[0])
         return None
@@ -141,7 +142,7 @@ def _decode(file, folder: Path, paths: list[str], size: int, exact: bool) -> Non
     )
     with ThreadPoolExecutor() as pool:
         for start in starts:
-            for image in pool.map(lambda path: read(path, size, exact), paths[start : start + CHUNK]):
+            for image in pool.map(lambda path: decoding.scaled(path, size, exact), paths[start : start + CHUNK]):
                 file.write(image.tobytes())
 
 
@@ -150,24 +151,3 @@ def _quietly(function: Callable, *arguments):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         return function(*arguments)
-
-
-def _side(path: str) -> int:
-    width, height = decode(path).size
-    if width != height:
-        raise BarError(
-            f"{path} is {width}x{height}, not square: say which size to bring all images to, such as size=64"
-        )
-    return width
-
-
-def read(path: str, size: int, exact: bool) -> np.ndarray:
-    image = decode(path)
-    if exact and image.size != (size, size):
-        raise BarError(
-            f"{path} is {image.width}x{image.height} and others are {size}x{size}: "
-            f"say which size to bring all images to, such as size={size}"
-        )
-    # scales until the shorter side fits and crops the longer one at the centre
-    image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image).transpose(2, 0, 1)

@@ -118,7 +118,7 @@ def _labelled(folder: Path, classes: list[str], skipped: Skipped) -> dict[str, P
     inside = subfolders(folder, skipped)
     if set(inside) & set(classes) and "images" not in classes and not entries_of(folder / "images"):
         inside = [name for name in inside if name != "images"]  # left empty when its files were moved into classes
-    if (folder / ANNOTATIONS).is_file() and not set(inside) & set(classes):
+    if os.path.isfile(folder / ANNOTATIONS) and not set(inside) & set(classes):
         return _annotated(folder, skipped)
     if (inside == ["images"] and "images" not in classes) or (not inside and loose(folder)):
         skipped.add("without a label", *loose(folder / "images" if inside else folder))

