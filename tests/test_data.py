@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from torchvision.transforms import v2
 
 from bar import data
+from bar.data import decoding, sets, splits
 from bar.errors import BarError
 
 DIGITS = data.load("digits")
@@ -73,7 +74,7 @@ def test_digits_upsampling_is_bilinear():
 def test_resize_is_bilinear_and_antialiased(size):
     """Pillow's bilinear resampling, within one level of 255, whether the image shrinks or grows."""
     images = random_split(3, height=32, width=32).images
-    for got, image in zip(data._resize(images, size), images, strict=True):
+    for got, image in zip(sets.resize(images, size), images, strict=True):
         pillow = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BILINEAR)
         assert (got.permute(1, 2, 0).int() - torch.from_numpy(np.asarray(pillow).astype(np.int32))).abs().max() <= 1
 
@@ -88,11 +89,11 @@ def test_mean_and_std_are_of_the_training_images():
 
 
 def test_moments_of_many_and_of_constant_images():
-    images = random_split(data._CHUNK + 5).images
-    mean, std = data._moments(images)
+    images = random_split(splits.CHUNK + 5).images
+    mean, std = splits.moments(images)
     assert mean == pytest.approx((images.double() / 255).mean((0, 2, 3)).tolist(), rel=1e-12)
     assert std == pytest.approx((images.double() / 255).std((0, 2, 3), correction=0).tolist(), rel=1e-12)
-    assert min(data._moments(torch.zeros(2, 1, 3, 3, dtype=torch.uint8))[1]) > 0
+    assert min(splits.moments(torch.zeros(2, 1, 3, 3, dtype=torch.uint8))[1]) > 0
 
 
 def test_limit_takes_training_images_only_and_nests():
@@ -115,12 +116,12 @@ def test_stratified(labels, share):
     """
     labels = np.array(labels)
     count = int(share * len(labels))
-    chosen = data._stratified(labels, count)
+    chosen = splits.stratified(labels, count)
     assert len(chosen) == len(set(chosen)) == count
     for label in range(5):
         assert abs((labels[chosen] == label).sum() - count * (labels == label).mean()) <= (1 + len(set(labels))) / 2
-    assert set(chosen) <= set(data._stratified(labels, min(count + 3, len(labels))))
-    kept, held = data._hold_out(labels, count)
+    assert set(chosen) <= set(splits.stratified(labels, min(count + 3, len(labels))))
+    kept, held = splits.hold_out(labels, count)
     assert sorted([*kept, *held]) == list(range(len(labels)))
 
 
@@ -333,23 +334,23 @@ def test_resize_scales_and_crops_at_the_centre(tmp_path):
 def test_decoded_once_and_again_when_a_file_changes(tmp_path, monkeypatch):
     paint(tmp_path / "set/train", "ab", 10)
     paint(tmp_path / "set/test", "ab", 2)
-    decoded = []
-    read = data._read
-    monkeypatch.setattr(data, "_read", lambda path, *rest: decoded.append(path) or read(path, *rest))
+    seen = []
+    read = decoding.scaled
+    monkeypatch.setattr(decoding, "scaled", lambda path, *rest: seen.append(path) or read(path, *rest))
     first = data.load(str(tmp_path / "set"), size=8, root=tmp_path)
-    assert len(decoded) == 24
+    assert len(seen) == 24
     second = data.load(str(tmp_path / "set"), size=8, root=tmp_path)
-    assert len(decoded) == 24
+    assert len(seen) == 24
     assert torch.equal(first.train.images, second.train.images)
     assert (first.mean, first.std) == (second.mean, second.std)
     Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "set/train/a/000.png")
     third = data.load(str(tmp_path / "set"), size=8, root=tmp_path)
-    assert len(decoded) == 48
+    assert len(seen) == 48
     assert third.mean != first.mean
     (tmp_path / "set/train/a/000.png").unlink()
     assert len(data.load(str(tmp_path / "set"), size=8, root=tmp_path).train) == 17
     data.load(str(tmp_path / "set"), size=4, root=tmp_path)
-    assert len(decoded) == 48 + 23 + 23
+    assert len(seen) == 48 + 23 + 23
 
 
 def test_splits_of_a_folder_are_views_of_one_file(tmp_path):

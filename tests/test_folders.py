@@ -7,18 +7,22 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 import types
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 import bar
-from bar import data, folders, runs
+from bar import data, runs
+from bar.data import decoding, leftovers, limits, splits, walking
 from bar.errors import BarError
 
 
@@ -45,7 +49,7 @@ def greens(images):
 
 
 def pixels(path):
-    return np.asarray(folders.decode(str(path)))
+    return np.asarray(data.decode(str(path)))
 
 
 # ---- E1 to E3: what pixels mean
@@ -206,23 +210,85 @@ def test_e4_what_is_no_image_or_hidden_is_counted_and_named(tmp_path, caplog):
     assert not caplog.records
 
 
-def test_e4_a_file_or_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
-    """As root may read everything, refusals are made up."""
-    paint(tmp_path / "set")
+AS_NOBODY = """
+import os, sys
+from bar import data
+from bar.errors import BarError
 
-    def refuse(function, name):
-        def refused(path, *rest, **options):
-            if str(path).endswith(name):
-                raise PermissionError(13, "Permission denied", str(path))
-            return function(path, *rest, **options)
+if os.getuid() == 0:  # who may read everything
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    print(len(data.load(sys.argv[1], size=8, root=sys.argv[2]).train))
+except BarError as error:
+    print(error)
+"""
 
-        return refused
 
-    for where, what, name in ((os, "listdir", "set/b"), (os, "stat", "b/003.png"), (Image, "open", "b/003.png")):
-        with monkeypatch.context() as patch:
-            patch.setattr(where, what, refuse(getattr(where, what), name))
-            with pytest.raises(BarError, match=name):
-                load(tmp_path / "set", size=8)
+@pytest.fixture
+def shared():
+    """A folder that another user may enter, which pytest's own are not; with class folders and splits in it."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        place = Path(folder)
+        place.chmod(0o755)
+        paint(place / "set")
+        paint(place / "parts/train")
+        paint(place / "parts/test", count=3, start=90)
+        (place / "root").mkdir()
+        (place / "root").chmod(0o777)
+        yield place
+        for path in place.rglob("*"):
+            path.chmod(0o755)  # so that it can be removed
+
+
+def load_as_nobody(folder, root):
+    command = [sys.executable, "-c", AS_NOBODY, str(folder), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("closed", "mode", "folder", "said"),
+    [
+        ("set/b/003.png", 0, "set", "set/b/003.png may not be read: Permission denied"),
+        ("set/b", 0, "set", "set/b may not be read: Permission denied"),
+        ("set/b", 0o444, "set", "set/b/000.png may not be read: Permission denied"),
+        ("set", 0, "set", "set may not be read: Permission denied"),
+        ("parts/train", 0, "parts", "parts/train may not be read: Permission denied"),
+        ("parts/test", 0o444, "parts", "parts/test/"),
+        ("parts", 0, "parts/train", "parts/train may not be read: Permission denied"),
+        ("root", 0o555, "set", "root/.decoded: [Errno 13] Permission denied"),
+    ],
+)
+def test_e4_what_may_not_be_read_or_written_is_named(shared, closed, mode, folder, said):
+    (shared / closed).chmod(mode)
+    told = load_as_nobody(shared / folder, shared / "root")
+    assert f"{shared}/{said}" in told
+    assert told.count("\n") == 1
+
+
+def test_e4_a_class_that_is_a_link_to_where_one_may_not_go_is_named(shared):
+    (shared / "set/c").symlink_to(shared / "parts/train/a")
+    (shared / "parts").chmod(0)
+    assert f"{shared}/set/c may not be read: Permission denied" in load_as_nobody(shared / "set", shared / "root")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".json", ""])
+def test_e10_a_cache_that_may_not_be_read_is_named(shared, suffix):
+    """One that may be read, and not be written, is used."""
+    load(shared / "set", size=8)
+    for path in (shared / ".decoded").iterdir():
+        path.chmod(0o644)
+    (shared / ".decoded").chmod(0o555)
+    assert load_as_nobody(shared / "set", shared) == "14\n"
+    (path,) = (shared / ".decoded").glob(f"*{suffix}") if suffix else [shared / ".decoded"]
+    path.chmod(0)
+    told = load_as_nobody(shared / "set", shared)
+    assert told.startswith(f"the decoded images of {shared}/set cannot be kept in {shared}/.decoded: [Errno 13]")
+    assert str(path) in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "../../../set", "../b", "../../test/a"])
@@ -310,8 +376,8 @@ def test_e6_a_class_without_an_image_ends_the_listing(tmp_path, monkeypatch):
     (tmp_path / "set/a/notes.txt").write_text("")
     (tmp_path / "set/a/more").symlink_to("notes.txt")
     listed = []
-    entries = folders._entries
-    monkeypatch.setattr(folders, "_entries", lambda path: [listed.append(Path(path).name), *entries(path)][1:])
+    entries = walking.entries_of
+    monkeypatch.setattr(walking, "entries_of", lambda path: [listed.append(Path(path).name), *entries(path)][1:])
     with pytest.raises(BarError, match=r"set.a holds no image of its own"):
         load(tmp_path / "set")
     assert listed == ["a"]
@@ -322,7 +388,7 @@ def test_e6_a_class_without_an_image_ends_the_listing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("what", "many"), [("FOLDERS", 5), ("ENTRIES", 50)])
 def test_e6_looking_in_vain_has_an_end(tmp_path, monkeypatch, what, many):
-    monkeypatch.setattr(folders, f"MOST_{what}_IN_VAIN", many)
+    monkeypatch.setattr(walking, f"MOST_{what}_IN_VAIN", many)
     paint(tmp_path / "set", count=2)
     for i in range(20):
         (tmp_path / f"set/b/{i:03}").mkdir()
@@ -641,7 +707,7 @@ def test_e10_what_a_killed_decoder_left_is_removed_and_nothing_else(tmp_path):
     place.mkdir()
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    here = data._unfinished(place / "set-8-0123456789abcdef.npy").name.split(".")
+    here = leftovers.unfinished(place / "set-8-0123456789abcdef.npy").name.split(".")
     living = [".".join([*here[:-2], str(process), here[-1]]) for process in (os.getpid(), os.getppid())]
     elsewhere = ".".join([*here[:-3], "another-host", str(dead.pid), here[-1]])
     old = ".set-8-0123456789abcdef.npy.1.2"  # as the version before this one called it
@@ -661,7 +727,7 @@ def test_e10_what_a_killed_decoder_left_is_removed_and_nothing_else(tmp_path):
 
 def test_e10_really_killed_while_it_decodes(tmp_path):
     paint(tmp_path / "set", count=40)
-    kill = "import os; from bar import data; data._read = lambda *_: os.kill(os.getpid(), 9); "
+    kill = "import os; from bar.data import decoding; decoding.scaled = lambda *_: os.kill(os.getpid(), 9); "
     subprocess.run([sys.executable, "-c", kill + LOAD, str(tmp_path / "set"), str(tmp_path)], check=False)
     (left,) = (tmp_path / ".decoded").iterdir()
     assert left.name.startswith(".set-8-")
@@ -673,28 +739,168 @@ def test_e10_really_killed_while_it_decodes(tmp_path):
 # ---- other odd files
 
 
-def png(width, height, rows=b""):
-    """A PNG that says it has so many pixels."""
+MAKE = """
+import struct, sys
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+def image(mode, megapixels):
+    height = int((megapixels * 8e5) ** 0.5)
+    return Image.new(mode, (megapixels * 10**6 // height, height), 99)
 
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows, 1)), chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+turned = Image.Exif()
+turned[0x112] = 6
+name, folder = sys.argv[1:]
+save = lambda image, suffix, **more: image.save(f"{folder}/large.{suffix}", **more)
+if name == "photograph": save(image("RGB", 50), "jpg", exif=turned)
+if name == "transparent": save(image("RGBA", 60), "png", compress_level=1)
+if name == "inks": save(image("CMYK", 60), "jpg")
+if name == "key": save(image("P", 150), "gif", transparency=99)
+if name == "16 bits": save(image("I;16", 60), "png", compress_level=1)
+if name == "large": save(image("RGB", 75), "jpg")
+if name == "progressive": save(image("RGB", 50), "jpg", progressive=True)
+if name == "webp": save(image("RGB", 40), "webp", method=0)
+if name == "strip": save(image("RGB", 40), "tif", compression="tiff_lzw", strip_size=2**30)
+if name == "turned tiff": save(image("RGB", 40), "tif", compression="tiff_lzw", tiffinfo={0x112: 6})
+if name == "huge": save(image("1", 190), "png")
+if name == "numbers":
+    with open(f"{folder}/large.ppm", "wb") as file:
+        file.write(b"P6 3000 3000 100 " + bytes(27_000_000))
+if name == "several":
+    for i in range(6): image("RGB", 40).save(f"{folder}/{i}.jpg", exif=turned)
+"""
+MEASURE = """
+import sys, time
+from bar import data
+from bar.errors import BarError
+
+def kept(what):
+    return int(open("/proc/self/status").read().split(what)[1].split()[0]) / 1000
+
+before, start = kept("VmRSS:"), time.perf_counter()
+try:
+    print(len(data.load(sys.argv[1], size=8, root=sys.argv[2]).train))
+except BarError as error:
+    print(error)
+print(kept("VmHWM:") - before, time.perf_counter() - start)  # this process's own peak: getrusage has its parent's, too
+"""
 
 
-def test_a_large_image_is_in_memory_once(tmp_path):
-    """Each core decodes one: 70 megapixels are 280 MB, as Pillow has them."""
-    side = 8400
-    (tmp_path / "x.png").write_bytes(png(side, side, bytes(side * (3 * side + 1))))
-    code = (
-        "import resource, sys; from bar.folders import decode; "
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; start = peak(); "
-        "assert decode(sys.argv[1]).getpixel((9, 9)) == (0, 0, 0); print((peak() - start) // 1024)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "x.png"], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 400
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="a process's own peak is read from /proc")
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("photograph", "15"),
+        ("transparent", "15"),
+        ("inks", "15"),
+        ("key", "15"),
+        ("16 bits", "15"),
+        ("several", "18"),
+        ("large", "large.jpg has 9682x7745 pixels, for which decoding as it is stored takes 310 MB of memory"),
+        ("progressive", "large.jpg has 7906x6324 pixels, for which decoding"),
+        ("webp", "large.webp has 7072x5656 pixels, for which decoding"),
+        ("strip", "large.tif has 7072x5656 pixels, for which decoding"),
+        ("turned tiff", "large.tif has 5656x7072 pixels, for which decoding"),
+        ("huge", "large.png has more than 178,956,970 pixels: scale it down"),
+        ("numbers", "large.ppm is too large to decode number by number"),
+    ],
+)
+def test_large_images_are_decoded_in_300_mb_or_refused(tmp_path, name, expected):
+    paint(tmp_path / "set")
+    subprocess.run([sys.executable, "-c", MAKE, name, str(tmp_path / "set/b")], check=True)
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "set"), str(tmp_path)]
+    result, measured = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert expected in result
+    megabytes, seconds = map(float, measured.split())
+    assert megabytes < 300
+    assert seconds < 10
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(tmp_path):
+    """Each goes over all pixels; a scan of nothing takes a few bytes."""
+    Image.new("RGB", (4000, 4000)).save(tmp_path / "x.jpg", progressive=True)
+    content = (tmp_path / "x.jpg").read_bytes()
+    place = content.rindex(b"\xff\xda")
+    (tmp_path / "x.jpg").write_bytes(content[:place] + content[place:-2] * 1000 + content[-2:])
+    with pytest.raises(BarError, match=r"x\.jpg is a JPEG of 1009 scans, which would take too long"):
+        decoding.scaled(str(tmp_path / "x.jpg"), 8, False)
+
+
+def test_a_png_of_much_that_is_no_pixel_is_refused(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    with (tmp_path / "x.png").open("ab") as file:
+        file.write(struct.pack(">I", 40_000_000) + b"prVt")
+        file.truncate(file.tell() + 40_000_000)
+    with pytest.raises(BarError, match=r"x\.png holds 40 MB beside its pixels"):
+        pixels(tmp_path / "x.png")
+
+
+def test_a_file_that_is_too_large_is_refused(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.bmp")
+    os.truncate(tmp_path / "x.bmp", 10**9)
+    with pytest.raises(BarError, match=r"x\.bmp is a file of 1000 MB"):
+        pixels(tmp_path / "x.bmp")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "I;16"])
+def test_strips_give_what_the_whole_image_gives(tmp_path, monkeypatch, mode, orientation):
+    draws = np.random.default_rng(orientation)
+    grey = draws.integers(0, 256, (37, 90), dtype=np.uint8)
+    if mode == "I;16":
+        picture = Image.fromarray(grey.astype(np.uint16) * 250)
+    elif mode in ("L", "P"):
+        picture = Image.fromarray(grey).convert(mode)
+    else:
+        bands = Image.getmodebands(mode)
+        picture = Image.frombytes(mode, (90, 37), draws.integers(0, 256, 90 * 37 * bands, dtype=np.uint8).tobytes())
+    path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
+    picture.save(path, exif=exif(orientation))
+    whole = data.decode(str(path))
+    assert whole.size == ((90, 37) if orientation < 5 else (37, 90))
+    monkeypatch.setattr(limits, "STRIP", 400)
+    assert np.array_equal(np.asarray(whole), pixels(path))
+    for size in (1, 7, 37, 64):
+        fitted = np.asarray(ImageOps.fit(whole, (size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        assert np.array_equal(decoding.scaled(str(path), size, False), fitted)
+        with monkeypatch.context() as patch:  # no room for the whole in RGB
+            patch.setattr(limits, "to_decode", lambda *_: (0, False))
+            assert np.abs(decoding.scaled(str(path), size, False) - fitted.astype(int)).max() <= 1
+
+
+@settings(max_examples=60)
+@given(width=st.integers(1, 300), height=st.integers(1, 300), size=st.integers(1, 40))
+def test_scaling_is_that_of_pillow(tmp_path_factory, width, height, size):
+    path = tmp_path_factory.getbasetemp() / "scaled.png"
+    draws = np.random.default_rng(width * height)
+    picture = Image.fromarray(draws.integers(0, 256, (height, width, 4), dtype=np.uint8))
+    picture.save(path)
+    expected = np.asarray(ImageOps.fit(data.decode(str(path)), (size, size), Image.Resampling.BILINEAR))
+    for whole in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(limits, "to_decode", lambda *_, whole=whole: (0, whole))
+            got = decoding.scaled(str(path), size, False).transpose(1, 2, 0)
+        assert np.abs(got - expected.astype(int)).max() <= (not whole)
+
+
+def test_what_threads_decode_at_a_time_fits_into_the_room():
+    room, held, most = limits.Room(10), [], []
+
+    def take(amount):
+        with room.taking(amount):
+            held.append(amount)
+            most.append(sum(held))
+            time.sleep(0.01)
+            held.remove(amount)
+
+    threads = [threading.Thread(target=take, args=(amount,)) for amount in (7, 3, 6, 10, 1, 1, 8, 99)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) == 8
+    assert max(amount for amount in most if amount != 99) <= 10
 
 
 def test_an_image_for_which_there_is_no_memory(tmp_path, monkeypatch):
@@ -702,7 +908,7 @@ def test_an_image_for_which_there_is_no_memory(tmp_path, monkeypatch):
         raise MemoryError
 
     paint(tmp_path / "set")
-    monkeypatch.setattr(folders, "_to_rgb", none)
+    monkeypatch.setattr(decoding, "to_rgb", none)
     with pytest.raises(BarError, match=r"000\.png cannot be read as an image \(MemoryError\)"):
         load(tmp_path / "set")
 
@@ -862,7 +1068,7 @@ def test_e12_what_does_not_fit_stays_and_batches_move(tmp_path, monkeypatch, cap
     images = load(tmp_path / "set")
     held = 20 * 3 * 8 * 8
     for free, moves in ((None, True), (2 * held, True), (2 * held - 2, False)):
-        monkeypatch.setattr(data, "_free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(splits, "free_memory", lambda device, free=free: free)
         there = images.to("meta")
         for split in (there.train, there.validation, there.test):
             assert split.images.is_meta == moves
@@ -883,12 +1089,12 @@ def test_e12_a_run_does_not_move_what_does_not_fit(tmp_path, monkeypatch):
     paint(tmp_path / "set")
     config = bar.RunConfig(dataset=str(tmp_path / "set"), **TINY)
     moved = bar.run(config, tmp_path / "one/run", root=tmp_path, device="cpu")
-    monkeypatch.setattr(data, "_free_memory", lambda device: 0)
+    monkeypatch.setattr(splits, "free_memory", lambda device: 0)
     streamed = bar.run(config, tmp_path / "two/run", root=tmp_path, device="cpu")
     assert streamed["weights_sha256"] == moved["weights_sha256"]
 
 
 def test_e12_only_a_gpu_has_memory_of_its_own(monkeypatch):
-    assert data._free_memory(torch.device("cpu")) is None
+    assert splits.free_memory(torch.device("cpu")) is None
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 9))
-    assert data._free_memory(torch.device("cuda", 0)) == 7
+    assert splits.free_memory(torch.device("cuda", 0)) == 7

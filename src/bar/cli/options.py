@@ -34,7 +34,7 @@ _COMMON = (
     ),
     click.option(
         "--metric",
-        help=f"Budget in: {', '.join(METRICS)}, or weights. [default: volume, or weights for methods that zero single weights]",
+        help=f"Budget in: {', '.join(METRICS)}, or weights. [default: volume; weights where single ones are zeroed]",
     ),
     click.option("--preset", default=DEFAULT.preset, show_default=True, help=f"One of: {', '.join(PRESETS)}."),
     click.option("--size", type=int, help="Side of the images in pixels. [default: the data set's own]"),
