@@ -167,6 +167,6 @@ class BudgetAware(Method):
 
     def load_state_dict(self, state: dict) -> None:
         """Restore a `state_dict`."""
-        check_form(state, self.state_dict())
         load_gates(self.network, state["gates"])
+        check_form(state, self.state_dict())
         self._dead_for, self._lowest = state["dead_for"], state["lowest"]

@@ -138,10 +138,10 @@ class IterativePruning(Method):
 
     def load_state_dict(self, state: dict) -> None:
         """Restore a `state_dict`."""
+        load_gates(self.network, state["gates"])
         check_form(state, self.state_dict())
         if not (state["epochs"] >= 0 and 0 <= state["narrowed"] <= len(self.factors)):
             raise BarError("it has been narrowed another number of times than this training does")
-        load_gates(self.network, state["gates"])
         self._epochs, self._narrowed = state["epochs"], state["narrowed"]
         self._generator.set_state(state["generator"])
 

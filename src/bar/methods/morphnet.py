@@ -147,8 +147,8 @@ class MorphNet(Method):
 
     def load_state_dict(self, state: dict) -> None:
         """Restore a `state_dict`."""
-        check_form(state, self.state_dict())
         load_gates(self.gated, state["gates"])
+        check_form(state, self.state_dict())
         self._done, self.multiplier = state["done"], state["multiplier"]
 
     def _scales(self) -> dict[str, Tensor]:

@@ -126,6 +126,6 @@ class Sparsity(Method):
 
     def load_state_dict(self, state: dict) -> None:
         """Restore a `state_dict`."""
-        check_form(state, self.state_dict())
         load_gates(self.network, state["gates"])
+        check_form(state, self.state_dict())
         self._done = state["done"]
