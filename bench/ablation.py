@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import track
 
 import bar
-from bar import data, files, machine, models, runs
+from bar import data, files, machine, methods, models, runs
 from bar.barriers import log_barrier
-from bar.methods.budget_aware import BudgetAware
+from bar.methods.budget_aware import NEAR, BudgetAware
 from bar.training import PRESETS, Settings, Training, steps_per_epoch
 
 QUICK = PRESETS["quick"]
@@ -28,22 +28,56 @@ FIRST = dataclasses.replace(
 FASTER = dataclasses.replace(FIRST, lr=5e-3, cooldown_lr=5e-4)
 LATER = {"reach": 0.9, "aim": 0.97}
 NIMBLE = {"gate_betas": (0.0, 0.9)}
-LOG_BARRIER = "quick, log barrier"
+FOLLOWING = dataclasses.replace(QUICK, follow=0.9)
+GENTLE = dataclasses.replace(FOLLOWING, pressure=31.0)  # the paper's lambda, on WRN-28-12
+EQUAL = (0.0, 0.01)
 UNCUT = "quick, nothing cut on the way"
-VARIANTS: dict[str, Settings] = {
-    "start": FIRST,
-    "faster weights": FASTER,
-    "… and b early at 0.97 B": dataclasses.replace(FASTER, **LATER),
-    "… and gates without momentum": dataclasses.replace(FASTER, **NIMBLE),
-    "… and both": dataclasses.replace(FASTER, **LATER, **NIMBLE),
-    UNCUT: dataclasses.replace(QUICK, patience=None),
-    "quick": QUICK,
-    "quick, equal starts": dataclasses.replace(QUICK, gate_start=(0.0, 0.01)),
-    "the paper's settings": dataclasses.replace(
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Settings, and what else a training may do differently."""
+
+    settings: Settings
+    schedule: str = "sigmoid"
+    log_barrier: bool = False
+    distill: bool = True
+    method: str = "bar"
+
+
+def parts_of(name: str, settings: Settings) -> dict[str, Variant]:
+    """Settings as they are, and without each part of the method."""
+    return {
+        f"{name}, linear schedule": Variant(settings, schedule="linear"),
+        f"{name}, log barrier": Variant(settings, log_barrier=True),
+        f"{name}, equal starts": Variant(dataclasses.replace(settings, gate_start=EQUAL)),
+        f"{name}, no distillation": Variant(settings, distill=False),
+    }
+
+
+# The number in a record's name is the place in this dict: new ones go to its end.
+VARIANTS: dict[str, Variant] = {
+    "start": Variant(FIRST),
+    "faster weights": Variant(FASTER),
+    "… and b early at 0.97 B": Variant(dataclasses.replace(FASTER, **LATER)),
+    "… and gates without momentum": Variant(dataclasses.replace(FASTER, **NIMBLE)),
+    "… and both": Variant(dataclasses.replace(FASTER, **LATER, **NIMBLE)),
+    UNCUT: Variant(dataclasses.replace(QUICK, patience=None)),
+    "quick": Variant(QUICK),
+    "quick, equal starts": Variant(dataclasses.replace(QUICK, gate_start=EQUAL)),
+    "the paper's settings": Variant(dataclasses.replace(
         Settings(), prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32
-    ),
-    LOG_BARRIER: QUICK,
-}
+    )),
+    "quick, log barrier": Variant(QUICK, log_barrier=True),
+    "uniform": Variant(QUICK, method="uniform", distill=False),
+    "uniform, with the teacher": Variant(QUICK, method="uniform"),
+    "less pressure": Variant(dataclasses.replace(QUICK, pressure=31.0)),
+    "following": Variant(FOLLOWING),
+    "following, less pressure": Variant(GENTLE),
+    **{k: v for k, v in parts_of("quick", QUICK).items() if k not in ("quick, equal starts", "quick, log barrier")},
+    **parts_of("following", FOLLOWING),
+    **parts_of("following, less pressure", GENTLE),
+}  # fmt: skip
 
 
 class LogBudget(bar.Budget):
@@ -53,7 +87,20 @@ class LogBudget(bar.Budget):
         return log_barrier(self.V / self.full, self.b / self.full, t=100**time)
 
 
-class Watching(BudgetAware):
+class Following(BudgetAware):
+    """Notes V, counted by reachability, and b of eq. 7 after each step, as parts of V_F."""
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self.steps: list[tuple[float, float]] = []
+
+    def end_step(self) -> None:
+        super().end_step()
+        budget = self.budget
+        self.steps.append((self.network.size(budget.metric) / budget.full, budget.b / budget.full))
+
+
+class Watching(Following):
     """Cuts nothing on the way, but notes what `quick` would have cut, and whether it has come back by the end."""
 
     def __init__(self, *args, **options) -> None:
@@ -78,22 +125,44 @@ class Watching(BudgetAware):
         }
 
 
-def train(name: str, settings: Settings, factor: float, seed: int, model: str, images, teacher) -> list[dict]:
-    """The records of one training."""
+def train(name: str, settings: Settings, factor: float, seed: int, model: str, images, teacher) -> tuple[list, list]:
+    """The records of the epochs of one training, and V and b after each step of the pruning."""
+    variant, steps = VARIANTS[name], settings.prune_epochs * steps_per_epoch(images, settings)
     torch.manual_seed(seed)
     network = models.build(model, images.num_classes, images.input_size)
-    steps = settings.prune_epochs * steps_per_epoch(images, settings)
-    pruner = (Watching if name == UNCUT else BudgetAware)(
-        network, images.input_size, settings, factor, steps, seed=seed
-    )
-    gated = pruner.network.to(memory_format=torch.channels_last)
-    if name == LOG_BARRIER:
-        pruner.budget.__class__ = LogBudget
+    if variant.method == "bar":
+        pruner = (Watching if name == UNCUT else Following)(
+            network, images.input_size, settings, factor, steps, schedule=variant.schedule, seed=seed
+        )
+        if variant.log_barrier:
+            pruner.budget.__class__ = LogBudget
+        phases = settings.phases_of_pruning
+    else:
+        epochs = (settings.prune_epochs, settings.finetune_epochs, settings.cooldown_epochs)
+        given = {"preset": "quick", "epochs": epochs}
+        pruner = methods.build(
+            variant.method, network, images.input_size, settings, factor, steps_per_epoch(images, settings), seed=seed,
+            **given,
+        )  # fmt: skip
+        phases = methods.phases(variant.method, settings, factor, **given)
+    trained = pruner.network.to(memory_format=torch.channels_last)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    return list(
-        Training(gated, images, settings.phases_of_pruning, settings, generator, teacher=teacher, pruner=pruner)
-    )
+    teacher = teacher if variant.distill else None
+    records = list(Training(trained, images, phases, settings, generator, teacher=teacher, pruner=pruner))
+    return records, getattr(pruner, "steps", [])
+
+
+def near(steps: list[tuple[float, float]]) -> float | None:
+    """The share of the steps, from a tenth of them on, with 0.8 <= V / b <= 1."""
+    late = [volume / b for volume, b in steps[len(steps) // 10 :]]
+    return sum(NEAR <= ratio <= 1 for ratio in late) / len(late) if late else None
+
+
+def thinned(steps: list[tuple[float, float]], most: int = 200) -> list[tuple[float, float]]:
+    """Some of the steps, evenly spread, for a figure."""
+    every = max(1, -(-len(steps) // most))
+    return [(round(volume, 5), round(b, 5)) for volume, b in steps[every - 1 :: every]]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -104,7 +173,7 @@ def train(name: str, settings: Settings, factor: float, seed: int, model: str, i
 @click.option("--epochs", type=int, nargs=3, metavar="PRUNE TUNE COOL", help="Instead of the variant's.")
 @click.option("--factors", type=float, multiple=True, default=(4.0, 16.0), show_default=True)
 @click.option("--seeds", type=int, multiple=True, default=(5, 6, 7), show_default=True)
-@click.option("--variants", multiple=True, default=tuple(VARIANTS), help="Some of them only.")
+@click.option("--variants", multiple=True, default=tuple(VARIANTS)[:10], help="Which; default: the first ten.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/ablation"), show_default=True)
 @click.option("--teachers", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
@@ -115,6 +184,7 @@ def main(dataset, model, size, limit, epochs, factors, seeds, variants, threads,
     Examples:
       python bench/ablation.py
       python bench/ablation.py --factors 16 --seeds 5 --variants quick --variants start
+      python bench/ablation.py --dataset cifar10-jpeg --model wrn-16-2 --size 16 --limit 5000 --variants following
       python bench/ablation.py --model resnet18-by-8 --size 32 --epochs 96 48 16 --variants quick --out results/lengths
     """
     torch.set_num_threads(threads)
@@ -128,7 +198,7 @@ def main(dataset, model, size, limit, epochs, factors, seeds, variants, threads,
         path = out / f"{dataset}-{model}-x{factor:g}-seed{seed}-{list(VARIANTS).index(name)}{length}.json"
         if path.exists():
             continue
-        settings = VARIANTS[name]
+        settings = VARIANTS[name].settings
         if epochs:
             phases = dict(zip(("prune_epochs", "finetune_epochs", "cooldown_epochs"), epochs, strict=True))
             settings = dataclasses.replace(settings, **phases)
@@ -137,14 +207,15 @@ def main(dataset, model, size, limit, epochs, factors, seeds, variants, threads,
         folder = runs.place(teachers / config.name, config, images.fingerprint)
         unpruned = [json.loads(line) for line in (folder / runs.METRICS_FILE).read_text().splitlines()]
         teacher = runs.teacher_in(folder, "cpu")
-        records = train(name, settings, factor, seed, model, images, teacher)
+        records, steps = train(name, settings, factor, seed, model, images, teacher)
         result = {
             "variant": name, "settings": dataclasses.asdict(settings), "dataset_label": images.label,
             "training_images": len(images.train), "validation_images": len(images.validation), "model": model,
             "pruning_factor": factor, "seed": seed, "volume_full": bar.count(
                 models.build(model, images.num_classes, images.input_size), images.input_size).volume,
-            "validation_accuracy_unpruned": unpruned[-1]["accuracy"], "epochs": records,
-            "hardware": machine.hardware(), "torch": torch.__version__, "commit": machine.commit(),
+            "validation_accuracy_unpruned": unpruned[-1]["accuracy"], "near": near(steps), "steps": thinned(steps),
+            "epochs": records, "hardware": machine.hardware(), **machine.processor(), "torch": torch.__version__,
+            "commit": machine.commit(), "source_tree": machine.source_tree(),
         }  # fmt: skip
         out.mkdir(parents=True, exist_ok=True)
         files.write_text(path, json.dumps(result, indent=1) + "\n")

@@ -16,22 +16,41 @@ def hardware(device: torch.device | str = "cpu") -> str:
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    model = platform.processor() or platform.machine()
+    return f"{_processor_name()}, {os.cpu_count()} cores, threads: {torch.get_num_threads()}"
+
+
+def processor() -> dict[str, str | int]:
+    """The processor's name, the instruction set that torch uses of it, and the threads: what decides about its bits."""
+    return {
+        "processor": _processor_name(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return f"{model}, {os.cpu_count()} cores, threads: {torch.get_num_threads()}"
+    names = re.findall(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.M) if cpuinfo.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def commit() -> str | None:
     """The commit of the code that runs, with "+" if it has changes; None outside its own git checkout."""
+    return _revision("HEAD")
+
+
+def source_tree() -> str | None:
+    """Git's hash of the folder of this package, which other commits may share; as `commit` otherwise."""
+    return _revision("HEAD:./")
+
+
+def _revision(what: str) -> str | None:
     git = ["git", "-C", str(Path(__file__).parent)]
     tracked = ["ls-files", "--error-unmatch", Path(__file__).name]  # not if bar is installed inside another checkout
     try:
         _, revision, changed = (
             subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
-            for command in (tracked, ["rev-parse", "HEAD"], ["status", "--porcelain", "--", "."])
+            for command in (tracked, ["rev-parse", what], ["status", "--porcelain", "--", "."])
         )
     except (OSError, subprocess.CalledProcessError):
         return None

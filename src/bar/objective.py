@@ -88,6 +88,8 @@ class Budget:
         The fraction of the steps, in (0, 1], after which b has reached its lowest value; 1 in the paper.
     aim : float
         The lowest value of b, as a fraction of B in (0, 1]; 1 in the paper. A little below 1, V ends below B by itself.
+    follow : float
+        The least a / b, in [0, 1), by which V stays close to b (`bar.schedule.margins`); 0 in the paper.
 
     Attributes
     ----------
@@ -102,7 +104,7 @@ class Budget:
     ------
     BarError
         If the factor is not above 1, or so large that even one feature per layer exceeds the budget; if the metric or
-        the schedule is unknown; if the steps, lambda, cap, start, reach or aim are out of range.
+        the schedule is unknown; if the steps, lambda, cap, start, reach, aim or follow are out of range.
 
     Examples
     --------
@@ -131,11 +133,12 @@ class Budget:
         start: float = 1.0,
         reach: float = 0.9,
         aim: float = 0.99,
+        follow: float = 0.0,
     ) -> None:
         _check_request(factor, steps, metric, schedule)
-        _check_strengths(lam, cap, start, reach, aim)
+        _check_strengths(lam, cap, start, reach, aim, follow)
         self.gated, self.steps, self.metric, self.schedule = gated, steps, metric, schedule
-        self.cap, self.start, self.reach, self.aim = cap, start, reach, aim
+        self.cap, self.start, self.reach, self.aim, self.follow = cap, start, reach, aim, follow
         self.full = gated.full(metric)
         self.limit = self.full / factor
         self.lam = PRESSURE / self.full if lam is None else lam
@@ -161,7 +164,7 @@ class Budget:
         """
         self.gated.floor_()
         time, end = min(step / max(self.reach * self.steps - 1, 1), 1.0), self.aim * self.limit
-        self.a, b = margins(time, self.full, end, self.schedule)
+        self.a, b = margins(time, self.full, end, self.schedule, self.follow)
         remaining = (b - end) / (self.full - end)  # 1 - T of eq. 7
         self.b = b + (self.start - 1) * self.full * remaining
         size = cost.measure(self.metric)
@@ -190,9 +193,11 @@ def _check_request(factor: float, steps: int, metric: str, schedule: str) -> Non
         raise BarError(f"the budget needs a whole number of steps, at least 1, not {steps!r}")
 
 
-def _check_strengths(lam: float | None, cap: float, start: float, reach: float, aim: float) -> None:
+def _check_strengths(lam: float | None, cap: float, start: float, reach: float, aim: float, follow: float) -> None:
     """Raise a BarError unless these are valid arguments of a `Budget`."""
     if not (cap > 0 and start >= 1 and (lam is None or lam > 0)):  # also refuses what is not a number
         raise BarError(f"lambda and cap must be above 0, and start at least 1, not {lam}, {cap} and {start}")
     if not (0 < reach <= 1 and 0 < aim <= 1):
         raise BarError(f"reach and aim must be above 0 and at most 1, not {reach} and {aim}")
+    if not 0 <= follow < 1:
+        raise BarError(f"follow must be at least 0 and below 1, not {follow}")

@@ -124,10 +124,13 @@ def margins(
     full: float,
     budget: float,
     schedule: str | Callable[[Tensor | float], Tensor | float] = "sigmoid",
-) -> tuple[float, Tensor | float]:
+    follow: float = 0.0,
+) -> tuple[Tensor | float, Tensor | float]:
     """The margins (a, b) of the barrier at a moment of training (section 3.4, eq. 7).
 
-    a = B - 1e-4 V_F stays; b = (1 - T(t)) V_F + T(t) B moves from the full volume to the budget.
+    b = (1 - T(t)) V_F + T(t) B moves from the full volume to the budget. In the paper a = B - 1e-4 V_F stays, so that
+    the barrier presses until V is near the budget, however far above it b still is. With `follow`, a is never below
+    that fraction of b: the barrier is 0 as soon as V is a little smaller than b, and V stays close to it.
 
     Parameters
     ----------
@@ -139,24 +142,30 @@ def margins(
         B, the volume allowed in the end, 0 < B <= V_F.
     schedule : str or callable
         A name in `SCHEDULES`, or any T(t).
+    follow : float
+        The least a / b, in [0, 1); 0 in the paper.
 
     Returns
     -------
-    a : float
-        Below it the barrier is 0. Negative for a budget under 1e-4 V_F.
+    a : Tensor or float
+        Below it the barrier is 0. Negative for a budget under 1e-4 V_F, if it does not follow b.
     b : Tensor or float
         From it on the barrier is infinite; exactly V_F at t = 0 and B at t = 1.
 
     Raises
     ------
     BarError
-        If t leaves [0, 1], the budget is not within (0, V_F], or there is no such schedule.
+        If t leaves [0, 1], the budget is not within (0, V_F], there is no such schedule, or `follow` is out of range.
 
     Examples
     --------
     >>> margins(0.5, full=1000, budget=250, schedule="linear")
     (249.9, 625.0)
+    >>> margins(0.5, full=1000, budget=250, schedule="linear", follow=0.9)
+    (562.5, 625.0)
     """
+    if not 0 <= follow < 1:
+        raise BarError(f"the lower margin follows b at a fraction in [0, 1) of it, not {follow}")
     if not (math.isfinite(full) and 0 < budget <= full):
         raise BarError(f"the budget must be positive and at most the full volume {full}, got {budget}")
     if isinstance(schedule, str):
@@ -165,7 +174,10 @@ def margins(
         schedule = SCHEDULES[schedule]
     _check_time(t)
     T = schedule(t)
-    return budget - 1e-4 * full, (1 - T) * full + T * budget
+    a, b = budget - 1e-4 * full, (1 - T) * full + T * budget
+    if follow:
+        a = (follow * b).clamp(min=a) if isinstance(b, Tensor) else max(a, follow * b)
+    return a, b
 
 
 def _exact_ends(t: Tensor | float, T: Tensor | float) -> Tensor | float:

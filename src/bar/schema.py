@@ -80,13 +80,14 @@ RESULT_FIELDS = CONFIG_FIELDS | {
     "weights_full": _COUNT, "budget": _POSITIVE, "search": or_none(DICT), "features": dict_of(whole(0)),
     "features_full": dict_of(_COUNT), "areas": dict_of(_COUNT), "weights_sha256": SHA256,
     "architecture_sha256": SHA256, "seconds": number(0), "hardware": TEXT, "processes": _COUNT,
-    "versions": dict_of(TEXT), "commit": or_none(TEXT),
+    "versions": dict_of(TEXT), "commit": or_none(TEXT), "source_tree": or_none(TEXT), "processor": TEXT,
+    "instruction_set": TEXT, "threads": _COUNT, "gated": dict_of(_COUNT),
 }  # fmt: skip
 TRIAL_FIELDS = {"lambda": _POSITIVE, "volume": _COUNT, "flops": _COUNT, "seconds": number(0)}
 # Fields that records may lack: those that are younger than some, and those of single weights.
 _OPTIONAL = {
     "fingerprint", "options", "source", "start", "gates", "search", "processes", "weights", "weights_full",
-    "architecture_sha256",
+    "architecture_sha256", "source_tree", "processor", "instruction_set", "threads", "gated",
 }  # fmt: skip
 
 

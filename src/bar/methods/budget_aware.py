@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from bar.methods.base import Method, Option, Task
-from bar.methods.gated import load_gates, record_of_cut
+from bar.methods.gated import encoded, load_gates, record_of_cut
 from bar.schedule import SCHEDULES
 from bar.surgery import gate, prune
 from bar.training import Settings, check_form
+
+NEAR = 0.8  # V / b from which on V is near the margin
 
 
 class BudgetAware(Method):
@@ -18,8 +20,10 @@ class BudgetAware(Method):
 
     Records of the pruning epochs have volume, flops, size (V of eq. 4 in the budget's metric), budget (b) and barrier
     (f); flops_trained, what is still computed; size_min and size_max, the bounds of V over the epoch's steps; above,
-    the fraction of them with V >= b; and rise, the most that V exceeded its minimum so far. The record of the cut
-    has size_before_settling, and what regular connectivity would cost with the same gates (table 2).
+    the fraction of them with V >= b; near, the fraction with 0.8 <= V / b <= 1, and ratio_min and ratio_max, the bounds
+    of V / b; rise, the most that V exceeded its minimum so far; and gates, their scores and which are alive
+    (`bar.runs.gates`). The record of the cut has size_before_settling, and what regular connectivity would cost with
+    the same gates (table 2).
 
     Parameters
     ----------
@@ -122,13 +126,15 @@ class BudgetAware(Method):
         self._cut_what_stays_dead()
         sizes = torch.stack(self._sizes).double().cpu()
         margins = torch.tensor(self._margins, dtype=torch.float64)
-        lowest = torch.cat([self._lowest, sizes]).cummin(0).values
+        lowest, ratios = torch.cat([self._lowest, sizes]).cummin(0).values, sizes / margins
         self._lowest, self._sizes, self._margins = lowest[-1:], [], []
         return {
             "volume": gated.size("volume"), "flops": gated.size("flops"), "size": float(budget.V), "budget": budget.b,
             "barrier": float(budget.f), "size_min": float(sizes.min()), "size_max": float(sizes.max()),
             "above": float((sizes >= margins).double().mean()), "rise": float((sizes - lowest[1:]).max()),
-            "flops_trained": gated.uncut("flops"),
+            "ratio_min": float(ratios.min()), "ratio_max": float(ratios.max()),
+            "near": float(((ratios >= NEAR) & (ratios <= 1)).double().mean()), "flops_trained": gated.uncut("flops"),
+            "gates": encoded(gated),
         }  # fmt: skip
 
     def _cut_what_stays_dead(self) -> None:

@@ -1,9 +1,13 @@
 """What methods with gates share: the fields of their records, and their state."""
 
+import base64
+
+import numpy as np
+import torch
 from torch import Tensor
 
 from bar import cost
-from bar.errors import BarError, nearest
+from bar.errors import BarError
 from bar.surgery import GatedNetwork
 
 
@@ -17,10 +21,55 @@ def record_of_cut(gated: GatedNetwork, limit: float, metric: str, before: int) -
     return gated.costs() | {"size": gated.size(metric), "budget": limit, "size_before_settling": before}
 
 
+def encoded(gated: GatedNetwork) -> dict[str, str]:
+    """The state of all gates in a form that fits into a line of a record; see `decoded`."""
+    scores = gated.score.detach().float().cpu().clamp(-6e4, 6e4).half().numpy()  # of what was cut it is -inf
+    alive = torch.cat([gate.alive for gate in gated.gates.values()]).cpu().numpy()
+    parts = {"score": scores.astype("<f2").tobytes(), "alive": np.packbits(alive).tobytes()}
+    return {name: base64.b64encode(part).decode() for name, part in parts.items()}
+
+
+def decoded(held: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """The scores and the state of gates, from what a record holds.
+
+    Parameters
+    ----------
+    held : dict of str to str
+        "score" and "alive" in base64: half-precision numbers, and bits.
+
+    Returns
+    -------
+    score : ndarray of shape (features,), float16
+        What features are ranked by, log alpha for hard concrete gates, in [-60000, 60000].
+    alive : ndarray of shape (features,), bool
+
+    Raises
+    ------
+    BarError
+        If it is damaged.
+
+    Examples
+    --------
+    >>> import bar
+    >>> from torch import nn
+    >>> gated = bar.gate(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(64, 2)), (1, 6, 6))
+    >>> decoded(encoded(gated.keep_({"0": torch.tensor([True, False, False, True])})))
+    (array([ 10., -10., -10.,  10.], dtype=float16), array([ True, False, False,  True]))
+    """
+    try:
+        score, bits = (base64.b64decode(held[name], validate=True) for name in ("score", "alive"))
+        scores = np.frombuffer(score, "<f2")
+        alive = np.unpackbits(np.frombuffer(bits, np.uint8))
+        if len(bits) != -(-len(scores) // 8):
+            raise ValueError("there are not as many bits as scores")
+    except (KeyError, TypeError, ValueError) as error:
+        raise BarError(f"the gates of a record cannot be read: {error}") from error
+    return scores.astype(np.float16), alive[: len(scores)].astype(bool)
+
+
 def check_limit(gated: GatedNetwork, limit: float, metric: str) -> None:
     """Refuse a budget that no pruning of this network can meet, and an unknown metric."""
-    if metric not in cost.METRICS:
-        raise BarError(f"unknown metric {metric!r}: {nearest(str(metric), cost.METRICS)}")
+    cost.measure(metric)
     smallest = gated.smallest(metric)
     if not smallest <= limit:  # also refuses NaN
         raise BarError(f"the smallest possible {metric} is {smallest:,}, above the budget {limit:,.0f}")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from bar.errors import BarError
 from bar.methods.base import Method, Option, Task
-from bar.methods.gated import check_limit, load_gates, record_of_cut, sizes
+from bar.methods.gated import check_limit, encoded, load_gates, record_of_cut, sizes
 from bar.surgery import GatedNetwork, prune
 from bar.training import check_form
 
@@ -99,9 +99,9 @@ class Sparsity(Method):
         return self.lam * self.loss()
 
     def end_epoch(self) -> dict:
-        """What hard pruning would leave now: ``volume``, ``flops``, and ``size``, the one that is budgeted."""
+        """What hard pruning would leave now: ``volume``, ``flops``, and ``size``, the one budgeted; and the gates."""
         self.network.floor_()
-        return sizes(self.network, self.metric)
+        return sizes(self.network, self.metric) | {"gates": encoded(self.network)}
 
     def watched(self) -> nn.Module:
         """What hard pruning would leave now, as a plain network."""

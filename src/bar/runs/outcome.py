@@ -13,6 +13,7 @@ from bar import data, machine, schema, storage
 from bar.cost import Cost, count
 from bar.methods.weights import weights_of
 from bar.runs.config import RunConfig
+from bar.surgery import GatedNetwork
 from bar.training import Pruner, accuracy
 
 
@@ -83,23 +84,25 @@ def of_run(
         "budget": cut.get("budget", full.volume),
         "search": trained.search,
         **_layers(cost, full),
+        "gated": _gated(trained.pruner),
         "weights_sha256": storage.digest(folder / storage.WEIGHTS),
         "architecture_sha256": storage.digest(folder / storage.ARCHITECTURE),
         "seconds": trained.seconds,
     }
 
 
-def of_machine(device: torch.device, processes: int, commit: str | None) -> dict:
-    """What it ran on: device, processes, versions and the commit that it began with."""
+def of_machine(device: torch.device, processes: int, code: dict[str, str | None]) -> dict:
+    """What it ran on: device, processor, processes, versions and the code that it began with."""
     return {
         "hardware": machine.hardware(device),
+        **machine.processor(),
         "processes": processes,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
         },
-        "commit": commit,
+        **code,
     }
 
 
@@ -122,6 +125,12 @@ def _weights(network: nn.Module, pruner: Pruner | None) -> dict:
     if not hasattr(pruner, "full"):
         return {}
     return {"weights": sum(int(w.count_nonzero()) for w in weights_of(network).values()), "weights_full": pruner.full}
+
+
+def _gated(pruner: Pruner | None) -> dict[str, int]:
+    """The convolutions that had gates, and how many features; in the order of the gates in records of epochs."""
+    network = getattr(pruner, "network", None)
+    return {n: len(gate.alive) for n, gate in network.gates.items()} if isinstance(network, GatedNetwork) else {}
 
 
 def _features(cost: Cost, name: str) -> int:

@@ -6,10 +6,12 @@ import logging
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from bar import schema
 from bar.errors import BarError, shown
+from bar.methods.gated import decoded
 from bar.runs.config import RunConfig
 from bar.runs.places import CONFIG, LOCK, METRICS_FILE, RESULT
 
@@ -79,6 +81,39 @@ def metrics(folder: Path | str) -> pd.DataFrame:
         return pd.read_json(io.StringIO(whole), lines=True)
     except (OSError, ValueError, RecursionError) as error:
         raise BarError(f"cannot read {path}: {error}") from error
+
+
+def gates(folder: Path | str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What became of each gate of a run, epoch by epoch.
+
+    Parameters
+    ----------
+    folder : path
+        Of a finished run of a method with gates.
+
+    Returns
+    -------
+    dict of str to (ndarray, ndarray)
+        Convolution -> scores (log alpha for hard concrete gates), float16, and which features were alive, bool; both of
+        shape (epochs of pruning, features). Empty if the record has no gates.
+
+    Raises
+    ------
+    BarError
+        If there is no such run, or its record is damaged.
+    """
+    record, epochs = read(folder), metrics(folder)
+    if record is None:
+        raise BarError(f"{folder} holds no finished run")
+    widths = record.get("gated", {})
+    if not widths or "gates" not in epochs:
+        return {}
+    states = [decoded(held) for held in epochs.gates[epochs.phase == "prune"]]
+    if any(len(score) != sum(widths.values()) for score, _ in states):
+        raise BarError(f"{folder}: {METRICS_FILE} has other gates than {RESULT}")
+    places = np.cumsum(list(widths.values()))[:-1]
+    score, alive = (np.split(np.stack(part), places, axis=1) for part in zip(*states, strict=True))
+    return dict(zip(widths, zip(score, alive, strict=True), strict=True))
 
 
 def records(*roots: Path | str) -> pd.DataFrame:

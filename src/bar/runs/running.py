@@ -225,7 +225,7 @@ class Work:
 
     def __init__(self, job: Job, start: Start, fabric: Fabric) -> None:
         self.job, self.start, self.fabric = job, start, fabric
-        self.commit = machine.commit()  # files may change while it trains
+        self.code = {"commit": machine.commit(), "source_tree": machine.source_tree()}  # files may change meanwhile
         self.images = job.images.to(fabric.device)
         taught = start.taught and job.config.distill
         self.teacher = teacher_in(start.unpruned, fabric.device) if taught else None
@@ -239,14 +239,14 @@ class Work:
         fabric.barrier()
         compared = taught["accuracy"] if taught else None
         held = self.job.wanted | outcome.of_run(config, self.images, self.start.full, trained, folder, compared)
-        held |= outcome.of_machine(fabric.device, fabric.world_size, self.commit)
+        held |= outcome.of_machine(fabric.device, fabric.world_size, self.code)
         if fabric.is_global_zero:
             files.write_text(folder / RESULT, json.dumps(held, indent=1))
             tidy(folder)
         fabric.barrier()
 
     def _pruned(self) -> outcome.Trained:
-        """The network once it is pruned and trained to the end; if need be, the weight of sparsity is found before."""
+        """The network once it is pruned and trained to the end; if need be, the sparsity weight is found before."""
         job, weight, found = self.job, {}, None
         if job.config.kind.searched:
             trials = job.folder.parent / f"{job.config.trials}-data{self.images.fingerprint[:8]}"
@@ -256,7 +256,7 @@ class Work:
         return replace(self._train(pruner.network, job.config.phases, pruner), search=found)
 
     def _try(self, lam: float, folder: Path) -> tuple[dict, float]:
-        """Try a weight of sparsity: the phases that prune, on a copy of the network."""
+        """Try a sparsity weight: the phases that prune, on a copy of the network."""
         pruner = self.job.prepare(copy.deepcopy(self.start.network), lam=lam, settle=False)
         phases = [phase for phase in self.job.config.phases if phase[0] == "prune"]
         trained = self._train(pruner.network, phases, pruner, folder, {"lambda": lam})

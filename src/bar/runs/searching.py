@@ -1,4 +1,4 @@
-"""The search for the weight of sparsity that meets a budget, by trials that are recorded."""
+"""The search for the sparsity weight that meets a budget, by trials that are recorded."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from bar.runs.places import TRIAL, alone, make_folder, tidy
 def search(
     config: RunConfig, root: Path, full: Cost, fabric: Fabric, trial: Callable[[float, Path], tuple[dict, float]]
 ) -> dict:
-    """The weight of sparsity that meets the budget, by trials that all budgets share; each is kept in its folder.
+    """The sparsity weight that meets the budget, by trials that all budgets share; each is kept in its folder.
 
     Parameters
     ----------

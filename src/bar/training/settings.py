@@ -31,6 +31,7 @@ class Settings:
     cap: float = 1000.0  # of the barrier, infinite in the paper
     reach: float = 1.0  # b arrives at the budget after this part of the pruning
     aim: float = 1.0  # b arrives at this part of the budget
+    follow: float = 0.0  # the least a / b; in the paper a stays where it is
     patience: float | None = None  # features dead for so long are cut while training, as a part of the pruning epochs
 
     def budget(
@@ -40,7 +41,9 @@ class Settings:
         lam = self.lam
         if self.pressure is not None:
             lam = self.pressure / gated.full(metric)
-        return Budget(gated, factor, steps, metric, schedule, lam, self.cap, self.b_start, self.reach, self.aim)
+        return Budget(
+            gated, factor, steps, metric, schedule, lam, self.cap, self.b_start, self.reach, self.aim, self.follow
+        )
 
     def rate_of_gates(self, step: int, steps: int) -> float:
         """The gates' learning rate at one of so many steps, counted from 0; at least 0."""
