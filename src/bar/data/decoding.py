@@ -168,7 +168,7 @@ class Upright:
         strip = self._image.crop(box)
         if self._turn is not None:
             strip = strip.transpose(self._turn)
-        return to_rgb(_to_8_bits(strip, getattr(self._image, "tag_v2", {})))
+        return _to_rgb(_to_8_bits(strip, getattr(self._image, "tag_v2", {})))
 
 
 @contextlib.contextmanager
@@ -222,7 +222,7 @@ def _to_8_bits(image: Image.Image, tags: dict) -> Image.Image:
     return grey
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     """An image of 8 bits in RGB, on white where it is transparent."""
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
