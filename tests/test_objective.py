@@ -124,6 +124,7 @@ def test_a_factor_that_leaves_nothing():
         ({"lam": math.nan}, "lambda and cap must be above 0"),
         ({"cap": 0}, "lambda and cap must be above 0"),
         ({"start": 0.5}, "start at least 1, not None, 100.0 and 0.5"),
+        ({"follow": 1.0}, "follow must be at least 0 and below 1, not 1.0"),
     ],
 )
 def test_other_refusals(options, message):

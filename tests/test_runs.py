@@ -1,11 +1,13 @@
 """Runs: what is recorded, what is reused, what is refused before anything is written."""
 
 import json
+import shutil
 import subprocess
 import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -47,6 +49,52 @@ def test_a_line_an_epoch(folder):
     wanted = {"phase", "epoch", "volume", "budget", "barrier", "accuracy", "seconds"}
     assert all(wanted <= line.keys() for line in lines)
     assert runs.metrics(folder)["epoch"].tolist() == [1, 2, 2, 1, 1]
+
+
+def test_what_decides_about_bits_is_recorded(folder):
+    record = runs.read(folder)
+    assert record["threads"] == torch.get_num_threads()
+    assert record["instruction_set"] == torch.backends.cpu.get_cpu_capability()
+    assert record["processor"] in record["hardware"]
+    source = Path(bar.__file__).parent
+    git = ["git", "-C", str(source), "rev-parse", "HEAD:./"]
+    tree = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    assert record["source_tree"] in (tree, f"{tree}+")
+
+
+@pytest.mark.parametrize("method", ["bar", "information-bottleneck"])
+def test_every_gate_is_recorded_in_every_epoch(method, tmp_path, monkeypatch):
+    """Against the gates themselves, looked at when the epoch ends."""
+    seen = []
+
+    def looking(pruner, end_epoch):
+        record = end_epoch()
+        state = [(gate.score.detach().clone(), gate.alive.clone()) for gate in pruner.network.gates.values()]
+        return seen.append(dict(zip(pruner.network.gates, state, strict=True))) or record
+
+    kind = bar.methods.find(method)
+    monkeypatch.setattr(kind, "end_epoch", lambda self, end=kind.end_epoch: looking(self, lambda: end(self)))
+    config = bar.RunConfig(method=method, pruning_factor=3.7, **TINY)
+    record = bar.run(config, tmp_path / "run", device="cpu")
+    gates = runs.gates(tmp_path / "run")
+    assert {name: score.shape for name, (score, _) in gates.items()} == {n: (2, w) for n, w in record["gated"].items()}
+    for epoch, state in enumerate(seen[-2:]):
+        for name, (score, alive) in state.items():
+            assert (gates[name][1][epoch] == alive.numpy()).all()
+            assert np.allclose(gates[name][0][epoch], score.clamp(-6e4, 6e4).numpy(), rtol=1e-3, atol=1e-3)
+    unpruned = tmp_path / config.unpruned.name
+    assert runs.gates(unpruned) == {}
+
+
+def test_gates_that_are_damaged_are_named(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    path = tmp_path / "run" / runs.METRICS_FILE
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for damaged in ("no base64", lines[0]["gates"]["score"][:8], 3):
+        lines[0]["gates"]["score"] = damaged
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with pytest.raises(bar.BarError, match="gates"):
+            runs.gates(tmp_path / "run")
 
 
 def test_the_network_that_was_recorded_is_the_one_on_disk(folder):

@@ -160,3 +160,22 @@ def test_impossible_budgets_are_refused(full, budget):
 def test_unknown_schedules_name_the_nearest():
     with pytest.raises(BarError, match="did you mean 'sigmoid'"):
         margins(0.5, 10, 5, "sigmod")
+
+
+@given(t=st.floats(0, 1), factor=st.floats(1.5, 100), follow=st.floats(0, 0.99))
+def test_a_lower_margin_that_follows(t, factor, follow):
+    """It is the paper's or a fraction of b, whichever is larger; below b, and at the end where the paper has it."""
+    full, budget = 1000.0, 1000.0 / factor
+    a, b = margins(t, full, budget, follow=follow)
+    stays, same = margins(t, full, budget)
+    assert b == same
+    assert a == max(stays, follow * b) < b
+    tensors = margins(torch.tensor(t, dtype=torch.float64), full, budget, follow=follow)
+    torch.testing.assert_close(torch.stack([torch.as_tensor(m) for m in tensors]), torch.tensor([a, b]).double())
+    assert margins(1.0, full, budget, follow=follow) == margins(1.0, full, budget) or follow * budget > stays
+
+
+@pytest.mark.parametrize("follow", [-0.1, 1.0, math.nan])
+def test_a_lower_margin_that_cannot_follow(follow):
+    with pytest.raises(BarError, match=f"not {follow}"):
+        margins(0.5, 10, 5, follow=follow)

@@ -67,6 +67,18 @@ def test_how_the_size_followed_its_budget():
         before = [v for v, _ in seen]
         rises = [v - min(before[: i * steps + j + 1]) for j, (v, _) in enumerate(mine)]
         assert record["rise"] == max(rises)
+        ratios = [v / b for v, b in mine]
+        assert (record["ratio_min"], record["ratio_max"]) == pytest.approx((min(ratios), max(ratios)))
+        assert record["near"] == pytest.approx(sum(0.8 <= ratio <= 1 for ratio in ratios) / steps)
+
+
+def test_a_lower_margin_that_follows_keeps_v_close_to_b():
+    settings = dataclasses.replace(SETTINGS, prune_epochs=24)
+    near = {}
+    for follow in (0.0, 0.9):
+        records = list(pruning(4, settings=dataclasses.replace(settings, follow=follow)))
+        near[follow] = sum(record["near"] for record in records[2:24]) / 22
+    assert near[0.9] > near[0.0] + 0.25
 
 
 def test_a_network_learns_and_equal_seeds_give_equal_weights():
