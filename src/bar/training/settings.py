@@ -66,11 +66,11 @@ class Settings:
 
 
 PRESETS = {
-    # The paper's numbers, and b_start and cap, without which the first step would be infinite. What is otherwise than in
-    # its text, or not said there: a last step settles V between 0.95 B and B; at the cut gates are folded into weights,
-    # Adam starts anew and batch norms are measured anew; features are gated again behind the batch norms that read sums;
-    # gates have no weight decay; log alpha starts in U(0, 0.01), where supp. 4 has alpha; a tenth of the training images
-    # is held out to watch; a GPU computes in bfloat16.
+    # The paper's numbers, and b_start and cap, without which the first step would be infinite. What differs from its
+    # text, or is not said there: a last step settles V between 0.95 B and B; at the cut gates are folded into weights,
+    # Adam starts anew and batch norms are measured anew; features are gated again behind batch norms that read sums;
+    # gates have no weight decay; log alpha starts in U(0, 0.01), where supp. 4 has alpha; a tenth of the images is held
+    # out to watch; a GPU computes in bfloat16.
     "paper": Settings(),
     # For a laptop: a short run needs gates that move faster and do not all start at the same place.
     "quick": Settings(
