@@ -40,6 +40,21 @@ def test_the_presets_hold_the_papers_settings():
     assert (paper.gate_start, paper.gate_lr) == ((0.0, 0.01), 1e-3)
 
 
+@pytest.mark.parametrize("preset", ["paper", "quick"])
+def test_the_term_is_as_large_in_flops_as_in_volume(preset):
+    """With all gates as they start, before anything is pruned."""
+    gated = bar.gate(models.build("wrn-10-1", 10, DIGITS.input_size), DIGITS.input_size)
+    for gate in gated.gates.values():
+        gate.log_alpha.data.fill_(0.5)
+    terms = {}
+    for metric in ("volume", "flops"):
+        budget = PRESETS[preset].budget(gated, factor=4, steps=10, metric=metric)
+        terms[metric] = float(budget(0).detach() / budget.f)
+        share = float(budget.lam * budget.full)
+        assert share == pytest.approx(31 * gated.full() / 3_112_960 if preset == "paper" else 311, rel=0.01)
+    assert terms["flops"] == pytest.approx(terms["volume"], rel=0.3)  # P(z > 0) counts twice in the FLOPs of a layer
+
+
 @pytest.mark.parametrize(("factor", "metric"), [(2, "volume"), (3.7, "volume"), (4, "flops"), (16, "volume")])
 def test_all_phases_end_within_the_budget(factor, metric):
     training = pruning(factor, metric)

@@ -25,7 +25,7 @@ class Settings:
     gate_betas: tuple[float, float] = (0.9, 0.999)  # of Adam
     gate_decay: float = 0.0  # the gates' learning rate falls to 0 over this last part of the pruning
     gate_start: tuple[float, float] = (0.0, 0.01)  # log alpha is drawn uniformly from this
-    lam: float = 1e-5
+    lam: float = 1e-5  # for the volume; see `budget`
     pressure: float | None = None  # instead of lam, that times V_F: the same for networks of any size
     b_start: float = 1.01  # of V_F; the paper starts at V_F, where its barrier is infinite
     cap: float = 1000.0  # of the barrier, infinite in the paper
@@ -37,8 +37,12 @@ class Settings:
     def budget(
         self, gated: GatedNetwork, factor: float, steps: int, metric: str = "volume", schedule: str = "sigmoid"
     ) -> Budget:
-        """The budget as a term of the loss, with these settings; for the arguments see `bar.Budget`."""
-        lam = self.lam
+        """The budget as a term of the loss, with these settings; for the arguments see `bar.Budget`.
+
+        lambda is for a budget of volume. For one of FLOPs the paper gives none: here it is scaled by V_F / F_F, so that
+        the term is as large as for the volume. As it is, it would outweigh the data some thousandfold.
+        """
+        lam = self.lam * gated.full("volume") / gated.full(metric)
         if self.pressure is not None:
             lam = self.pressure / gated.full(metric)
         return Budget(
