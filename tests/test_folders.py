@@ -388,7 +388,7 @@ def test_e6_a_class_without_an_image_ends_the_listing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("what", "many"), [("FOLDERS", 5), ("ENTRIES", 50)])
 def test_e6_looking_in_vain_has_an_end(tmp_path, monkeypatch, what, many):
-    monkeypatch.setattr(walking, f"MOST_{what}_IN_VAIN", many)
+    monkeypatch.setattr(walking, f"MOST_{what}_WITHOUT_IMAGE", many)
     paint(tmp_path / "set", count=2)
     for i in range(20):
         (tmp_path / f"set/b/{i:03}").mkdir()
@@ -865,7 +865,7 @@ def test_strips_give_what_the_whole_image_gives(tmp_path, monkeypatch, mode, ori
         fitted = np.asarray(ImageOps.fit(whole, (size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
         assert np.array_equal(decoding.scaled(str(path), size, False), fitted)
         with monkeypatch.context() as patch:  # no room for the whole in RGB
-            patch.setattr(limits, "to_decode", lambda *_: (0, False))
+            patch.setattr(limits, "memory_to_decode", lambda *_: (0, False))
             assert np.abs(decoding.scaled(str(path), size, False) - fitted.astype(int)).max() <= 1
 
 
@@ -879,16 +879,16 @@ def test_scaling_is_that_of_pillow(tmp_path_factory, width, height, size):
     expected = np.asarray(ImageOps.fit(data.decode(str(path)), (size, size), Image.Resampling.BILINEAR))
     for whole in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(limits, "to_decode", lambda *_, whole=whole: (0, whole))
+            patch.setattr(limits, "memory_to_decode", lambda *_, whole=whole: (0, whole))
             got = decoding.scaled(str(path), size, False).transpose(1, 2, 0)
         assert np.abs(got - expected.astype(int)).max() <= (not whole)
 
 
-def test_what_threads_decode_at_a_time_fits_into_the_room():
-    room, held, most = limits.Room(10), [], []
+def test_what_threads_decode_at_a_time_fits_into_the_pool():
+    pool, held, most = limits.MemoryPool(10), [], []
 
     def take(amount):
-        with room.taking(amount):
+        with pool.reserving(amount):
             held.append(amount)
             most.append(sum(held))
             time.sleep(0.01)

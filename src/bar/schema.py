@@ -1,7 +1,7 @@
-"""What the JSON files of a run hold; each is checked whenever it is read, so that a damaged one is named at once.
+"""Schemas of a run's JSON files, against which each file is checked whenever it is read.
 
-A schema is a dict of field -> check, a check being the words for what is right and the function that tells. Fields that
-no schema names are let through: a newer version may have added them.
+A schema maps each field to a check: words that describe a valid value, and a function that tests one. Fields that no
+schema names are accepted: a newer version may have added them.
 """
 
 import json
@@ -12,33 +12,33 @@ from pathlib import Path
 
 from bar.errors import BarError
 
-FORMAT = 1  # of the files written now; those from before it was written down have none, and count as 0
+FORMAT = 1  # of the files written now; older files have no such field, and count as 0
 CONFIG, RESULT, TRIAL = "config.json", "result.json", "trial.json"
-_LARGEST = 8 * 2**20  # bytes of a file that is read at all: brackets take thirty times as much memory
-_DEEPEST = 40  # lists and dicts within each other
+_LARGEST = 8 * 2**20  # bytes; larger files are refused, since what is parsed can take thirty times as much memory
+_DEEPEST = 40  # levels of nested lists and dicts
 
 Check = tuple[str, Callable[[object], bool]]
 
 
 def whole(least: int, most: int = 2**63 - 1) -> Check:
-    """A whole number, true and false not among them."""
+    """Check for a whole number in [least, most]; booleans are refused."""
     return f"a whole number >= {least}", lambda v: type(v) is int and least <= v <= most
 
 
 def number(least: float = -math.inf, most: float = math.inf) -> Check:
-    """A finite number."""
+    """Check for a finite number in [least, most]; booleans are refused."""
     words = "a number" if math.isinf(least) else f"a number >= {least:g}"
     words += "" if math.isinf(most) else f" and <= {most:g}"
     return words, lambda v: type(v) in (int, float) and abs(v) < 1e300 and least <= v <= most
 
 
 def or_none(check: Check) -> Check:
-    """Null is fine as well."""
+    """Check for null, or for a value that passes the given check."""
     return f"{check[0]} or null", lambda v: v is None or check[1](v)
 
 
 def list_of(check: Check, length: int | None = None) -> Check:
-    """A list whose items are all right."""
+    """Check for a list, of a given length if any, whose items all pass a check."""
 
     def right(value) -> bool:
         return isinstance(value, list) and len(value) == (length or len(value)) and all(map(check[1], value))
@@ -47,7 +47,7 @@ def list_of(check: Check, length: int | None = None) -> Check:
 
 
 def dict_of(check: Check) -> Check:
-    """A dict whose values are all right."""
+    """Check for a dict whose values all pass a check."""
     return f"a dict of {check[0]}", lambda v: isinstance(v, dict) and all(map(check[1], v.values()))
 
 
@@ -84,7 +84,7 @@ RESULT_FIELDS = CONFIG_FIELDS | {
     "instruction_set": TEXT, "threads": _COUNT, "gated": dict_of(_COUNT),
 }  # fmt: skip
 TRIAL_FIELDS = {"lambda": _POSITIVE, "volume": _COUNT, "flops": _COUNT, "seconds": number(0)}
-# Fields that records may lack: those that are younger than some, and those of single weights.
+# Fields that records may lack: those added after some records were written, and those of single weights.
 _OPTIONAL = {
     "fingerprint", "options", "source", "start", "gates", "search", "processes", "weights", "weights_full",
     "architecture_sha256", "source_tree", "processor", "instruction_set", "threads", "gated",
@@ -99,18 +99,18 @@ def read(path: Path, fields: Mapping[str, Check]) -> dict:
     path : Path
         The file.
     fields : mapping of str to Check
-        What it must hold.
+        The schema.
 
     Returns
     -------
     dict
-        What it holds, "format" among it if it was written down.
+        The content of the file, with "format" if the file has that field.
 
     Raises
     ------
     BarError
-        If it cannot be read, lacks a field or has one that is not right, or is of a newer version; the message names
-        the file.
+        If the file cannot be read, lacks a required field, has an invalid one, or was written in a newer format; the
+        message names the file.
 
     Examples
     --------
@@ -146,16 +146,26 @@ def read(path: Path, fields: Mapping[str, Check]) -> dict:
 
 
 def load(path: Path, what: str, most: int = _LARGEST):
-    """The content of a JSON file from anywhere: a BarError is all that it can raise.
+    """Read a JSON file that may come from anywhere.
 
     Parameters
     ----------
     path : Path
         The file.
     what : str
-        Of which it is a part, for the message.
+        What the file belongs to, for the message.
     most : int
-        Bytes that it may have.
+        The largest size in bytes.
+
+    Returns
+    -------
+    object
+        Its content, with lists and dicts nested at most 40 levels deep.
+
+    Raises
+    ------
+    BarError
+        If the file is missing, too large, no JSON or nested too deeply; nothing else is raised.
     """
     try:
         if not path.is_file():  # a pipe would never end
@@ -166,7 +176,7 @@ def load(path: Path, what: str, most: int = _LARGEST):
         _check_depth(value, _DEEPEST)
     except RecursionError:
         reason = "its brackets are nested too deeply"
-    except (OSError, ValueError) as error:  # that of JSON, of UTF-8, of a number of thousands of digits, or our own
+    except (OSError, ValueError) as error:  # no JSON, no UTF-8, a number of thousands of digits, or a BarError
         reason = getattr(error, "strerror", None) or str(error)
     else:
         return value
@@ -174,7 +184,7 @@ def load(path: Path, what: str, most: int = _LARGEST):
 
 
 def _check_depth(value, left: int) -> None:
-    """Whatever prints or compares a value would go as deep."""
+    """Raise a RecursionError if a value is nested deeper than ``left`` levels, as printing or comparing it might."""
     if isinstance(value, dict | list):
         if left == 0:
             raise RecursionError

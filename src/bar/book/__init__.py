@@ -1,8 +1,8 @@
-"""Run the notebooks with parameters and make the book from what they gave.
+"""Run the notebooks with parameters and build the book from their outputs.
 
-The book shows only notebooks that ran from top to bottom, just now or in an earlier build from the very same things:
-the notebook, its parameters, the package, records, data, versions and machine (`keeping.fingerprint`). The first
-failing cell ends the build and leaves no notebook behind that a book could be made from.
+The book shows only notebooks that ran from top to bottom, just now or in an earlier build from the same inputs: the
+notebook, its parameters, the package, records, data, versions and machine (`keeping.fingerprint`). The first failing
+cell ends the build and leaves no notebook behind that a book could be built from.
 """
 
 from bar.errors import BarError

@@ -18,7 +18,7 @@ SHOWN_VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib",
 def page(
     parameters: Mapping[str, object], declared: Mapping[Path, Mapping[str, str]], runs: Mapping[str, Mapping]
 ) -> str:
-    """The page that says how this book was made."""
+    """Return the page that says how this book was made, in Markdown."""
     facts = {
         "Built": now(),
         "Commit": _commit(),
@@ -56,19 +56,19 @@ def page(
 
 
 def now() -> str:
-    """The time, to the minute."""
+    """Return the time in UTC, to the minute."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def hardware() -> dict[str, str]:
-    """Processor, memory and accelerator of this machine, in words."""
+    """Describe the processor, memory and GPUs of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {"Processor": machine.hardware("cpu"), "Memory": f"{memory:.1f} GiB", "GPU": ", ".join(gpus) or "none"}
 
 
 def _commit() -> str:
-    """The commit that the book was built from, and whether files were changed since."""
+    """Describe the commit that the book is built from, and whether files were changed since."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
@@ -79,7 +79,7 @@ def _commit() -> str:
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
+    """Format a Markdown table."""
     header = list(header)
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

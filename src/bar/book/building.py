@@ -1,4 +1,4 @@
-"""From notebooks to pages."""
+"""Building the book from its notebooks."""
 
 import contextlib
 import os
@@ -29,8 +29,8 @@ def build(
 ) -> Path:
     """Run every notebook and build the book.
 
-    What a notebook gave is kept in ``_cache`` in the folder of the book, and taken from there while nothing has changed
-    that it was made from. Another build in the same folder waits until this one is done.
+    Notebooks that have run are kept in ``_cache`` in the folder of the book, and reused while nothing has changed that
+    decides what they show. Another build in the same folder waits until this one is done.
 
     Each page says below its cell of parameters what it ran with.
 
@@ -88,7 +88,9 @@ def _build(
     try:
         for number, (path, defaults) in enumerate(declared.items(), start=1):
             given = {name: value for name, value in parameters.items() if name in defaults}
-            runs[path.stem] = _ran(path, given, defaults, kept / path.name, f"[{number}/{len(declared)}] {path.name}")
+            runs[path.stem] = _run_or_reuse(
+                path, given, defaults, kept / path.name, f"[{number}/{len(declared)}] {path.name}"
+            )
             shutil.copyfile(kept / path.name, executed / path.name)
         (executed / "about_build.md").write_text(about.page(parameters, declared, runs), encoding="utf-8")
     except BaseException:  # Ctrl-C too: half of the notebooks would build, and look like a book
@@ -98,8 +100,8 @@ def _build(
     return built / "html" / "index.html"
 
 
-def _ran(path: Path, given: Mapping[str, object], defaults: Mapping[str, str], kept: Path, place: str) -> dict:
-    """When a notebook ran and for how long: now, unless what it gave is kept and nothing has changed since."""
+def _run_or_reuse(path: Path, given: Mapping[str, object], defaults: Mapping[str, str], kept: Path, place: str) -> dict:
+    """Run a notebook, or reuse the one that is kept if nothing has changed; returns when it ran and for how long."""
     fingerprint = keeping.fingerprint(path, given, defaults)
     run = keeping.run_of(kept)
     if run.get("fingerprint") == fingerprint:
@@ -120,7 +122,7 @@ def _ran(path: Path, given: Mapping[str, object], defaults: Mapping[str, str], k
 
 
 def _render(book: Path, built: Path, unfinished: Path) -> None:
-    """Make the pages, elsewhere first: half of a book is none."""
+    """Build the pages in another folder, and move them into place once they are complete."""
     print("building the pages ...", flush=True)
     jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
     options = ["-q", "-W", "-n", "--keep-going", "--path-output", str(unfinished)]
@@ -151,7 +153,7 @@ def _alone(book: Path) -> Iterator[None]:
 
 
 def _check_contents(paths: list[Path], book: Path) -> None:
-    """Compare the table of contents with the notebooks before the first of them runs for nothing."""
+    """Compare the table of contents with the notebooks, before any of them runs."""
     listed = set(re.findall(r"\b_executed/(\w+)", (book / "_toc.yml").read_text(encoding="utf-8"))) - {"about_build"}
     present = {path.stem for path in paths}
     if listed - present:

@@ -1,4 +1,4 @@
-"""Running a notebook; storing the outputs that the tests compare."""
+"""Running notebooks, and storing the outputs that the tests compare."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ KERNEL = "python3"
 
 
 def execute(path: Path, parameters: Mapping[str, object]) -> nbformat.NotebookNode:
-    """The notebook, run from the first to the last cell; a cell that fails is shown on the error stream."""
+    """Run a notebook from the first to the last cell; if one fails, show it on stderr and raise a BarError."""
     try:
         with _environment_of_kernels():
             notebook = papermill.execute_notebook(
@@ -88,7 +88,7 @@ def store_outputs(notebooks: str | Path = "notebooks") -> None:
 
 @contextlib.contextmanager
 def _environment_of_kernels() -> Iterator[None]:
-    """Figures are drawn into the notebook, in the style of the book, whatever the user's environment says."""
+    """Let kernels draw figures into the notebook, in the style of the book, whatever the user's environment says."""
     wanted = {
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "MATPLOTLIBRC": str(Path(matplotlib.get_data_path()) / "matplotlibrc"),

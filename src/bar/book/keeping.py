@@ -1,4 +1,4 @@
-"""Notebooks that have run are kept, and known by all that decides what they show."""
+"""Fingerprints of notebooks, by which a build recognises those that have run already."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from bar.book.parameters import texts
 
 
 def fingerprint(path: Path, given: Mapping[str, object], declared: Mapping[str, str]) -> str:
-    """A hash of all that decides what a notebook shows."""
+    """Return a SHA-256 of all that decides what a notebook shows."""
     known = hashlib.sha256(path.read_bytes())
     package = Path(bar.__file__).parent
     for source in sorted(package.rglob("*")):
@@ -35,7 +35,7 @@ def fingerprint(path: Path, given: Mapping[str, object], declared: Mapping[str, 
 
 
 def run_of(path: Path) -> dict:
-    """When a notebook that was kept ran, for how long, and of what; empty if there is none that can be read."""
+    """Return when a kept notebook ran, for how long, and its fingerprint; empty if it is missing or cannot be read."""
     try:
         return dict(nbformat.read(path, as_version=4).metadata["bar"])
     except (OSError, KeyError, ValueError, nbformat.ValidationError):

@@ -1,4 +1,4 @@
-"""What a page needs beside what its notebook gave: a figure for each caption, and the parameters that it ran with."""
+"""Checks and additions to a notebook that has run: a figure for each caption, and the parameters that it ran with."""
 
 import re
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ import nbformat
 
 from bar.errors import BarError
 
-NOTHING_TO_DRAW = "figure-if-recorded"  # tag of a cell that prints a line where no run is recorded that it could draw
+NOTHING_TO_DRAW = "figure-if-recorded"  # tag of a cell that prints a line where no run is recorded to draw
 
 
 def check_figures(path: Path, notebook: nbformat.NotebookNode, injected: bool) -> None:
-    """Refuse a notebook with a figure's caption and no figure: the page would show the caption alone, or nothing.
+    """Refuse a notebook in which a cell with a figure's caption has drawn no figure.
 
-    Where that is allowed, the page's text refers to no such figure, which Sphinx would not find.
+    Where the cell's tag allows that, words replace references to the figure, which Sphinx would not find.
     """
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "code" or "figure" not in cell.metadata.get("mystnb", {}):
@@ -25,13 +25,13 @@ def check_figures(path: Path, notebook: nbformat.NotebookNode, injected: bool) -
         if not drawn and printed and NOTHING_TO_DRAW in cell.metadata.get("tags", []):
             for text in notebook.cells:
                 if text.cell_type == "markdown":
-                    text.source = _without(name, text.source)
+                    text.source = _replace_references(name, text.source)
         elif not drawn:
             raise BarError(f"{path.name}, cell {number - injected}, has drawn no figure, but is to draw one ({name})")
 
 
-def _without(figure: str, text: str) -> str:
-    """The text with words in place of each reference to a figure."""
+def _replace_references(figure: str, text: str) -> str:
+    """Return a text with words in place of each reference to a figure."""
 
     def words(found: re.Match) -> str:
         begins = re.search(r"(^|[.!?:]\s+)$", text[: found.start()])
@@ -41,7 +41,7 @@ def _without(figure: str, text: str) -> str:
 
 
 def show_parameters(notebook: nbformat.NotebookNode, given: Mapping[str, object], defaults: Mapping[str, str]) -> None:
-    """Say on the page what it ran with, below the cell of parameters (and the one that papermill adds)."""
+    """Insert a cell that says what the page ran with, below the cell of parameters (and that of papermill)."""
     where = [
         number
         for number, cell in enumerate(notebook.cells)

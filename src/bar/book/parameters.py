@@ -1,4 +1,4 @@
-"""The parameters of notebooks: as they are typed, and what notebooks declare."""
+"""The parameters of notebooks: reading those that are typed, and checking them against what notebooks declare."""
 
 import ast
 import contextlib
@@ -43,20 +43,20 @@ def parse_parameters(assignments: Iterable[str]) -> dict[str, object]:
             raise BarError(f"cannot read the parameter {assignment!r:.200}: write NAME=value, such as PRUNING_FACTOR=8")
         try:
             value = ast.literal_eval(text)
-            repr(value)  # of an int of thousands of digits there is none
+            repr(value)  # fails for an int of thousands of digits
             parameters[name.lower()] = list(value) if isinstance(value, tuple) else value  # papermill knows no tuples
-        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # as its documentation says
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # all that literal_eval may raise
             parameters[name.lower()] = text
     return parameters
 
 
 def declared_in(path: Path) -> dict[str, str]:
-    """Names and default values (as source) of a notebook's parameters."""
+    """Return names and default values (as source) of a notebook's parameters."""
     return {name: entry["default"] for name, entry in papermill.inspect_notebook(os.path.relpath(path)).items()}
 
 
 def check(parameters: Mapping[str, object], declared: Mapping[Path, Mapping[str, str]]) -> None:
-    """Refuse what no notebook would read, and text where a number is the default."""
+    """Raise a BarError for a parameter that no notebook has, or for no number where the default is a number."""
     known = {name: default for defaults in declared.values() for name, default in defaults.items()}
     for name, value in parameters.items():
         if name not in known:
@@ -72,7 +72,7 @@ def check(parameters: Mapping[str, object], declared: Mapping[Path, Mapping[str,
 
 
 def texts(given: Mapping[str, object], declared: Mapping[str, str]) -> Iterator[str]:
-    """The texts among a notebook's parameters, each of which may name what it reads."""
+    """Yield the texts among a notebook's parameters, each of which may name a file or folder that it reads."""
     for name, default in declared.items():
         with contextlib.suppress(SyntaxError, ValueError):  # a default that is computed
             value = given[name] if name in given else ast.literal_eval(default)

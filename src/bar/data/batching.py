@@ -10,7 +10,7 @@ from bar.errors import BarError
 
 
 def num_batches(images: int, batch_size: int, drop_last: bool) -> int:
-    """How many batches `batches` yields.
+    """Return the number of batches that `batches` yields.
 
     Parameters
     ----------
@@ -22,6 +22,7 @@ def num_batches(images: int, batch_size: int, drop_last: bool) -> int:
     Returns
     -------
     int
+        At least 1.
 
     Examples
     --------
@@ -74,7 +75,7 @@ def batches(
     Raises
     ------
     BarError
-        If the split is empty, ``batch_size`` or ``padding`` makes no sense, or a generator is missing.
+        If the split is empty, ``batch_size`` or ``padding`` is out of range, or a generator is missing.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Folders are decoded once: their pixels lie in one file, which is mapped, beside what is known about them."""
+"""Cache of decoded folders: pixels in one memory-mapped file, and a summary in another beside it."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from bar.errors import BarError
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 3  # of decoded folders; another number, and they are decoded again
+_FORMAT = 3  # of the cache; folders cached in another format are decoded again
 
 Summary = tuple[list[float], list[float], str, list]  # mean, std, fingerprint and copies
 
@@ -33,13 +33,39 @@ Summary = tuple[list[float], list[float], str, list]  # mean, std, fingerprint a
 def decoded(
     folder: Path, classes: list[str], parts: tuple[Files, Files, Files], size: int | None, root: Path
 ) -> tuple[list[Split], Summary]:
-    """The splits of one mapped tensor, uint8, (N, 3, size, size), and what is known about them."""
+    """Decode a folder, or read it from the cache.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the images are.
+    classes : list of str
+        Names of the labels.
+    parts : tuple of list of (str, int)
+        Path and label of each training, validation and test image.
+    size : int, optional
+        Side of the squares in pixels; without one, that of the first image, which all images must have.
+    root : Path
+        Where data lives; the cache is its folder ``.decoded``.
+
+    Returns
+    -------
+    splits : list of Split
+        Parts of one mapped tensor, uint8, (N, 3, size, size).
+    summary : tuple
+        Mean and standard deviation of each channel, fingerprint, and number and example of copies between splits.
+
+    Raises
+    ------
+    BarError
+        If an image cannot be decoded or has another size, or the cache cannot be read or written.
+    """
     files = [file for part in parts for file in part]
     paths = [path for path, _ in files]
     try:
-        asked, size = size, _quietly(decoding.side, paths[0]) if size is None else size
+        asked, size = size, _without_warnings(decoding.side, paths[0]) if size is None else size
         stats = [os.stat(path) for path in paths]
-        # a change that leaves size and time of modification as they were has a time of its own
+        # a change that leaves size and time of modification as they were still alters st_ctime
         listing = [
             (path, label, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
             for (path, label), stat in zip(files, stats, strict=True)
@@ -49,27 +75,27 @@ def decoded(
         cache = root / ".decoded" / f"{folder.name[:40]}-{size}-{digest[:16]}.npy"
         cache.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(cache.parent)
-        kept = _kept(cache, classes, parts, size)
-        if kept is None:
-            _write(cache, lambda file: _quietly(_decode, file, folder, paths, size, asked is None))
+        cached = _from_cache(cache, classes, parts, size)
+        if cached is None:
+            _write(cache, lambda file: _without_warnings(_decode, file, folder, paths, size, asked is None))
             splits = _mapped(cache, parts, size)
             copies = _copies(folder, paths, [split for split, part in enumerate(parts) for _ in part], stats)
             summary = [*moments(splits[0].images), fingerprint_of(classes, splits), copies]
             content = json.dumps([summary, hashlib.sha256(json.dumps(summary).encode()).hexdigest()])
             _write(cache.with_suffix(".json"), lambda file: file.write(content.encode()))
-            kept = splits, tuple(summary)
+            cached = splits, tuple(summary)
     except OSError as error:
         raise BarError(
             f"the decoded images of {folder} cannot be kept in {root / '.decoded'}: {error}. "
             "The environment variable BAR_DATA says where data lives"
         ) from error
-    return kept
+    return cached
 
 
-def _kept(cache: Path, classes: list[str], parts: tuple[Files, Files, Files], size: int) -> tuple | None:
-    """What was decoded before; None if nothing was, or if it is not as it was written."""
+def _from_cache(cache: Path, classes: list[str], parts: tuple[Files, Files, Files], size: int) -> tuple | None:
+    """Return the cached splits and their summary; None if there are none, or if they are damaged."""
     summary_file = cache.with_suffix(".json")
-    if not (cache.exists() and summary_file.exists()):  # as when another process is about to write them
+    if not (cache.exists() and summary_file.exists()):  # another process may be about to write them
         return None
     try:
         summary, digest = json.loads(summary_file.read_text())
@@ -78,16 +104,16 @@ def _kept(cache: Path, classes: list[str], parts: tuple[Files, Files, Files], si
             raise ValueError("its moments have changed")
         if fingerprint_of(classes, splits) != summary[2]:
             raise ValueError("its pixels have changed")
-    except PermissionError:  # what another user has written is not made again, but said
+    except PermissionError:  # another user's cache is reported, not made again
         raise
-    except Exception as error:  # json and numpy have many ways of saying so
+    except Exception as error:  # json and numpy raise many kinds
         log.warning("%s is damaged and made again: %s", cache, (str(error).splitlines() or [repr(error)])[0])
         return None
     return splits, tuple(summary)
 
 
 def _mapped(cache: Path, parts: tuple[Files, Files, Files], size: int) -> list[Split]:
-    # "c": a write, of which there is none, would stay in memory; torch wants a writable array
+    # copy-on-write ("c"), since torch wants a writable array; nothing writes to it
     array = np.lib.format.open_memmap(cache, mode="c")
     shape = (sum(len(part) for part in parts), 3, size, size)
     if array.shape != shape or array.dtype != np.uint8 or cache.stat().st_size != array.offset + array.nbytes:
@@ -102,9 +128,9 @@ def _mapped(cache: Path, parts: tuple[Files, Files, Files], size: int) -> list[S
 
 
 def _copies(folder: Path, paths: list[str], splits: list[int], stats: list[os.stat_result]) -> list:
-    """How many files have the bytes of one in an earlier split, and the first such with that one.
+    """Count the files that are copies of a file in an earlier split, and name the first of them and its original.
 
-    Only those are read which have the size of one in another split.
+    Only files that have the size of a file in another split are read.
     """
     alike = defaultdict(list)
     for i, stat in enumerate(stats):
@@ -146,8 +172,8 @@ def _decode(file, folder: Path, paths: list[str], size: int, exact: bool) -> Non
                 file.write(image.tobytes())
 
 
-def _quietly(function: Callable, *arguments):
-    """Without Pillow's warnings, which do not name the image; for all threads at once, as Python has it."""
+def _without_warnings(function: Callable, *arguments):
+    """Call a function without Pillow's warnings, which do not name the image; all threads are affected."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         return function(*arguments)

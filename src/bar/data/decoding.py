@@ -1,6 +1,6 @@
-"""What the pixels of an image file are. The only place that decodes.
+"""Decoding of image files, all of it in this module.
 
-Whatever is in the file, it takes less than 300 MB of memory and some seconds (`bar.data.limits`): pixels are turned and
+Decoding any file takes less than 300 MB of memory and a few seconds (`bar.data.limits`): pixels are rotated and
 converted strip by strip, so that of large images only what Pillow loads is held whole.
 """
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from bar.data import limits
 from bar.errors import BarError
 
-_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")  # Pillow would hand others to programs, such as gs
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")  # for others, Pillow may run programs such as gs
 _BACKGROUND = "white"  # under transparent pixels
 _ORIENTATION = 0x112  # a tag of EXIF
 _TURNS = {
@@ -28,7 +28,7 @@ _TURNS = {
 
 
 def decode(path: str) -> Image.Image:
-    """The pixels of an image file, as people see them, in RGB with 8 bits each.
+    """Decode an image file as viewers show it: upright, in RGB with 8 bits per channel.
 
     Parameters
     ----------
@@ -38,15 +38,15 @@ def decode(path: str) -> Image.Image:
     Returns
     -------
     PIL.Image.Image
-        Turned as its EXIF orientation says. Greys of 16 bits are scaled so that 65535 (of a TIFF, the largest value
-        that its bits can hold) becomes 255. Transparent pixels show white. Colour profiles are not applied.
+        In RGB, rotated as its EXIF orientation says. Greys of 16 bits are scaled so that 65535 (in a TIFF, the largest
+        value that its bits can hold) becomes 255. Transparent pixels become white. Colour profiles are not applied.
 
     Raises
     ------
     BarError
         If the file cannot be read, is damaged, is too large to be decoded in some 300 MB of memory and some seconds,
-        or holds numbers that have no largest value, to which they could be scaled (32-bit integers, floats); the
-        message names it.
+        or holds 32-bit integers or floats, of which the levels of black and white are unknown; the message names the
+        file.
 
     Examples
     --------
@@ -58,13 +58,13 @@ def decode(path: str) -> Image.Image:
     """
     with _loaded(path) as (image, amount, _):
         upright = Upright(image)
-        if image.mode == "RGB" and not upright.is_plain:  # which was not known from its header
+        if image.mode == "RGB" and not upright.is_plain:  # its header did not show this
             limits.refuse_above(amount + 4 * image.width * image.height, image)
         return upright.whole()
 
 
 def side(path: str) -> int:
-    """The side of a square image in pixels; a BarError if it is not square."""
+    """Return the side of a square image in pixels; raises a BarError if it is not square or cannot be decoded."""
     with _loaded(path, 1) as (image, _, _):
         width, height = Upright(image).size
         if width != height:
@@ -73,7 +73,7 @@ def side(path: str) -> int:
 
 
 def scaled(path: str, size: int, exact: bool) -> np.ndarray:
-    """An image as `decode` gives it, scaled until its shorter side fits and cropped at the centre.
+    """Decode an image, scale it until its shorter side fits, and crop it at the centre.
 
     Parameters
     ----------
@@ -87,8 +87,13 @@ def scaled(path: str, size: int, exact: bool) -> np.ndarray:
     Returns
     -------
     array, uint8, (3, size, size)
-        What `PIL.ImageOps.fit` makes of it (bilinear, antialiased); where it is too large to be held whole in RGB
-        beside what Pillow loads, scaled across and then down, which may round to the next level.
+        As `PIL.ImageOps.fit` gives it (bilinear, antialiased). An image too large to be held whole in RGB beside what
+        Pillow loads is scaled horizontally and then vertically, where rounding may change values by one level.
+
+    Raises
+    ------
+    BarError
+        As `decode`; also if the image must have another size.
     """
     with _loaded(path, size) as (image, _, whole):
         upright = Upright(image)
@@ -101,16 +106,16 @@ def scaled(path: str, size: int, exact: bool) -> np.ndarray:
         if whole or upright.is_plain:
             square = ImageOps.fit(upright.whole(), (size, size), Image.Resampling.BILINEAR)
         else:
-            square = _fitted(upright, size)
+            square = _fit_by_strips(upright, size)
         return np.asarray(square).transpose(2, 0, 1)
 
 
-def _fitted(upright: "Upright", size: int) -> Image.Image:
-    """The same, with no more than a strip in RGB."""
+def _fit_by_strips(upright: "Upright", size: int) -> Image.Image:
+    """Scale and crop like `PIL.ImageOps.fit`, with only one strip in RGB at a time."""
     width, height = upright.size
     shorter = min(width, height)
     left, top = (width - shorter) / 2, (height - shorter) / 2
-    reach = 2 + max(1, shorter // size)  # of a tall image only what is looked at
+    reach = 2 + max(1, shorter // size)  # rows beyond the crop that the filter reads
     first, last = max(0, int(top) - reach), min(height, int(top) + shorter + 1 + reach)
     narrow = Image.new("RGB", (size, last - first))
     for row, strip in upright.strips(first, last):
@@ -121,26 +126,27 @@ def _fitted(upright: "Upright", size: int) -> Image.Image:
 
 
 class Upright:
-    """A loaded image as people see it, of which strips are made on demand.
+    """A loaded image, turned upright and converted to RGB strip by strip, on demand.
 
     Parameters
     ----------
     image : PIL.Image.Image
+        Already loaded.
     """
 
     def __init__(self, image: Image.Image) -> None:
         self._image = image
-        self._turn = _TURNS.get(image.getexif().get(_ORIENTATION))  # a TIFF has been turned when it was loaded
+        self._turn = _TURNS.get(image.getexif().get(_ORIENTATION))  # Pillow rotates a TIFF when it loads it
         self._orientation = image.getexif().get(_ORIENTATION) if self._turn is not None else 1
         self.size = image.size if self._orientation < 5 else image.size[::-1]
 
     @property
     def is_plain(self) -> bool:
-        """Whether the image is upright and in RGB as it is."""
+        """Whether the image is already upright and in RGB."""
         return self._turn is None and self._image.mode == "RGB" and not self._image.has_transparency_data
 
     def whole(self) -> Image.Image:
-        """All of it in RGB."""
+        """Return the whole image, upright and in RGB."""
         if self.is_plain:
             return self._image
         whole = Image.new("RGB", self.size)
@@ -149,7 +155,7 @@ class Upright:
         return whole
 
     def strips(self, first: int = 0, last: int | None = None) -> Iterator[tuple[int, Image.Image]]:
-        """Rows from the first to before the last, some at a time in RGB, each with the number of its first row."""
+        """Yield the rows in [first, last) as strips in RGB, each with the number of its first row."""
         last = self.size[1] if last is None else last
         step = max(1, limits.STRIP // self.size[0])
         for top in range(first, last, step):
@@ -173,16 +179,16 @@ class Upright:
 
 @contextlib.contextmanager
 def _loaded(path: str, side: int | None = None) -> Iterator[tuple[Image.Image, int, bool]]:
-    """An image, the memory reserved for it, whether that is for all of it in RGB; what goes wrong names the file."""
+    """Load an image; yields it, the bytes reserved for it, and whether they suffice for all of it in RGB."""
     try:
-        with limits.ROOM.taking(limits.to_open(path)), Image.open(path, formats=_FORMATS) as image:
-            _check_numbers(image)
-            amount, whole = limits.to_decode(image, path, side)
-        with limits.ROOM.taking(amount), Image.open(path, formats=_FORMATS) as image:
+        with limits.POOL.reserving(limits.memory_to_open(path)), Image.open(path, formats=_FORMATS) as image:
+            _check_pixel_type(image)
+            amount, whole = limits.memory_to_decode(image, path, side)
+        with limits.POOL.reserving(amount), Image.open(path, formats=_FORMATS) as image:
             image.load()
             yield image, amount, whole
             if side is not None:
-                image.close()  # its memory is free before another gets it
+                image.close()  # its memory is freed before another image gets it
     except BarError as error:
         raise BarError(f"{path} {error}") from None
     except Image.DecompressionBombError as error:
@@ -194,9 +200,9 @@ def _loaded(path: str, side: int | None = None) -> Iterator[tuple[Image.Image, i
         raise BarError(f"{path} cannot be read as an image ({reason}): repair or remove it") from error
 
 
-def _check_numbers(image: Image.Image) -> None:
-    """Refuse what would be decoded, but to something else than people see."""
-    # Pillow has 16 bits as "I;16" or, of PGM and in older versions of PNG, as "I"
+def _check_pixel_type(image: Image.Image) -> None:
+    """Refuse images that Pillow would decode to something else than viewers show."""
+    # Pillow opens 16 bits as "I;16" or, from a PGM and in older versions from a PNG, as "I"
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise BarError(
             f"holds {'floats' if image.mode == 'F' else 'integers of 32 bits'}, whose black and white nobody "
@@ -208,22 +214,22 @@ def _check_numbers(image: Image.Image) -> None:
 
 
 def _to_8_bits(image: Image.Image, tags: dict) -> Image.Image:
-    """Greys of more than 8 bits scaled to 8; of a TIFF as its tags say."""
+    """Scale greys of more than 8 bits to 8 bits; those of a TIFF as its tags say."""
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return image
     values = np.asarray(image).astype(np.int64)
-    most = 2 ** tags.get(258, (16,))[0] - 1  # BitsPerSample; there are 12, too
+    most = 2 ** tags.get(258, (16,))[0] - 1  # BitsPerSample, which may also be 12
     levels = ((values * 255 + most // 2) // most).clip(0, 255).astype(np.uint8)
-    if tags.get(262) == 0:  # PhotometricInterpretation: white is 0, which Pillow heeds with 8 bits only
+    if tags.get(262) == 0:  # PhotometricInterpretation: white is 0, which Pillow handles with 8 bits only
         levels = 255 - levels
     grey = Image.fromarray(levels)
-    if isinstance(transparent := image.info.get("transparency"), int):  # a PNG's grey that stands for no pixel
+    if isinstance(transparent := image.info.get("transparency"), int):  # the grey level that a PNG declares transparent
         grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return grey
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """An image of 8 bits in RGB, on white where it is transparent."""
+    """Convert an image of 8 bits to RGB, on white where it is transparent."""
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     if image.mode == "La":

@@ -1,4 +1,4 @@
-"""Files that are being written in a folder that several processes share, and what killed ones have left."""
+"""Temporary files in a folder that several processes share, and the removal of those that killed ones have left."""
 
 import contextlib
 import os
@@ -13,13 +13,13 @@ _DAY = 86_400  # seconds
 
 
 def unfinished(path: Path) -> Path:
-    """Where this thread writes a file until it is whole."""
+    """Return the temporary path under which this thread writes a file until it is complete."""
     host = re.sub(r"[^\w-]+", "-", platform.node()) or "-"
     return path.with_name(f".{path.name}.{host[:40]}.{os.getpid()}.{threading.get_ident()}")
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what decoders left that were killed: those of this machine, at once; others when they are a day old."""
+    """Remove temporary files of killed processes: this machine's at once, those of others when they are a day old."""
     host = _UNFINISHED.fullmatch(unfinished(Path("x.npy")).name)["host"]
     for path in folder.iterdir():
         if match := _UNFINISHED.fullmatch(path.name):
@@ -30,12 +30,12 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def _is_alive(process: int) -> bool:
-    if os.name != "posix":  # elsewhere, asking would end it
+    if os.name != "posix":  # elsewhere, os.kill would end it
         return True
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # another user's
+    except OSError:  # it belongs to another user
         pass
     return True

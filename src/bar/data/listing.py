@@ -1,13 +1,13 @@
-"""How a folder of images is laid out: which splits and classes it has, and which files they hold, each once.
+"""Listing of a folder of images: its splits, their classes, and the files of each, every file once.
 
-`list_folder` is the only place that lists. Nothing but a regular file that is called an image will be opened.
+`list_folder` is the only place that lists. Only regular files that have the name of an image will be opened.
 """
 
 import os
 from collections import defaultdict
 from pathlib import Path
 
-from bar.data.walking import Files, Skipped, Walk, entries_of, loose, no_image, subfolders
+from bar.data.walking import Files, Skipped, Walk, entries_of, images_in, no_image_error, subfolders
 from bar.errors import BarError
 
 SPELLINGS = {
@@ -19,13 +19,13 @@ ANNOTATIONS = "val_annotations.txt"  # of TinyImageNet, whose validation images 
 
 
 def list_folder(folder: Path) -> tuple[list[str], dict[str, Files]]:
-    """The classes of a folder, and the files of each of its splits; opens none of them.
+    """List the classes of a folder and the files of each split, without opening any file.
 
     Parameters
     ----------
     folder : Path
         With class folders, or with a folder ``train`` of class folders and others for validation and test, in any of
-        their usual spellings. A split may also be that of TinyImageNet: ``images`` and ``val_annotations.txt``.
+        their usual spellings. A split may also be laid out as in TinyImageNet: ``images`` and ``val_annotations.txt``.
 
     Returns
     -------
@@ -38,51 +38,51 @@ def list_folder(folder: Path) -> tuple[list[str], dict[str, Files]]:
     Raises
     ------
     BarError
-        If the folder is not laid out like that, a class has no training image, or something may not be read; as soon
-        as that is seen, also if there is no image among the first 2,000 folders or 200,000 files.
+        If the folder is not laid out like that, a class has no training image, something may not be read, or there is
+        no image among the first 2,000 folders or 200,000 files.
 
     Notes
     -----
-    What is not used (no image by its name, hidden, a link that leads nowhere or back, a pipe, …) is counted and named
-    in one warning of the logger ``bar.data.walking``.
+    Entries that are not used (not named like an image, hidden, a broken or circular link, a pipe, …) are counted and
+    named in one warning of the logger ``bar.data.walking``.
     """
     skipped = Skipped()
     where = _splits(folder, skipped)
     if not where:
         classes = _classes(folder, skipped)
         (files,) = Walk([(folder, {name: folder / name for name in classes})], skipped).images()
-        labelled = {"all": _label(folder, files, classes, all_of_them=True)}
+        labelled = {"all": _label(folder, files, classes, need_all=True)}
     else:
         classes = _classes(where["train"], skipped)
         tops = {"train": (where["train"], {name: where["train"] / name for name in classes})}
         for split, path in where.items():
-            if split != "train" and (labelled_in := _labelled(path, classes, skipped)) is not None:
+            if split != "train" and (labelled_in := _sources_of_classes(path, classes, skipped)) is not None:
                 tops[split] = (path, labelled_in)
         if len(tops) > 1:
-            _same_classes(where, {split: set(found) for split, (_, found) in tops.items()}, classes)
+            _check_classes(where, {split: set(found) for split, (_, found) in tops.items()}, classes)
         listed = dict(zip(tops, Walk(list(tops.values()), skipped).images(), strict=True))
         labelled = {
-            split: _label(where[split], files, classes, all_of_them=split == "train") for split, files in listed.items()
+            split: _label(where[split], files, classes, need_all=split == "train") for split, files in listed.items()
         }
-    skipped.say(folder)
+    skipped.warn(folder)
     return classes, labelled
 
 
 def _splits(folder: Path, skipped: Skipped) -> dict[str, Path]:
-    """Where the splits are, if the folder has any: "train" may also be a class, of vehicles."""
+    """Find the folder of each split; empty if there are no splits, as "train" may also be a class of vehicles."""
     named, others = _by_name(folder, skipped)
     if not [path for path in named["train"] if subfolders(path, skipped)]:
         if any(named.values()) and not others:
             held = ", ".join(f"{path.name}/" for paths in named.values() for path in paths)
             raise BarError(f"{folder} holds {held} but no folder train/ with a folder for each class")
         return {}
-    where = _one_each(folder, named)
+    where = _check_splits(folder, named)
     skipped.add("folders that are no split", *others)
     return where
 
 
 def _by_name(folder: Path, skipped: Skipped) -> tuple[dict[str, list[Path]], list[Path]]:
-    """The folders that are called like each split, and the others."""
+    """Return the subfolders that are named like each split, and the others."""
     split_of = {name: split for split, names in SPELLINGS.items() for name in names}
     named, others = {split: [] for split in SPELLINGS}, []
     for name in subfolders(folder, skipped):
@@ -91,8 +91,8 @@ def _by_name(folder: Path, skipped: Skipped) -> tuple[dict[str, list[Path]], lis
     return named, others
 
 
-def _one_each(folder: Path, named: dict[str, list[Path]]) -> dict[str, Path]:
-    """The folder of each split; refused if there are two, or none to test with."""
+def _check_splits(folder: Path, named: dict[str, list[Path]]) -> dict[str, Path]:
+    """Return the folder of each split; refuse two for one split, or none to test with."""
     for split, paths in named.items():
         if len(paths) > 1:
             both = " and ".join(f"{path.name}/" for path in paths)
@@ -109,28 +109,28 @@ def _classes(folder: Path, skipped: Skipped) -> list[str]:
     if len(classes) < 2:
         found = f"only {classes[0]}/" if classes else "none"
         raise BarError(f"{folder} must hold at least two folders, one for each class; there is {found}")
-    skipped.add("in no class's folder", *loose(folder))
+    skipped.add("in no class's folder", *images_in(folder))
     return classes
 
 
-def _labelled(folder: Path, classes: list[str], skipped: Skipped) -> dict[str, Path | list[Path]] | None:
-    """Where a split has the images of each class: a folder, or a list of files; None if it has no labels."""
+def _sources_of_classes(folder: Path, classes: list[str], skipped: Skipped) -> dict[str, Path | list[Path]] | None:
+    """Return the folder, or the list of files, of each class of a split; None if the split has no labels."""
     inside = subfolders(folder, skipped)
     if set(inside) & set(classes) and "images" not in classes and not entries_of(folder / "images"):
         inside = [name for name in inside if name != "images"]  # left empty when its files were moved into classes
     if os.path.isfile(folder / ANNOTATIONS) and not set(inside) & set(classes):
-        return _annotated(folder, skipped)
-    if (inside == ["images"] and "images" not in classes) or (not inside and loose(folder)):
-        skipped.add("without a label", *loose(folder / "images" if inside else folder))
+        return _read_annotations(folder, skipped)
+    if (inside == ["images"] and "images" not in classes) or (not inside and images_in(folder)):
+        skipped.add("without a label", *images_in(folder / "images" if inside else folder))
         return None
-    skipped.add("in no class's folder", *loose(folder))
+    skipped.add("in no class's folder", *images_in(folder))
     if not inside:
         raise BarError(f"{folder} must hold at least two folders, one for each class; there is none")
     return {name: folder / name for name in inside}
 
 
-def _annotated(folder: Path, skipped: Skipped) -> dict[str, list[Path]]:
-    """The files of each class, from lines of a file's name, its class, and more."""
+def _read_annotations(folder: Path, skipped: Skipped) -> dict[str, list[Path]]:
+    """Read the files of each class from annotations: lines of a file's name, its class, and more."""
     try:
         lines = (folder / ANNOTATIONS).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -143,12 +143,12 @@ def _annotated(folder: Path, skipped: Skipped) -> dict[str, list[Path]]:
         if file not in named:
             found[name].append(folder / "images" / file)
         named.add(file)
-    skipped.add("without a label", *(path for path in loose(folder / "images") if path.name not in named))
+    skipped.add("without a label", *(path for path in images_in(folder / "images") if path.name not in named))
     return dict(found)
 
 
-def _same_classes(where: dict[str, Path], found: dict[str, set[str]], classes: list[str]) -> None:
-    """Refuse images of classes that cannot be learnt; that a split lacks a class is said where the splits are made."""
+def _check_classes(where: dict[str, Path], found: dict[str, set[str]], classes: list[str]) -> None:
+    """Refuse a split with classes that the training images lack; of those that a split lacks, a warning comes later."""
     for split, names in found.items():
         if names - set(classes):
             odd = sorted(names ^ set(classes))
@@ -158,11 +158,11 @@ def _same_classes(where: dict[str, Path], found: dict[str, set[str]], classes: l
             )
 
 
-def _label(folder: Path, files: dict[str, list[str]], classes: list[str], all_of_them: bool) -> Files:
-    """Files with their labels, in the order of the classes."""
+def _label(folder: Path, files: dict[str, list[str]], classes: list[str], need_all: bool) -> Files:
+    """Return files with their labels, in the order of the classes; refuse an empty split."""
     for name in classes:
-        if all_of_them and not files.get(name):
-            raise no_image(folder / name)
+        if need_all and not files.get(name):
+            raise no_image_error(folder / name)
     labelled = [(path, label) for label, name in enumerate(classes) for path in files.get(name, [])]
     if not labelled:
         raise BarError(f"{folder} holds no image that is not also a training image")

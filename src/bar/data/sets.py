@@ -1,4 +1,4 @@
-"""The data sets that have a name, and folders of images."""
+"""Loading of data sets: those that have a name, and folders of images."""
 
 import os
 import tempfile
@@ -17,11 +17,12 @@ from bar.errors import BarError, nearest
 
 
 def available() -> dict[str, str]:
-    """Names that `load` knows, each with one line about it.
+    """Return the names that `load` knows, each with one line about it.
 
     Returns
     -------
     dict of str to str
+        Name -> description; "PATH" stands for any folder of images.
 
     Examples
     --------
@@ -39,9 +40,10 @@ def available() -> dict[str, str]:
 
 
 def root_folder() -> Path:
-    """Where data sets live unless told otherwise: the environment variable ``BAR_DATA``, else ``~/.cache/bar``.
+    """Return the default folder of data sets: the environment variable ``BAR_DATA``, else ``~/.cache/bar``.
 
-    For a user who has no home, as in some containers, ``bar-data`` in the folder of temporary files.
+    For a user who has no home, as in some containers, it is ``bar-data`` in the folder of temporary files. Raises a
+    BarError if ``BAR_DATA`` names the home of a user who has none.
     """
     told = os.environ.get("BAR_DATA")
     try:
@@ -53,7 +55,7 @@ def root_folder() -> Path:
 
 
 def load(name: str, size: int | None = None, root: str | Path | None = None, limit: int | None = None) -> Dataset:
-    """A data set by name, or from a folder of images.
+    """Load a data set by name, or from a folder of images.
 
     Splits are stratified and the same in every run. Validation images come out of the training images: 180 of the
     digits, 10 % elsewhere (a folder with ``train/``, ``val/`` and ``test/`` keeps its own; ``training``, ``valid``,
@@ -88,12 +90,12 @@ def load(name: str, size: int | None = None, root: str | Path | None = None, lim
 
     Notes
     -----
-    A folder is decoded once, into bytes under ``ROOT/.decoded`` that are mapped and not read into memory. A file that
-    is added, removed or modified makes it decode again, and so does damage to these bytes, for which they are all read
-    once by each call. What pixels mean is told by `bar.data.decode`, which files are used by
-    `bar.data.list_folder`; what is not used, a class that the validation or test images lack, and that some of these
-    are copies of images in another split, is logged as a warning. Nothing is unpickled, except by torchvision's CIFAR
-    loader, which verifies checksums first.
+    A folder is decoded once, into bytes under ``ROOT/.decoded`` that are mapped and not read into memory. It is decoded
+    again if a file was added, removed or modified, or if these bytes are damaged, which each call checks by reading all
+    of them. `bar.data.decode` says how pixels are decoded, `bar.data.list_folder` which files are used. Warnings are
+    logged for files that are not used, for classes that the validation or test images lack, and for validation or test
+    images that are copies of images in another split. Nothing is unpickled, except by torchvision's CIFAR loader, which
+    verifies checksums first.
 
     Examples
     --------
@@ -128,7 +130,7 @@ def load(name: str, size: int | None = None, root: str | Path | None = None, lim
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except PermissionError as error:  # of a folder around it
+    except PermissionError as error:  # of a parent folder
         raise BarError(f"{path} may not be read: {error.strerror}") from error
 
 

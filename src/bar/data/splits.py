@@ -1,4 +1,4 @@
-"""What a data set is: images and labels, split once and for all, and what is measured of them."""
+"""Data sets: images and labels in fixed splits, and their statistics."""
 
 import dataclasses
 import hashlib
@@ -15,7 +15,7 @@ from bar.errors import BarError
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1024  # images that are looked at at a time
+CHUNK = 1024  # images that are processed at a time
 _SHARE = 0.5  # of a GPU's free memory that images may take; the rest is for the network
 
 
@@ -26,7 +26,7 @@ class Split:
     Parameters
     ----------
     images : Tensor, uint8, (N, C, H, W)
-        From 0 to 255; of a large folder a memory map, read as it is used.
+        From 0 to 255; those of a folder are memory-mapped, and read when they are used.
     labels : Tensor, int64, (N,)
         Positions in `Dataset.classes`.
     device : device, optional
@@ -63,20 +63,20 @@ class Dataset:
     Parameters
     ----------
     name, label : str
-        What `load` was asked for; what figures call it.
+        The argument of `load`; the name in figures.
     classes : list of str
         Names of the labels 0, 1, ….
     train, validation, test : Split
-        Everything is watched and chosen on ``validation``; ``test`` is for the one look when a run ends.
+        Training is monitored, and everything chosen, on ``validation``; ``test`` is evaluated once, when a run ends.
     mean, std : tuple of float, (C,)
         Of each channel over ``train``, in units where 255 is 1.
     padding : int
         Pixels by which a training image may be shifted each way.
     flip : bool
-        Whether mirroring an image leaves its label true.
+        Whether a mirrored image keeps its label.
     fingerprint : str
-        Stands for the images, byte by byte, their labels, the split they are in, and the names of the classes: what a
-        run was made from.
+        A SHA-256 of the images, their labels, the splits they are in, and the names of the classes, which tells a run's
+        data from other data.
 
     Examples
     --------
@@ -106,7 +106,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self.classes)
 
     def to(self, device: torch.device | str) -> "Dataset":
@@ -126,16 +126,16 @@ class Dataset:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on a GPU; None where images need no room beside that which they have."""
+    """Return the free bytes of a GPU; None for other devices, on which images take no more memory than they have."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def stratified(labels: np.ndarray, count: int) -> np.ndarray:
-    """Positions of ``count`` items, classes in proportion up to rounding, always the same ones, sorted.
+    """Return sorted positions of ``count`` items, stratified by class up to rounding, the same in every call.
 
-    Each class's items are shuffled and spread evenly over (0, 1); the first ``count`` are taken. So less is a part
-    of more, and a class so rare that its share is below half an item gives none. (scikit-learn's split refuses some
-    counts and lone items.)
+    Each class's items are shuffled and spread evenly over (0, 1); the first ``count`` are taken. So a smaller selection
+    is part of a larger one, and a class whose share is below half an item gives none. (scikit-learn's split refuses
+    some counts and lone items.)
     """
     order = np.random.RandomState(0).permutation(len(labels))  # numpy promises never to change this generator
     place = np.empty(len(labels))
@@ -146,26 +146,26 @@ def stratified(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def hold_out(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions to keep and ``count`` positions to hold out."""
+    """Return the positions to keep, and ``count`` positions to hold out, stratified by class."""
     held = stratified(labels, count)
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 
 def limited(data: Dataset, limit: int) -> Dataset:
-    """The same with so many training images, classes in proportion."""
+    """Return a data set with at most ``limit`` training images, stratified; a BarError if there are more classes."""
     if limit < data.num_classes:
         raise BarError(f"limit is {limit}, must be at least {data.num_classes}, one image a class")
     if limit >= len(data.train):
         return data
     train = data.train[torch.from_numpy(stratified(data.train.labels.numpy(), limit))]
     mean, std = moments(train.images)
-    say_missing(data.name, data.classes, {"training": train.labels})
+    warn_of_missing(data.name, data.classes, {"training": train.labels})
     fingerprint = hashlib.sha256(f"{limit} training images of {data.fingerprint}".encode()).hexdigest()
     return dataclasses.replace(data, train=train, mean=mean, std=std, fingerprint=fingerprint)
 
 
-def say_missing(name: str, classes: list[str], labels: dict[str, Tensor]) -> None:
-    """Warn of classes of which a split has no image."""
+def warn_of_missing(name: str, classes: list[str], labels: dict[str, Tensor]) -> None:
+    """Warn of the classes without an image in a split."""
     for split, held in labels.items():
         counts = held.bincount(minlength=len(classes))
         missing = [label for label, count in zip(classes, counts.tolist(), strict=True) if not count]
@@ -175,7 +175,7 @@ def say_missing(name: str, classes: list[str], labels: dict[str, Tensor]) -> Non
 
 
 def fingerprint_of(classes: list[str], splits: list[Split]) -> str:
-    """A digest of everything that a data set holds; of the images in parts, for which there may be several cores."""
+    """Return a SHA-256 of everything that a data set holds; chunks of images are hashed in parallel."""
     digest = hashlib.sha256(json.dumps([classes, [list(split.images.shape) for split in splits]]).encode())
     with ThreadPoolExecutor() as pool:
         for split in splits:
@@ -187,7 +187,7 @@ def fingerprint_of(classes: list[str], splits: list[Split]) -> str:
 
 
 def moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, in units where 255 is 1; exact, from the counts of 256 levels."""
+    """Return each channel's mean and standard deviation (at least 1/255), where 255 is 1; from counts of 256 levels."""
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
     for chunk in images.split(CHUNK):
         counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in chunk.unbind(1)])

@@ -1,4 +1,4 @@
-"""The walk through folders that finds image files, each once, and says what it leaves out. It opens no file."""
+"""The walk through folders that finds image files, each once, and notes what it leaves out; it opens no file."""
 
 import contextlib
 import itertools
@@ -17,24 +17,24 @@ log = logging.getLogger(__name__)
 
 Files = list[tuple[str, int]]  # path and label
 
-NOWHERE, LISTED = "missing, or links that lead nowhere", "links to folders listed already"
-# How much is looked at without finding an image: a folder such as /usr or /proc would take minutes.
-MOST_FOLDERS_IN_VAIN = 2_000
-MOST_ENTRIES_IN_VAIN = 200_000
+BROKEN, LISTED = "missing, or links that lead nowhere", "links to folders listed already"
+# The walk gives up after so many without an image: a folder such as /usr or /proc would take minutes.
+MOST_FOLDERS_WITHOUT_IMAGE = 2_000
+MOST_ENTRIES_WITHOUT_IMAGE = 200_000
 
 
 class Skipped:
-    """What a folder holds that is not used, by the reason for it."""
+    """The entries of a folder that are not used, by reason."""
 
     def __init__(self) -> None:
-        self._paths: dict[str, dict[str, None]] = defaultdict(dict)  # a set that keeps the order
+        self._paths: dict[str, dict[str, None]] = defaultdict(dict)  # reason -> an ordered set
 
     def add(self, why: str, *paths: Path | str) -> None:
-        """Note paths; once each, however often they are met."""
+        """Note paths under a reason; a path counts once, however often it is noted."""
         self._paths[why].update(dict.fromkeys(map(str, paths)))
 
-    def say(self, folder: Path) -> None:
-        """Warn of everything that was noted, in one line."""
+    def warn(self, folder: Path) -> None:
+        """Log everything that was noted in one warning, if there is anything."""
         kinds = []
         for why, paths in self._paths.items():
             if paths:
@@ -48,28 +48,41 @@ class Skipped:
 class Walk:
     """Finds the image files of each split and class, every file once.
 
-    What lies in a class's own folder comes before what is linked into it, so that a link from one class to another
-    does not change a label, and the first split before the next. A class of the first without an image ends it at once.
+    The files in a class's own folder are visited before those that are linked into it, so that a link from one class
+    to another does not change a label, and the first split is visited before the next. The walk ends at once if a class
+    of the first split has no image.
 
     Parameters
     ----------
     tops : list of (Path, dict)
-        Of each split its folder, and of each class a folder or a list of files.
+        For each split, its folder, and a folder or a list of files for each class.
     skipped : Skipped
-        Gets what is not used.
+        Collects the entries that are not used.
     """
 
     def __init__(self, tops: list[tuple[Path, dict[str, Path | list[Path]]]], skipped: Skipped) -> None:
         self._tops, self._skipped = tops, skipped
         self._found = [defaultdict(list) for _ in tops]
         self._seen = set()  # device and inode of files and folders
-        self._todo, self._linked = [], deque()  # a stack, and what waits until it is empty
-        self._hopeful = set()  # classes for which a link waits that may lead to images
-        self._in_vain = Counter()  # since the last image
+        self._todo, self._linked = [], deque()  # a stack, and the links to follow once it is empty
+        self._may_have_images = set()  # classes with a waiting link that may lead to images
+        self._since_image = Counter()  # folders and entries since the last image
 
     def images(self) -> list[dict[str, list[str]]]:
-        """Go; the paths of each split and class."""
-        self._put([
+        """Walk through all folders.
+
+        Returns
+        -------
+        list of dict of str to list of str
+            For each split, the sorted paths of each class.
+
+        Raises
+        ------
+        BarError
+            If a class of the first split has no image, if too many folders or entries hold none, or if something may
+            not be read.
+        """
+        self._queue([
             (which, name, str(path))
             for which, (_, classes) in enumerate(self._tops)
             for name, places in classes.items()
@@ -79,7 +92,7 @@ class Walk:
         while self._todo or self._linked:
             which, name, path = self._todo.pop() if self._todo else self._linked.popleft()
             if last not in (None, (which, name)):
-                self._leave(*last)
+                self._check_left_class(*last)
             last = which, name
             self._visit(which, name, path)
         for classes in self._found:
@@ -87,26 +100,26 @@ class Walk:
                 files.sort(key=os.path.split)
         return self._found
 
-    def _put(self, entries: list[tuple[int, str, str]]) -> None:
-        """Have entries visited: split, class and path."""
+    def _queue(self, entries: list[tuple[int, str, str]]) -> None:
+        """Queue entries (split, class, path) to be visited; links come after everything else."""
         links = list(map(os.path.islink, (path for _, _, path in entries)))
         self._todo.extend(reversed([entry for entry, link in zip(entries, links, strict=True) if not link]))
         for which, name, path in itertools.compress(entries, links):
             self._linked.append((which, name, path))
             if is_image(path) or os.path.isdir(path):
-                self._hopeful.add((which, name))
+                self._may_have_images.add((which, name))
             if is_image(path):
-                self._in_vain.clear()
+                self._since_image.clear()
 
-    def _leave(self, which: int, name: str) -> None:
-        """Go from a class to another: to go on is no use if a training class stays without an image."""
-        if which == 0 and not self._found[0][name] and (which, name) not in self._hopeful:
-            raise no_image(self._tops[0][0] / name)
+    def _check_left_class(self, which: int, name: str) -> None:
+        """Refuse a training class that stays without an image, when the walk goes on to another class."""
+        if which == 0 and not self._found[0][name] and (which, name) not in self._may_have_images:
+            raise no_image_error(self._tops[0][0] / name)
 
     def _visit(self, which: int, name: str, path: str) -> None:
         status = _status(path)
         if status is None:
-            self._skipped.add(NOWHERE, path)
+            self._skipped.add(BROKEN, path)
             return
         key = (status.st_dev, status.st_ino)
         if stat.S_ISDIR(status.st_mode):
@@ -114,7 +127,7 @@ class Walk:
                 self._skipped.add(LISTED, path)
             else:
                 self._seen.add(key)
-                self._enter(which, name, path)
+                self._visit_folder(which, name, path)
         elif not stat.S_ISREG(status.st_mode):
             self._skipped.add("no regular files", path)
         elif not is_image(path):
@@ -123,24 +136,25 @@ class Walk:
             self._skipped.add("other names of files listed already", path)
         else:
             self._seen.add(key)
-            self._in_vain.clear()
+            self._since_image.clear()
             self._found[which][name].append(path)
 
-    def _enter(self, which: int, name: str, folder: str) -> None:
+    def _visit_folder(self, which: int, name: str, folder: str) -> None:
         entries = entries_of(folder)
-        self._in_vain.update(folders=1, entries=len(entries))
-        folders, files = self._in_vain["folders"], self._in_vain["entries"]
-        if (folders > MOST_FOLDERS_IN_VAIN or files > MOST_ENTRIES_IN_VAIN) and not any(map(is_image, entries)):
+        self._since_image.update(folders=1, entries=len(entries))
+        folders, files = self._since_image["folders"], self._since_image["entries"]
+        too_many = folders > MOST_FOLDERS_WITHOUT_IMAGE or files > MOST_ENTRIES_WITHOUT_IMAGE
+        if too_many and not any(map(is_image, entries)):
             raise BarError(
                 f"{self._tops[which][0]} is no folder of images: there was none in {folders:,} folders "
                 f"with {files:,} entries, up to {folder}"
             )
         self._skipped.add("hidden", *(os.path.join(folder, entry) for entry in entries if _is_hidden(entry)))
-        self._put([(which, name, os.path.join(folder, entry)) for entry in entries if not _is_hidden(entry)])
+        self._queue([(which, name, os.path.join(folder, entry)) for entry in entries if not _is_hidden(entry)])
 
 
-def no_image(folder: Path) -> BarError:
-    """The refusal of a class without one."""
+def no_image_error(folder: Path) -> BarError:
+    """Make the error for a class without an image."""
     return BarError(
         f"{folder} holds no image of its own (looked for {', '.join(IMG_EXTENSIONS)}, "
         "each file once, whatever links to it)"
@@ -148,11 +162,11 @@ def no_image(folder: Path) -> BarError:
 
 
 def subfolders(folder: Path, skipped: Skipped) -> list[str]:
-    """The names of the folders in a folder, sorted."""
+    """Return the names of the visible folders in a folder, sorted; broken and circular links are noted as skipped."""
     names = []
     for entry in _scanned(folder):
         if entry.is_symlink() and _status(entry.path) is None:
-            skipped.add(NOWHERE, entry.path)
+            skipped.add(BROKEN, entry.path)
         elif entry.is_symlink() and entry.is_dir() and _leads_back(entry.path):
             skipped.add(LISTED, entry.path)
         elif entry.is_dir() and not _is_hidden(entry.name):
@@ -160,20 +174,20 @@ def subfolders(folder: Path, skipped: Skipped) -> list[str]:
     return names
 
 
-def loose(folder: Path) -> list[Path]:
-    """The images that lie in a folder itself."""
+def images_in(folder: Path) -> list[Path]:
+    """Return the images directly in a folder, sorted."""
     return [folder / entry.name for entry in _scanned(folder) if is_image(entry.name) and not entry.is_dir()]
 
 
 def entries_of(folder: Path | str) -> list[str]:
-    """The names in a folder, sorted; none if it is not there."""
+    """Return the names in a folder, sorted; none if it does not exist."""
     with _reading(folder):
         return sorted(os.listdir(folder))
     return []
 
 
 def _scanned(folder: Path) -> list[os.DirEntry]:
-    """The same with what the folder knows of each, so that a million files are not asked one by one."""
+    """Return the entries of a folder, sorted, with types known from the scan, so that no call per file is needed."""
     with _reading(folder), os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
     return []
@@ -190,7 +204,7 @@ def _reading(folder: Path | str) -> Iterator[None]:
 
 
 def _status(path: str) -> os.stat_result | None:
-    """What is known of an entry; None if there is nothing, as at the end of a link to itself."""
+    """Return the status of an entry; None if it does not exist, as at the end of a link to itself."""
     try:
         return os.stat(path)
     except PermissionError as error:
@@ -200,7 +214,7 @@ def _status(path: str) -> os.stat_result | None:
 
 
 def _leads_back(path: str) -> bool:
-    """Whether a link leads to a folder that it lies in itself."""
+    """Whether a link leads to a folder that contains the link."""
     target, home = os.path.realpath(path), os.path.realpath(os.path.dirname(path))
     return home == target or home.startswith(target.rstrip(os.sep) + os.sep)
 
@@ -210,5 +224,5 @@ def _is_hidden(name: str) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is called an image, and not hidden."""
+    """Whether a file has the extension of an image and is not hidden."""
     return name.lower().endswith(IMG_EXTENSIONS) and not _is_hidden(os.path.basename(name))

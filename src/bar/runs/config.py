@@ -1,4 +1,4 @@
-"""What decides a run: its configuration, and what it is called."""
+"""The configuration of a run, and the name that it gives the run."""
 
 import dataclasses
 import hashlib
@@ -14,25 +14,25 @@ from bar.errors import BarError, is_plain, nearest, shown
 from bar.methods import own
 from bar.training import PRESETS, Settings
 
-# Beyond these bounds a number is a slip of the hand, which must not fill the memory or the disk.
+# Numbers beyond these bounds are taken for typing errors, which must not fill the memory or the disk.
 MOST_EPOCHS = 10_000
 MOST_SIZE_OF_DIGITS = 96
-WHOLE = {"seed": (0, 2**64 - 1), "size": (4, 4096), "limit": (2, 2**31 - 1)}  # torch takes no larger seed
-TEXTS = {  # field -> most characters
+WHOLE_NUMBERS = {"seed": (0, 2**64 - 1), "size": (4, 4096), "limit": (2, 2**31 - 1)}  # torch takes no larger seed
+LONGEST_TEXTS = {  # field -> most characters
     "dataset": 4096, "model": 100, "method": 4096, "metric": 100, "preset": 100, "schedule": 100, "start": 100,
     "gates": 100,
 }  # fmt: skip
-FIELDS = {"schedule": "sigmoid", "gates": "uniform"}  # options that are older than `options`, and how they are usually
+FIELDS = {"schedule": "sigmoid", "gates": "uniform"}  # options that have fields of their own -> defaults
 REFUSALS = {
     "schedule": "{} has no schedule: that is of bar alone",
     "gates": "another start of the gates is for l0 alone, not for {}",
 }
-METHODS_OF = {  # what refuses a value that no method knows
+PARSERS = {  # which refuse a value that no method knows
     "schedule": next(o for o in methods.METHODS["bar"].options if o.name == "schedule").value,
     "gates": next(o for o in methods.METHODS["l0"].options if o.name == "gates").value,
 }
-# How records call the hyperparameters of methods whose names are long; the others by the method's own name.
-SHORT = {"learning-compression": "lc", "information-bottleneck": "ib"}
+# Prefixes of hyperparameters in records, for methods with long names; the others have the method's own name.
+SHORT_NAMES = {"learning-compression": "lc", "information-bottleneck": "ib"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class RunConfig:
     model : str
         A name that `bar.models.build` knows, such as "wrn-10-1" or "resnet18".
     method : str
-        "bar", one of its rivals (`bar.methods.NAMES`), "unpruned" for the full network that all are compared with, or
-        a method of your own as ``path/to/file.py:Name``: that file is run.
+        "bar", another of `bar.methods.NAMES`, "unpruned" for the full network that all are compared with, or a method
+        of your own as ``path/to/file.py:Name``: that file is executed.
     pruning_factor : float
         The budget is the full network's size divided by this; above 1.
     metric : str, optional
@@ -64,7 +64,7 @@ class RunConfig:
         Of pruning, fine-tuning and cooling down; default: those of the preset. With iterative pruning, the last
         two each time.
     schedule : str
-        How the budget of "bar" comes down: "sigmoid", "linear" or "exponential".
+        How the margin b of "bar" decreases to the budget: "sigmoid", "linear" or "exponential".
     distill : bool, optional
         Whether the unpruned network teaches the pruned one; default: with "bar" only, as in the paper.
     start : str
@@ -74,10 +74,15 @@ class RunConfig:
         How the gates of "l0" start: "uniform" (the preset's interval; the paper's is U(0, 0.01)), or "normal" for
         N(0, 0.01^2), as in the work that introduced it (supp. 4).
     options : mapping of str to value
-        Hyperparameters of the method (`bar.methods.options`), as values or as texts; those that are as usual are left
-        out, and so are `schedule` and `gates`, which have fields of their own.
+        Hyperparameters of the method (`bar.methods.options`), as values or as texts; those that have their default are
+        left out, and so are `schedule` and `gates`, which have fields of their own.
     source : str, optional
         The SHA-256 of the file of a method of your own; filled in.
+
+    Raises
+    ------
+    BarError
+        If a field is of the wrong kind, out of range or unknown, or does not fit the method.
 
     Examples
     --------
@@ -108,7 +113,7 @@ class RunConfig:
         _check_kinds(self)
         source = own.load(self.method, self.source)[1] if own.is_own(self.method) else None
         self._set(source=source)
-        if self.method == "unpruned":  # what concerns pruning does not matter; equal runs have equal configs
+        if self.method == "unpruned":  # options of pruning do not matter; equal runs have equal configs
             self._set(pruning_factor=1.0, metric=None, schedule="sigmoid", distill=True, start="scratch")
             self._set(gates="uniform", options={})
         method = self.kind
@@ -138,14 +143,14 @@ class RunConfig:
             self._set(start=method.starts[0])
 
     def _settle_options(self, method: type[methods.Method]) -> None:
-        """Options by their values, without those that are as usual; those that have fields are there."""
+        """Replace options by their parsed values, without defaults; those that have fields are set there."""
         declared = {option.name for option in method.options}
         given = dict(self.options)
         for name, usual in FIELDS.items():
             if (held := getattr(self, name)) == usual:
                 continue
-            if name not in declared:  # the field's own words, for whoever mistypes the value as well
-                METHODS_OF[name](held)
+            if name not in declared:  # a mistyped value is refused first, in the option's own words
+                PARSERS[name](held)
                 raise BarError(REFUSALS[name].format(self.method))
             given.setdefault(name, held)
         values, usual = method.values(self.preset, given), method.defaults(self.preset)
@@ -160,13 +165,13 @@ class RunConfig:
 
     @property
     def given(self) -> dict[str, object]:
-        """The options that are given to the method, those that have fields of their own among them."""
+        """The options that are given to the method, including those that have fields of their own."""
         mine = {option.name for option in self.kind.options} if self.kind else set()
         return {name: getattr(self, name) for name in FIELDS if name in mine} | dict(self.options)
 
     @property
     def values(self) -> dict[str, object]:
-        """The values of all options of the method."""
+        """The values of all options of the method, defaults included."""
         return self.kind.values(self.preset, self.given) if self.kind else {}
 
     @property
@@ -179,16 +184,16 @@ class RunConfig:
         )  # fmt: skip
 
     def recorded(self) -> dict:
-        """What config.json holds of it: JSON's own types, and nothing of what is empty."""
+        """Return the fields as config.json holds them: in JSON's own types, without empty options and source."""
         held = json.loads(json.dumps(dataclasses.asdict(self)))
         return {k: v for k, v in held.items() if not (k in ("options", "source") and not v)}
 
     def recorded_settings(self) -> dict:
-        """The settings that a record shows: those of the training, and the method's own by its name."""
+        """Return the settings that a record shows: those of the training, and the method's own, with its name."""
         values = {name: value for name, value in self.values.items() if name not in FIELDS}
         if self.kind and "epochs" in self.kind.presets[self.preset]:
             values["epochs"] = self.epochs or self.kind.presets[self.preset]["epochs"]
-        prefix = SHORT.get(self.method, self.method.rpartition(":")[2].replace("-", "_"))
+        prefix = SHORT_NAMES.get(self.method, self.method.rpartition(":")[2].replace("-", "_"))
         return dataclasses.asdict(self.settings) | {f"{prefix}_{name}": value for name, value in values.items()}
 
     @property
@@ -205,7 +210,7 @@ class RunConfig:
 
     @property
     def unpruned(self) -> "RunConfig":
-        """The run of the full network that this one is compared with, and taught by."""
+        """The config of the unpruned network that this run is compared with, and taught by."""
         return RunConfig(
             dataset=self.dataset, model=self.model, method="unpruned", preset=self.preset, seed=self.seed,
             size=self.size, limit=self.limit, epochs=self.epochs,
@@ -213,12 +218,12 @@ class RunConfig:
 
     @property
     def trials(self) -> str:
-        """The folder of the trials of a search, which runs with other budgets share."""
+        """The name of the folder of a search's trials, which runs with other budgets share."""
         return self.name.replace(f"-x{self.pruning_factor:g}", "-trials", 1)
 
     @property
     def name(self) -> str:
-        """A folder name: what one looks for in it, and a short hash of what else is not as usual."""
+        """The name of the run's folder: its main choices, and a short hash of all others that are not the default."""
         dataset = Path(self.dataset).name or "images"
         factor = "" if self.method == "unpruned" else f"-x{self.pruning_factor:g}"
         shown = ("model", "method", "pruning_factor", "preset", "seed")
@@ -229,7 +234,7 @@ class RunConfig:
             for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) != getattr(usual, field.name) and field.name not in shown
         }
-        if self.source:  # where the file is does not matter
+        if self.source:  # the file's place does not matter
             rest["source"] = self.source
         if rest.get("dataset") == dataset:
             del rest["dataset"]
@@ -238,7 +243,7 @@ class RunConfig:
 
 
 def _check_texts(config: RunConfig) -> None:
-    for name, longest in TEXTS.items():
+    for name, longest in LONGEST_TEXTS.items():
         value = getattr(config, name)
         if not (isinstance(value, str) or (value is None and name == "metric")):
             raise BarError(f"{name} must be text, not {shown(value)}")
@@ -264,19 +269,19 @@ def _check_dataset(config: RunConfig) -> None:
     except RuntimeError as error:
         raise BarError(f"dataset is {config.dataset!r}, but there is no such user's home here") from error
     if folder.is_absolute() and folder == folder.parent:
-        raise BarError(f"dataset is {config.dataset!r}: that is all there is on this machine, not a folder of images")
+        raise BarError(f"dataset is {config.dataset!r}: that is the whole file system, not a folder of images")
 
 
 def _check_numbers(config: RunConfig) -> None:
     factor = config.pruning_factor
-    # compared as it is: an int too large for a float is no error then
+    # compared without a conversion, which an int too large for a float would not survive
     if isinstance(factor, bool) or not (isinstance(factor, int | float) and abs(factor) <= sys.float_info.max):
         raise BarError(f"the pruning factor must be a number above 1, not {shown(factor)}")
     if config.method != "unpruned" and factor <= 1:
         raise BarError(f"the pruning factor must be above 1, not {factor:g}: 4 leaves a quarter")
     if config.epochs is not None:
         object.__setattr__(config, "epochs", _checked_epochs(config.epochs))
-    for name, (least, most) in WHOLE.items():
+    for name, (least, most) in WHOLE_NUMBERS.items():
         value = getattr(config, name)
         if not (_whole(value, least, most) or (name != "seed" and value is None)):
             bound = f"<= {most}" if isinstance(value, int) and value > most else f">= {least}"
@@ -306,5 +311,5 @@ def _whole(value: object, least: int, most: int) -> bool:
 
 
 def total_epochs(config: RunConfig, trial: bool = False) -> int:
-    """How many epochs a run takes by itself, without what it may need first; or, of a search, one trial."""
+    """Return the epochs of a run without those of runs and trials that it needs first; or those of one ``trial``."""
     return sum(epochs for name, epochs, _ in config.phases if name == "prune" or not trial)

@@ -1,4 +1,4 @@
-"""What result.json holds: what a run was, what it came to, and on what."""
+"""The content of result.json: the outcome of a run, its settings, and the machine."""
 
 import platform
 import re
@@ -19,7 +19,7 @@ from bar.training import Pruner, accuracy
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training left: the network, the records of its epochs, and the seconds that it took."""
+    """The outcome of a training: the network, the records of its epochs, and the seconds that it took."""
 
     network: nn.Module
     epochs: list[dict]
@@ -31,22 +31,22 @@ class Trained:
 def of_run(
     config: RunConfig, images: data.Dataset, full: Cost, trained: Trained, folder: Path, accuracy_unpruned: float | None
 ) -> dict:
-    """All of the record that does not depend on the machine.
+    """Return the fields of a run's record that do not depend on the machine.
 
     Parameters
     ----------
     config : RunConfig
-        The run's.
+        Of the run.
     images : Dataset
-        What it trained with, on its device.
+        The data that it trained with, on its device.
     full : Cost
         Of the unpruned network.
     trained : Trained
-        What is recorded.
+        The outcome of the training.
     folder : Path
         Where the network is stored already.
     accuracy_unpruned : float or None
-        What it is compared with; None for the unpruned network itself.
+        Test accuracy of the unpruned network; None for that network itself.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def of_run(
         The fields in their order in the file.
     """
     network = trained.network
-    cost, cut = count(network, images.input_size), cut_of(trained.epochs)
+    cost, cut = count(network, images.input_size), find_cut(trained.epochs)
     test = accuracy(network, images.test, images)
     return {
         "format": schema.FORMAT,
@@ -92,7 +92,7 @@ def of_run(
 
 
 def of_machine(device: torch.device, processes: int, code: dict[str, str | None]) -> dict:
-    """What it ran on: device, processor, processes, versions and the code that it began with."""
+    """Return the fields of a record about the machine and the code: device, processor, processes, versions, commit."""
     return {
         "hardware": machine.hardware(device),
         **machine.processor(),
@@ -106,13 +106,13 @@ def of_machine(device: torch.device, processes: int, code: dict[str, str | None]
     }
 
 
-def cut_of(epochs: list[dict]) -> dict:
-    """The record of the cut, empty where nothing is cut."""
+def find_cut(epochs: list[dict]) -> dict:
+    """Return the record of the cut; empty if nothing was cut."""
     return next((record for record in epochs if record["phase"] == "cut"), {})
 
 
 def _layers(cost: Cost, full: Cost) -> dict:
-    """What is left of each convolution of the full network, and what there was."""
+    """Return the features left of each convolution of the unpruned network, all that it had, and its map's area."""
     return {
         "features": {name: _features(cost, name) for name in full.layers},
         "features_full": {name: layer["features"] for name, layer in full.layers.items()},
@@ -121,19 +121,19 @@ def _layers(cost: Cost, full: Cost) -> dict:
 
 
 def _weights(network: nn.Module, pruner: Pruner | None) -> dict:
-    """How many weights are not 0, and how many there were, where single weights are pruned."""
+    """Count the weights that are not 0, and all weights, where single weights are pruned."""
     if not hasattr(pruner, "full"):
         return {}
     return {"weights": sum(int(w.count_nonzero()) for w in weights_of(network).values()), "weights_full": pruner.full}
 
 
 def _gated(pruner: Pruner | None) -> dict[str, int]:
-    """The convolutions that had gates, and how many features; in the order of the gates in records of epochs."""
+    """Return the features of each convolution that had gates, in the order of the gates in records of epochs."""
     network = getattr(pruner, "network", None)
     return {n: len(gate.alive) for n, gate in network.gates.items()} if isinstance(network, GatedNetwork) else {}
 
 
 def _features(cost: Cost, name: str) -> int:
-    """What is left of a convolution; a grouped one may have become several, named ``name.0``, ``name.1``, …"""
+    """Count the features left of a convolution; a grouped one may have become several, ``name.0``, ``name.1``, …"""
     mine = re.compile(re.escape(name) + r"(\.\d+)?")
     return sum(layer["features"] for n, layer in cost.layers.items() if mine.fullmatch(n))

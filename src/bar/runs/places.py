@@ -1,4 +1,4 @@
-"""The folder of a run: its files, where it is, and how it is left."""
+"""The folder of a run: where it is, the names of its files, its lock, and what is removed at the end."""
 
 import contextlib
 import logging
@@ -20,35 +20,35 @@ log = logging.getLogger(__name__)
 
 
 def place(folder: Path | str, config: RunConfig, fingerprint: str) -> Path:
-    """Where a run that was given a folder is: there, or beside it.
+    """Return the folder of a run: the given one, or one beside it if that holds a run on other images.
 
     Parameters
     ----------
     folder : path
-        What `run` was given, or would take.
+        The folder that `run` was given, or its default.
     config : RunConfig
-        The run's.
+        Of the run.
     fingerprint : str
-        Of its data; records have it, too.
+        Of its data, as in records.
 
     Returns
     -------
     Path
-        The folder; but if it is called ``config.name``, as nobody said otherwise, and holds a run on other images, or
-        one from before records knew theirs, then that name and the first digits of the fingerprint.
+        The given folder; but if it has the default name, ``config.name``, and holds a run on other images, or one
+        without a fingerprint, then the folder of that name and the first digits of the fingerprint.
     """
     folder = Path(folder)
     if folder.name != config.name:
         return folder
     try:
         held = schema.read(folder / CONFIG, schema.CONFIG_FIELDS).get("fingerprint")
-    except BarError:  # there is none, or none that can be read, which `read` will say
+    except BarError:  # the config is missing, or cannot be read, which `read` will say
         return folder
     return folder if held == fingerprint else folder.with_name(f"{folder.name}-data{fingerprint[:8]}")
 
 
 def make_folder(folder: Path) -> None:
-    """Make it, and all above it."""
+    """Create a folder, and all above it; raises a BarError if that fails."""
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -70,7 +70,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a run that is recorded needs no more; where that is forbidden, it does no harm."""
+    """Remove the checkpoints and the lock of a recorded run; an error is ignored."""
     with contextlib.suppress(OSError):
         storage.remove_checkpoints(folder)
         (folder / LOCK).unlink(missing_ok=True)

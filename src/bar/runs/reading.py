@@ -15,14 +15,14 @@ from bar.methods.gated import decoded
 from bar.runs.config import RunConfig
 from bar.runs.places import CONFIG, LOCK, METRICS_FILE, RESULT
 
-# What a run may leave that ends before it has written its config: it waited for the unpruned network, or was killed.
+# Files of a run that ended before it wrote its config: it waited for the unpruned network, or was killed.
 _BEFORE = re.compile(rf"{re.escape(LOCK)}|tensorboard|{re.escape(CONFIG)}\.\d+\.partial")
 
 log = logging.getLogger(__name__)
 
 
 def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
-    """The record of a run's folder, or None if it holds no finished run.
+    """Read the record of a run.
 
     Parameters
     ----------
@@ -30,6 +30,11 @@ def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
         A run's folder; it need not exist.
     wanted : dict, optional
         The config that the folder must have been made with.
+
+    Returns
+    -------
+    dict or None
+        What result.json holds; None if the folder holds no finished run.
 
     Raises
     ------
@@ -42,21 +47,21 @@ def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
             _check_config(folder, wanted)
         elif (folder / CONFIG).exists():
             schema.read(folder / CONFIG, schema.CONFIG_FIELDS)
-        result = folder / RESULT  # a link to nothing is a record that is lost, not one that was never made
+        result = folder / RESULT  # a broken link is a lost record, not one that was never made
         return schema.read(result, schema.RESULT_FIELDS) if result.exists() or result.is_symlink() else None
     except OSError as error:
         raise BarError(f"cannot read the run in {folder}: {error.strerror or error}") from error
 
 
 def _check_config(folder: Path, wanted: dict) -> None:
-    """Refuse a folder that holds a run with another config, or something else than a run."""
+    """Refuse a folder that holds a run with another config, or something other than a run."""
     if not (folder / CONFIG).exists():
         if folder.exists() and (not folder.is_dir() or not all(_BEFORE.fullmatch(p.name) for p in folder.iterdir())):
             raise BarError(f"{folder} exists and is not the folder of a run; choose another")
         return
     held = schema.read(folder / CONFIG, schema.CONFIG_FIELDS)
     held.pop("format", None)
-    held = RunConfig(method=wanted["method"]).recorded() | held  # for fields that are younger than the folder
+    held = RunConfig(method=wanted["method"]).recorded() | held  # defaults, for fields that are younger than the folder
     differs = [k for k in {**held, **wanted} if held.get(k) != wanted.get(k)]
     if differs == ["fingerprint"]:
         other = "on other images" if "fingerprint" in held else "from before records knew their images"
@@ -69,13 +74,16 @@ def _check_config(folder: Path, wanted: dict) -> None:
 
 
 def metrics(folder: Path | str) -> pd.DataFrame:
-    """The epochs of a run, a row each; columns as `bar.training.Training` and the method name them."""
+    """Read the epochs of a run, a row each; columns as `bar.training.Training` and the method name them.
+
+    Raises a BarError if metrics.jsonl is missing or damaged.
+    """
     path = Path(folder) / METRICS_FILE
     if not path.is_file():
         raise BarError(f"{folder} holds no {METRICS_FILE}: is it the folder of a run?")
     try:
         text = path.read_text("utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a run that is at work, or was killed, may have begun a line
+        whole = text[: text.rfind("\n") + 1]  # a run in progress, or one that was killed, may have begun a line
         if not all(isinstance(json.loads(line), dict) for line in whole.splitlines()):
             raise BarError("not every line holds the fields of an epoch")
         return pd.read_json(io.StringIO(whole), lines=True)
@@ -84,7 +92,7 @@ def metrics(folder: Path | str) -> pd.DataFrame:
 
 
 def gates(folder: Path | str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What became of each gate of a run, epoch by epoch.
+    """Read the state of each gate of a run, epoch by epoch.
 
     Parameters
     ----------
@@ -117,13 +125,13 @@ def gates(folder: Path | str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def records(*roots: Path | str) -> pd.DataFrame:
-    """All finished runs below some folders, a row each, with a column ``folder``; empty if there are none.
+    """Read all finished runs below some folders, a row each, with a column ``folder``; empty if there are none.
 
     A record that cannot be read is left out, with a warning that names it.
     """
     found = []
     for root in roots:
-        for path in sorted(Path(root).rglob("*.json")):  # by its whole name, a link to nothing would not be found
+        for path in sorted(Path(root).rglob("*.json")):  # the whole name would not find broken links
             if path.name != RESULT:
                 continue
             try:

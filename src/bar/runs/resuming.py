@@ -1,4 +1,4 @@
-"""A training that is recorded epoch by epoch, and that goes on where it was interrupted."""
+"""Training with a record and a checkpoint after each epoch, which goes on where it was interrupted."""
 
 import json
 import logging
@@ -14,18 +14,30 @@ log = logging.getLogger(__name__)
 
 
 def train(training: Training, folder: Path, config: dict, report: Callable[[dict], None]) -> tuple[list[dict], float]:
-    """Train to the end, keeping a checkpoint after each epoch; the records, and the seconds that it took.
+    """Train to the end, with a record and a checkpoint after each epoch.
 
     Parameters
     ----------
     training : Training
-        At its beginning; where a checkpoint is found, it goes on from there.
+        At its beginning; if there is a checkpoint, it goes on from there.
     folder : Path
         Of the records and checkpoints.
     config : dict
-        What checkpoints know each other by: those of another config are not used.
+        Stored in checkpoints; those of another config are not used.
     report : callable
-        Called with the record of each epoch, those that are over first.
+        Called with the record of each epoch, first with those of epochs that are over.
+
+    Returns
+    -------
+    records : list of dict
+        A record an epoch, and one of the cut.
+    seconds : float
+        That the training took, interruptions left out.
+
+    Raises
+    ------
+    BarError
+        If the training fails (see `Training`), or a file cannot be read or written.
     """
     first = training.fabric.is_global_zero  # of several processes, this one writes
     records: list[dict] = []

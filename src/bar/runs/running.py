@@ -38,15 +38,15 @@ def run(
     tick: Callable[[RunConfig], None] = lambda config: None,
     placed: Callable[[Path], None] = lambda folder: None,
 ) -> dict:
-    """Train and prune as configured, and record it; a run that is already recorded is not run again.
+    """Train and prune as configured, and record the run; a run that is already recorded is not run again.
 
-    A record knows its data (`bar.data.Dataset.fingerprint`): once images have been added, removed or changed, the same
-    config is another run, and needs another folder.
+    A record holds the fingerprint of its data (`bar.data.Dataset.fingerprint`): once images have been added, removed or
+    changed, the same config is another run, and needs another folder.
 
     The unpruned network is run first, in a folder beside this one, unless that has been done: it is the teacher, and
-    the accuracy to compare with. Training looks at the training and validation images; the test images are looked at
-    once, at the very end. A run that was interrupted, by whatever, goes on after the last epoch that it finished, and
-    on a CPU ends with the same weights and records as if it had not been.
+    the accuracy to compare with. Training uses the training and validation images; the test images are used once, at
+    the very end. An interrupted run goes on after the last epoch that it finished, and on a CPU ends with the same
+    weights and records as an uninterrupted one.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def run(
     Raises
     ------
     BarError
-        For anything that cannot be served: before anything is written, where it can be known before.
+        If the run cannot be carried out; before anything is written, where that can be known before.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def run(
     if not (isinstance(processes, int) and processes >= 1):
         raise BarError(f"processes must be a whole number >= 1, not {processes!r}")
     check_shares(config.settings, processes)
-    launch = functools.cache(functools.partial(_launched, device, processes))  # once, and not before it is needed
+    launch = functools.cache(functools.partial(_launch, device, processes))  # once, when it is needed
     images = data.load(config.dataset, size=config.size, root=root, limit=config.limit)
     folder = place(Path(folder) if folder is not None else Path("runs") / config.name, config, images.fingerprint)
     placed(folder)
@@ -100,7 +100,7 @@ def run(
         return carry_out(Job(config, folder, images, launch, resume, report, tick))
 
 
-def _launched(device: str, processes: int) -> Fabric:
+def _launch(device: str, processes: int) -> Fabric:
     place = machine.device_of(device)
     if place.type == "cuda" and processes > torch.cuda.device_count():
         raise BarError(f"there are {torch.cuda.device_count()} GPUs here, too few for {processes} processes")
@@ -111,7 +111,7 @@ def _launched(device: str, processes: int) -> Fabric:
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is to be, and what it has at hand; the fields are arguments of `run`, or made from them."""
+    """A run to carry out; the fields are arguments of `run`, or made from them."""
 
     config: RunConfig
     folder: Path
@@ -123,22 +123,22 @@ class Job:
 
     @property
     def wanted(self) -> dict:
-        """What config.json holds of it, and the record as well."""
+        """The config and the data's fingerprint, as config.json and the record hold them."""
         return self.config.recorded() | {"fingerprint": self.images.fingerprint}
 
     @property
     def prunes(self) -> bool:
-        """Whether this is no run of the unpruned network."""
+        """Whether this run prunes; False for that of the unpruned network."""
         return self.config.method != "unpruned"
 
     def unpruned(self) -> "Job":
-        """The run of the unpruned network, beside this one."""
+        """Return the job of the unpruned network, in a folder beside this one."""
         config = self.config.unpruned
         folder = place(self.folder.parent / config.name, config, self.images.fingerprint)
         return replace(self, config=config, folder=folder)
 
     def prepare(self, network: nn.Module, **more) -> Pruner:
-        """The method, on a network that it changes."""
+        """Build the method on a network, which it changes."""
         config, settings = self.config, self.config.settings
         return methods.build(
             config.method, network, input_size=self.images.input_size, settings=settings, factor=config.pruning_factor,
@@ -149,7 +149,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from."""
+    """The starting point of a run."""
 
     network: nn.Module
     full: Cost  # of the unpruned network
@@ -158,7 +158,7 @@ class Start:
 
 
 def carry_out(job: Job) -> dict:
-    """`run`, on devices that are there already or about to be."""
+    """Carry out a job, unless its run is recorded already; returns the record."""
     done = read(job.folder, job.wanted)
     if done is not None:
         storage.verify(job.folder, done)
@@ -168,7 +168,7 @@ def carry_out(job: Job) -> dict:
     fabric = job.launch()
     make_folder(job.folder)
     with alone(job.folder) if fabric.is_global_zero else contextlib.nullcontext():
-        done = _begun(job, fabric)
+        done = _begin(job, fabric)
         if done is not None:
             return done
         Work(job, start, fabric).record()
@@ -176,10 +176,10 @@ def carry_out(job: Job) -> dict:
 
 
 def _start_of(job: Job) -> Start:
-    """The network, once it is known that it can be pruned so far; the unpruned one is run before, if need be."""
+    """Build the network, check that it can be pruned so far, and run the unpruned one first, if need be."""
     config, images = job.config, job.images
-    # What cannot be pruned, or not so far, is refused before memory is taken for the weights of a large network.
-    # Some methods write weights, which this one does not allow: they, and anybody's own, are asked below.
+    # What cannot be pruned, or not so far, is refused before memory is allocated for the weights of a large network.
+    # Some methods write weights, which a network without memory does not allow: they, and users' own, are asked below.
     if job.prunes and not own.is_own(config.method):
         with contextlib.suppress(RuntimeError):
             job.prepare(models.hollow(config.model, images.num_classes, images.input_size))
@@ -189,7 +189,7 @@ def _start_of(job: Job) -> Start:
     first, taught = None, None
     if job.prunes:
         first = job.unpruned()
-        job.prepare(copy.deepcopy(network))  # what cannot be is refused before anything is trained
+        job.prepare(copy.deepcopy(network))  # refuses what is impossible, before anything is trained
         taught = carry_out(first)
         if config.start == "unpruned":
             network.load_state_dict(storage.load(first.folder).state_dict())
@@ -198,8 +198,8 @@ def _start_of(job: Job) -> Start:
     return Start(network, full, first and first.folder, taught)
 
 
-def _begun(job: Job, fabric: Fabric) -> dict | None:
-    """The record, if another process has just made it; else the folder holds the config from now on."""
+def _begin(job: Job, fabric: Fabric) -> dict | None:
+    """Return the record if another process has just made it; otherwise write the config into the folder."""
     done = fabric.broadcast(read(job.folder, job.wanted) if fabric.is_global_zero else None)
     if done is None:
         if fabric.is_global_zero:
@@ -211,14 +211,14 @@ def _begun(job: Job, fabric: Fabric) -> dict | None:
 
 
 class Work:
-    """A run at work, alone in its folder.
+    """A run in progress, alone in its folder.
 
     Parameters
     ----------
     job : Job
-        What is to be done.
+        The run to carry out.
     start : Start
-        What it starts from.
+        Its starting point.
     fabric : Fabric
         Its devices and processes.
     """
@@ -246,7 +246,7 @@ class Work:
         fabric.barrier()
 
     def _pruned(self) -> outcome.Trained:
-        """The network once it is pruned and trained to the end; if need be, the sparsity weight is found before."""
+        """Prune and train to the end, after a search for the sparsity weight if the method needs one."""
         job, weight, found = self.job, {}, None
         if job.config.kind.searched:
             trials = job.folder.parent / f"{job.config.trials}-data{self.images.fingerprint[:8]}"
@@ -256,7 +256,7 @@ class Work:
         return replace(self._train(pruner.network, job.config.phases, pruner), search=found)
 
     def _try(self, lam: float, folder: Path) -> tuple[dict, float]:
-        """Try a sparsity weight: the phases that prune, on a copy of the network."""
+        """Train the pruning phases on a copy of the network with a sparsity weight; returns last record, seconds."""
         pruner = self.job.prepare(copy.deepcopy(self.start.network), lam=lam, settle=False)
         phases = [phase for phase in self.job.config.phases if phase[0] == "prune"]
         trained = self._train(pruner.network, phases, pruner, folder, {"lambda": lam})
@@ -266,7 +266,7 @@ class Work:
         self, network: nn.Module, phases: list, pruner: Pruner | None = None, folder: Path | None = None,
         trial: dict | None = None,
     ) -> outcome.Trained:  # fmt: skip
-        """Train to the end, in the run's folder or in that of a trial, which records and checkpoints are told."""
+        """Train to the end, in the run's folder or in that of a trial, which reports and checkpoints then name."""
         config = self.job.config
         torch.manual_seed(config.seed)
         training = Training(
@@ -282,7 +282,7 @@ class Work:
 
 
 def teacher_in(folder: Path, device: torch.device | str) -> nn.Module:
-    """A run's unpruned network, for inference only: batch norms folded, in bfloat16 where that is twice as fast."""
+    """Load an unpruned network for inference only: batch norms folded, in bfloat16 where that is twice as fast."""
     device = torch.device(device)
     native = device.type == "cuda" or getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)
     teacher = fold(storage.load(folder)).to(device, memory_format=torch.channels_last)

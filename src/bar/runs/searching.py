@@ -17,12 +17,12 @@ from bar.runs.places import TRIAL, alone, make_folder, tidy
 def search(
     config: RunConfig, root: Path, full: Cost, fabric: Fabric, trial: Callable[[float, Path], tuple[dict, float]]
 ) -> dict:
-    """The sparsity weight that meets the budget, by trials that all budgets share; each is kept in its folder.
+    """Search for the sparsity weight that meets the budget, by trials that all budgets share and that are recorded.
 
     Parameters
     ----------
     config : RunConfig
-        Of a method that is searched.
+        Of a method whose sparsity weight is searched.
     root : Path
         The folder of the trials.
     full : Cost
@@ -30,18 +30,18 @@ def search(
     fabric : Fabric
         The processes at work; all of them search, the first one writes.
     trial : callable
-        Trains with a weight in a folder; gives the record of the last epoch, and the seconds that it took.
+        Trains with a sparsity weight in a folder; returns the record of the last epoch, and the seconds that it took.
 
     Returns
     -------
     dict
-        What the record of the run says about it: "lambda", "how", "trials_made" (by this run), "trials", "seconds".
+        The field "search" of the run's record: "lambda", "how", "trials_made" (by this run), "trials", "seconds".
     """
     limit = getattr(full, config.metric) / config.pruning_factor
     made = 0
     while True:
         fabric.barrier()
-        sizes = [(trial["lambda"], trial[config.metric]) for trial in known(root)]
+        sizes = [(trial["lambda"], trial[config.metric]) for trial in recorded_trials(root)]
         lam = next_weight(sizes, limit, config.values["first"], made=made)
         if lam is None:
             break
@@ -51,18 +51,18 @@ def search(
     for path in root.glob(f"*/{TRIAL}") if fabric.is_global_zero else ():
         tidy(path.parent)
     return {
-        "lambda": choice.lam, "how": choice.how, "trials_made": made, "trials": known(root),
-        "seconds": sum(trial["seconds"] for trial in known(root)),
+        "lambda": choice.lam, "how": choice.how, "trials_made": made, "trials": recorded_trials(root),
+        "seconds": sum(trial["seconds"] for trial in recorded_trials(root)),
     }  # fmt: skip
 
 
-def known(root: Path) -> list[dict]:
-    """The trials that are recorded in a folder."""
+def recorded_trials(root: Path) -> list[dict]:
+    """Read the trials that are recorded in a folder; raises a BarError if one is damaged."""
     return [schema.read(path, schema.TRIAL_FIELDS) for path in sorted(root.glob(f"*/{TRIAL}"))]
 
 
 def _try(lam: float, folder: Path, fabric: Fabric, trial: Callable[[float, Path], tuple[dict, float]]) -> None:
-    """Train with a weight, and record what size that leads to."""
+    """Train with a sparsity weight, and record the size that it leads to."""
     make_folder(folder)
     with alone(folder) if fabric.is_global_zero else contextlib.nullcontext():
         fabric.barrier()

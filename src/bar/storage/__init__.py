@@ -1,7 +1,7 @@
 """Networks on disk, and checkpoints of a run.
 
-`save` describes a network in JSON (`describing`) and stores its tensors; `load` builds it again (`building`), from
-nothing but what the `vocabulary` has.
+`save` describes a network in JSON (`describing`) and stores its tensors; `load` builds it again (`building`), only from
+layers and operations of the `vocabulary`.
 """
 
 from bar.storage.building import WEIGHTS

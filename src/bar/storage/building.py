@@ -1,7 +1,7 @@
-"""From the JSON that describes a network to the network, on the meta device.
+"""Construction of a network, on the meta device, from the JSON that describes it.
 
 The file may come from anybody: each name, option and argument is checked against the vocabulary, and all tensors
-against those that there are, before any memory is taken.
+against those that are stored, before any memory is allocated.
 """
 
 import functools
@@ -19,50 +19,55 @@ from bar.storage.reasons import first_line
 from bar.storage.vocabulary import CALLS, FUNCTIONS, INPUT, LAYERS, METHODS, MODULES, is_flag, is_node, is_number, takes
 
 WEIGHTS = "network.safetensors"
-# A file from a stranger must not cost more than the network that it describes. A DenseNet-201 has a tenth of this.
+# Limits for files from strangers: nodes, of which a DenseNet-201 has a tenth, and levels of nested arguments.
 _MOST_NODES, _DEEPEST = 20_000, 4
 
 Header = Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]
 
 
-class Undescribed(BarError):
-    """What is wrong with an architecture."""
+class InvalidDescription(BarError):
+    """A description that is invalid, or does not fit the stored tensors."""
 
 
 def build(architecture, header: Header) -> fx.GraphModule:
-    """The network that is described, on the meta device, if its tensors are exactly those of the header.
+    """Build a network on the meta device from its description.
 
     Parameters
     ----------
     architecture : object
-        As JSON gives it.
+        The description, as parsed from JSON.
     header : mapping of str to (dtype, shape)
-        The tensors that there are; a dtype of None is one that is not known.
+        The stored tensors; a dtype of None is an unknown one.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        Its tensors are exactly those of the header.
 
     Raises
     ------
-    Undescribed
-        If anything in it is not as it should be.
+    InvalidDescription
+        If the description is invalid, or its tensors are not those of the header.
     """
     try:
-        network = _described(architecture, header)
+        network = _build_unchecked(architecture, header)
         _compare(network, header)
         return network
     except BarError as error:
-        raise Undescribed(str(error)) from error
+        raise InvalidDescription(str(error)) from error
     except Exception as error:  # what torch raises for odd numbers in its options cannot be listed
-        raise Undescribed(f"{type(error).__name__}: {first_line(error)}") from error
+        raise InvalidDescription(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def fill(network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Put tensors into the places of those on the meta device.
+    """Replace the tensors of a network on the meta device by stored ones.
 
     Parameters
     ----------
     network : nn.Module
         From `build`.
     tensors : dict of str to Tensor
-        Those of the header.
+        Those of the header, by name.
     """
     kept = network.state_dict().keys()
     for name in tensors.keys() - kept:
@@ -70,7 +75,7 @@ def fill(network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     network.load_state_dict({name: tensors[name] for name in kept}, assign=True)
 
 
-def _described(architecture, header: Header) -> fx.GraphModule:
+def _build_unchecked(architecture, header: Header) -> fx.GraphModule:
     if not isinstance(architecture, dict) or architecture.get("format") != FORMAT:
         raise BarError(f"it is not of format {FORMAT}, the only one that this version of bar reads")
     modules, nodes = architecture["modules"], architecture["nodes"]
@@ -84,11 +89,11 @@ def _described(architecture, header: Header) -> fx.GraphModule:
         raise BarError("its modules are not those that its nodes call")
     root = nn.Module()
     for name, spec in sorted(modules.items(), key=lambda item: item[0].count(".")):
-        _put(root, name, _layer(name, spec))
+        _attach(root, name, _layer(name, spec))
     for name in sorted(targets["get_attr"]):
         dtype, shape = header[name]
         tensor = torch.empty(shape, dtype=dtype, device="meta")
-        _put(root, name, nn.Parameter(tensor) if name in parameters else tensor)
+        _attach(root, name, nn.Parameter(tensor) if name in parameters else tensor)
     network = fx.GraphModule(root, _graph(nodes), class_name="Pruned")
     buffers = dict(network.named_buffers())
     for name in passing:
@@ -108,13 +113,13 @@ def _compare(network: nn.Module, header: Header) -> None:
 
 
 def _make_non_persistent(network: nn.Module, name: str, buffer: torch.Tensor) -> None:
-    """torch.fx makes all buffers persistent; one that is registered again is what it is registered as."""
+    """Register a buffer again as non-persistent, since torch.fx makes all buffers persistent."""
     owner, _, last = name.rpartition(".")
     network.get_submodule(owner).register_buffer(last, buffer, persistent=False)
 
 
-def _put(root: nn.Module, path: str, value: nn.Module | torch.Tensor) -> None:
-    """Hang a layer or a tensor into a tree of modules."""
+def _attach(root: nn.Module, path: str, value: nn.Module | torch.Tensor) -> None:
+    """Attach a layer or a tensor to a tree of modules, at a dotted path."""
     *parents, last = parts = path.split(".")
     if not all(_is_name(part, level > 0) for level, part in enumerate(parts)):
         raise BarError(f"a module or tensor cannot be called {path!a}")
@@ -124,7 +129,7 @@ def _put(root: nn.Module, path: str, value: nn.Module | torch.Tensor) -> None:
         root = root._modules[part]
     if isinstance(value, nn.Module):
         root.add_module(last, value)
-    elif last not in root._parameters and last not in root._buffers:  # a layer's own weight, read once more by itself
+    elif last not in root._parameters and last not in root._buffers:  # else the graph reads a layer's tensor
         if isinstance(value, nn.Parameter):
             root.register_parameter(last, value)
         else:
@@ -132,19 +137,19 @@ def _put(root: nn.Module, path: str, value: nn.Module | torch.Tensor) -> None:
 
 
 def _is_name(part: str, below: bool) -> bool:
-    """Whether a module or tensor may be called so, at the top or below it.
+    """Whether a module or tensor may have this name, at the top level or below it.
 
     torch.fx writes the path into source code: as it is where it is an identifier, else between double quotes.
     """
     if not part.isprintable() or not 0 < len(part) <= 200 or '"' in part or "\\" in part or part in _reserved()[below]:
         return False
-    # Python reads identifiers in normal form, and keywords not at all
+    # Python normalises identifiers, and keywords are none
     return not part.isidentifier() or (not keyword.iskeyword(part) and unicodedata.normalize("NFKC", part) == part)
 
 
 @functools.cache
 def _reserved() -> tuple[frozenset[str], frozenset[str]]:
-    """Names that the modules at the top, and those further down, have for themselves."""
+    """Return the attributes that the module at the top, and those below it, already have."""
     return frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph()))), frozenset(dir(nn.Module()))
 
 
@@ -163,7 +168,7 @@ def _layer(name: str, spec: dict) -> nn.Module:
 
 
 def _graph(nodes: list) -> fx.Graph:
-    """The graph that is described; each node reads only nodes before it."""
+    """Build the described graph, in which each node may read only nodes before it."""
     graph, made = fx.Graph(), {}
     for spec in nodes:
         name = _name(spec["name"], made)
@@ -176,7 +181,7 @@ def _graph(nodes: list) -> fx.Graph:
 
 
 def _name(name, made: Mapping[str, fx.Node]) -> str:
-    """A node's name, which goes into the source that torch.fx writes: it must be nothing but one."""
+    """Return a node's name once it is checked: torch.fx writes it into source code as it is."""
     if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w{0,199}", name, re.ASCII)) or name == "self":
         raise BarError(f"a node cannot be called {ascii(name)[:60]}")
     if name in made:
@@ -206,8 +211,8 @@ def _from_json(value, made: Mapping[str, fx.Node], left: int = _DEEPEST):
 
 
 def _node(graph: fx.Graph, name: str, op, target, arguments: tuple[list, dict]) -> fx.Node:
-    """One more node, if its arguments are such as its operation takes."""
-    right = _RIGHT.get(op) if isinstance(op, str) else None
+    """Append a node to the graph, if its operation accepts the target and the arguments."""
+    right = _ACCEPTS.get(op) if isinstance(op, str) else None
     if right is None:
         raise BarError(f"there is no operation {ascii(op)[:60]}")
     args, kwargs = arguments
@@ -216,21 +221,21 @@ def _node(graph: fx.Graph, name: str, op, target, arguments: tuple[list, dict]) 
     if op == "call_function":
         target = FUNCTIONS[target]
     if op == "placeholder":
-        target = name  # which is a safe one, while torch.fx writes the target into the source as it is
+        target = name  # which has been checked; torch.fx writes the target into source code as it is
     node = graph.create_node(op, target, tuple(args), kwargs, name)
     if op == "placeholder":
         node.target = node.name
     return node
 
 
-def _right_input(target, args: list, kwargs: dict) -> bool:
+def _accepts_input(target, args: list, kwargs: dict) -> bool:
     default = len(args) <= 1 and all(v is None or is_flag(v) or is_number(v) for v in args)
     return default and not kwargs and isinstance(target, str) and target.isidentifier()
 
 
-# operation -> whether these may be its target and its arguments
-_RIGHT: dict[str, Callable[[object, list, dict], bool]] = {
-    "placeholder": _right_input,
+# operation -> whether it accepts a target and arguments
+_ACCEPTS: dict[str, Callable[[object, list, dict], bool]] = {
+    "placeholder": _accepts_input,
     "get_attr": lambda target, args, kwargs: not args and not kwargs,
     "call_function": lambda target, args, kwargs: takes(CALLS[FUNCTIONS[target]], args, kwargs),
     "call_method": lambda target, args, kwargs: takes(METHODS[target], args, kwargs),

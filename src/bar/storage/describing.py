@@ -1,4 +1,4 @@
-"""From a network to the JSON that describes it."""
+"""Description of a network, in JSON and tensors."""
 
 import operator
 
@@ -9,11 +9,11 @@ from bar.errors import BarError
 from bar.storage.vocabulary import FUNCTIONS, LAYERS, METHODS
 
 FORMAT = 1  # of what is written now, and the only one that is read
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers that layers of the list compute with
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of batch norms
 
 
 def describe(network: fx.GraphModule) -> tuple[dict, dict[str, torch.Tensor]]:
-    """What is written of a network.
+    """Describe a network by its architecture and its tensors.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def describe(network: fx.GraphModule) -> tuple[dict, dict[str, torch.Tensor]]:
     dict
         Its architecture, without the hash of its weights.
     dict of str to Tensor
-        All that it computes with.
+        All tensors that it computes with, by name.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def describe(network: fx.GraphModule) -> tuple[dict, dict[str, torch.Tensor]]:
         If something in it cannot be saved.
     """
     called = {node.target: network.get_submodule(node.target) for node in _nodes(network, "call_module")}
-    read = _read_by_themselves(network)
+    read = _directly_read(network)
     modules = {name: _layer(name, module) for name, module in called.items()}
     tensors = {f"{name}.{key}": t for name, module in called.items() for key, t in _tensors_of(module).items()} | read
     architecture = {
@@ -42,16 +42,16 @@ def describe(network: fx.GraphModule) -> tuple[dict, dict[str, torch.Tensor]]:
         "parameters": [name for name, tensor in read.items() if isinstance(tensor, nn.Parameter)],
     }
     buffers = {name for name, _ in network.named_buffers(remove_duplicate=False)} - network.state_dict().keys()
-    passing = [name for name in tensors if name in buffers]
-    return architecture | ({"non_persistent": passing} if passing else {}), tensors
+    non_persistent = [name for name in tensors if name in buffers]
+    return architecture | ({"non_persistent": non_persistent} if non_persistent else {}), tensors
 
 
 def _nodes(network: fx.GraphModule, op: str) -> list[fx.Node]:
     return [node for node in network.graph.nodes if node.op == op]
 
 
-def _read_by_themselves(network: fx.GraphModule) -> dict[str, torch.Tensor]:
-    """Tensors that no layer computes with, but the network itself."""
+def _directly_read(network: fx.GraphModule) -> dict[str, torch.Tensor]:
+    """Return the tensors that the graph reads itself, not through a layer."""
     read = {node.target: operator.attrgetter(node.target)(network) for node in _nodes(network, "get_attr")}
     for name, tensor in read.items():
         if not isinstance(tensor, torch.Tensor):
@@ -60,7 +60,7 @@ def _read_by_themselves(network: fx.GraphModule) -> dict[str, torch.Tensor]:
 
 
 def _tensors_of(layer: nn.Module) -> dict[str, torch.Tensor]:
-    """Those of a layer's state, and the statistics that a state dict leaves out where somebody made them so."""
+    """Return a layer's state dict, with a batch norm's statistics also where they have been made non-persistent."""
     buffers = {name: buffer for name, buffer in layer.named_buffers() if name in _STATISTICS}
     return layer.state_dict() | buffers
 
@@ -111,5 +111,5 @@ def _layer(name: str, module: nn.Module) -> dict:
             value = getattr(module, option)
             options[option] = value is not None if option == "bias" else value
     if "affine" in options and options.get("bias") == options["affine"]:
-        del options["bias"]  # a batch norm's, which older versions of torch do not know
+        del options["bias"]  # of a batch norm; older versions of torch do not have this option
     return {"class": layer.__name__, "options": options}

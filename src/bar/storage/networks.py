@@ -11,12 +11,12 @@ from torch import fx
 
 from bar import files, schema
 from bar.errors import BarError
-from bar.storage.building import WEIGHTS, Undescribed, build, fill
+from bar.storage.building import WEIGHTS, InvalidDescription, build, fill
 from bar.storage.describing import FORMAT, describe
 from bar.storage.reasons import first_line
 
 ARCHITECTURE = "network.json"
-_MOST_BYTES = 8 * 2**20  # of a description
+_MOST_BYTES = 8 * 2**20  # of a description, and of the header of the weights
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -31,7 +31,7 @@ def save(network: fx.GraphModule, folder: Path | str) -> None:
     network : torch.fx.GraphModule
         From `bar.prune`, or any traced network of the operations that pruning knows.
     folder : path
-        Made if missing.
+        Created if missing.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def save(network: fx.GraphModule, folder: Path | str) -> None:
         raise BarError(f"the network cannot be saved: {' '.join(str(error).split())}") from error
     architecture = {"format": FORMAT, "weights_sha256": hashlib.sha256(content).hexdigest()} | architecture
     text = json.dumps(architecture, indent=1).encode()
-    try:  # what is written can be read back: by the function that reads it
+    try:  # check with the function that reads it that it can be read back
         if len(text) > _MOST_BYTES:
             raise BarError(f"its description has more than {_MOST_BYTES:,} bytes")
         build(json.loads(text), {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()})
@@ -62,8 +62,8 @@ def save(network: fx.GraphModule, folder: Path | str) -> None:
 def load(folder: Path | str) -> fx.GraphModule:
     """Read the pruned network of a run.
 
-    Its file may come from anybody: nothing but layers and operations from a list is built, with options within limits,
-    and nothing is allocated before all of it has been compared with the tensors that are there.
+    The files may come from anybody: only layers and operations from a list are built, with options within limits, and
+    nothing is allocated before all of it has been compared with the stored tensors.
 
     Parameters
     ----------
@@ -78,8 +78,8 @@ def load(folder: Path | str) -> fx.GraphModule:
     Raises
     ------
     BarError
-        If a file is missing or damaged, is not the one that the record of the run tells of, or names anything but
-        plain layers and operations.
+        If a file is missing or damaged, does not match its hash in the record of the run, or names anything but plain
+        layers and operations.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def load(folder: Path | str) -> fx.GraphModule:
             verify(folder, architecture, ARCHITECTURE)
             fill(network, {name: file.get_tensor(name) for name in header})
         return network.requires_grad_(True).eval()
-    except Undescribed as error:
+    except InvalidDescription as error:
         raise BarError(
             f"{folder / ARCHITECTURE} does not describe a pruned network: {error}. {_advice(folder)}"
         ) from error
@@ -126,21 +126,21 @@ def load(folder: Path | str) -> fx.GraphModule:
 
 
 def verify(folder: Path, record: Mapping, source: str = schema.RESULT) -> None:
-    """Compare a stored network, as far as it is there, with the hashes in the record of its run.
+    """Compare the files of a stored network, if they exist, with the hashes in the record of its run.
 
     Parameters
     ----------
     folder : Path
         Of the run.
     record : mapping
-        With "weights_sha256" and "architecture_sha256", or what is known of them.
+        With "weights_sha256" and "architecture_sha256"; without a hash, its file is not checked.
     source : str
-        The file that says so.
+        The file of the record, for the message.
 
     Raises
     ------
     BarError
-        If a file is not the one that was written.
+        If a file does not match its hash, or cannot be read.
     """
     for file, field in ((WEIGHTS, "weights_sha256"), (ARCHITECTURE, "architecture_sha256")):
         path = folder / file
@@ -156,7 +156,7 @@ def _advice(folder: Path) -> str:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
+    """Return the SHA-256 of a file in hexadecimal; raises a BarError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

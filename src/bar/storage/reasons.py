@@ -1,8 +1,8 @@
-"""Why a file cannot be used, in a line."""
+"""Messages of errors, shortened to one line."""
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message, shortened; its kind, if it has none.
+    """Return the first line of an error's message, at most 200 characters; its type's name if it has no message.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""What the file of a network may name: layers, functions and methods, each with the options that it may have.
+"""The layers, functions and methods that the file of a network may name, with the options that each may have.
 
-Anything else in it is refused, so that opening one cannot run code of its author's choice, or build what the file's own
-tensors do not pay for. Options and arguments are listed in their order.
+Anything else is refused, so that opening a file cannot run code of its author's choice, or build more than the file's
+own tensors account for. Options and arguments are listed in the order of their signatures.
 """
 
 import operator
@@ -20,12 +20,12 @@ def _whole(least: int, most: int) -> Check:
 
 
 def is_number(v) -> bool:
-    """A finite number of a usual size."""
+    """Whether a value is a number of magnitude at most 1e30."""
     return type(v) in (int, float) and abs(v) <= 1e30  # NaN is not
 
 
 def is_node(v) -> bool:
-    """What another node has computed."""
+    """Whether a value is the output of another node."""
     return isinstance(v, fx.Node)
 
 
@@ -34,16 +34,16 @@ def _operand(v) -> bool:
 
 
 def are_nodes(v) -> bool:
-    """A list of such."""
+    """Whether a value is a list or tuple of nodes that is not empty."""
     return isinstance(v, list | tuple) and len(v) > 0 and all(map(is_node, v))
 
 
 def is_flag(v) -> bool:
-    """True or false."""
+    """Whether a value is True or False."""
     return isinstance(v, bool)
 
 
-def _no(v) -> bool:
+def _is_false(v) -> bool:
     return v is False
 
 
@@ -86,7 +86,7 @@ LAYERS: dict[type[nn.Module], Arguments] = {
     nn.Linear: {"in_features": _WIDTH, "out_features": _WIDTH, "bias": is_flag},
     nn.Flatten: {"start_dim": _DIM, "end_dim": _DIM},
     nn.MaxPool2d: {
-        "kernel_size": _SIDES, "stride": _STRIDE, "padding": _MARGINS, "dilation": _SIDES, "return_indices": _no,
+        "kernel_size": _SIDES, "stride": _STRIDE, "padding": _MARGINS, "dilation": _SIDES, "return_indices": _is_false,
         "ceil_mode": is_flag,
     },
     nn.AvgPool2d: {
@@ -94,7 +94,7 @@ LAYERS: dict[type[nn.Module], Arguments] = {
         "count_include_pad": is_flag, "divisor_override": _or(_WIDTH, _none),
     },
     nn.AdaptiveAvgPool2d: {"output_size": _SIZE},
-    nn.AdaptiveMaxPool2d: {"output_size": _SIZE, "return_indices": _no},
+    nn.AdaptiveMaxPool2d: {"output_size": _SIZE, "return_indices": _is_false},
     nn.Dropout: {"p": _SHARE, **_IN_PLACE},
     nn.Dropout2d: {"p": _SHARE, **_IN_PLACE},
     nn.LeakyReLU: {"negative_slope": is_number, **_IN_PLACE},
@@ -119,8 +119,8 @@ _MEAN = {**INPUT, "dim": _DIMS, "keepdim": is_flag, "dtype": _none, "axis": _DIM
 _SOFTMAX = {**INPUT, "dim": _or(_DIM, _none), "dtype": _none}
 _F_SOFTMAX = {**INPUT, "dim": _or(_DIM, _none), "_stacklevel": _whole(0, 99), "dtype": _none}
 _ADD = {**INPUT, "other": _operand, "alpha": is_number}
-_BINARY = {"/left": _operand, "/right": _operand}  # not to be given by name
-# the function, with how many of its arguments must be given
+_BINARY = {"/left": _operand, "/right": _operand}  # positional only
+# function -> how many of its arguments must be given, and a check for each
 CALLS: dict[Callable, tuple[int, Arguments]] = {
     **dict.fromkeys((F.tanh, F.softsign, F.tanhshrink, torch.relu, torch.selu, torch.tanh, torch.sigmoid), (1, INPUT)),
     **dict.fromkeys((F.relu, F.relu6, F.selu, F.silu, F.mish, F.hardswish), (1, {**INPUT, **_IN_PLACE})),
@@ -131,13 +131,13 @@ CALLS: dict[Callable, tuple[int, Arguments]] = {
     F.gelu: (1, {**INPUT, "approximate": _APPROXIMATE}),
     F.softshrink: (1, {**INPUT, "lambd": is_number}),
     F.hardshrink: (1, {**INPUT, "lambd": is_number}),
-    F.max_pool2d: (2, {**INPUT, **_POOL, "dilation": _SIDES, "ceil_mode": is_flag, "return_indices": _no}),
+    F.max_pool2d: (2, {**INPUT, **_POOL, "dilation": _SIDES, "ceil_mode": is_flag, "return_indices": _is_false}),
     F.avg_pool2d: (
         2,
         {**INPUT, **_POOL, "ceil_mode": is_flag, "count_include_pad": is_flag, "divisor_override": _or(_WIDTH, _none)},
     ),
     F.adaptive_avg_pool2d: (2, {**INPUT, "output_size": _SIZE}),
-    F.adaptive_max_pool2d: (2, {**INPUT, "output_size": _SIZE, "return_indices": _no}),
+    F.adaptive_max_pool2d: (2, {**INPUT, "output_size": _SIZE, "return_indices": _is_false}),
     torch.cat: (1, {"tensors": are_nodes, "dim": _DIM}),
     torch.flatten: (1, _FLATTEN),
     torch.narrow: (4, {**INPUT, "dim": _DIM, "start": _PLACE, "length": _PLACE}),
@@ -163,14 +163,19 @@ METHODS: dict[str, tuple[int, Arguments]] = {
 
 
 def takes(call: tuple[int, Arguments], args: list, kwargs: dict) -> bool:
-    """Whether arguments are such as a function takes.
+    """Whether a function accepts the given arguments.
 
     Parameters
     ----------
     call : (int, dict)
-        How many arguments it needs, and a check for each that it has.
+        How many arguments the function needs, and a check for each that it has.
     args, kwargs : list, dict
-        What it is given.
+        The arguments, by position and by name.
+
+    Returns
+    -------
+    bool
+        Whether all are known and valid, none that is needed is missing, and at least one comes from a node.
     """
     needed, checks = call
     names = list(checks)
@@ -179,5 +184,5 @@ def takes(call: tuple[int, Arguments], args: list, kwargs: dict) -> bool:
         return False
     given |= kwargs
     right = all(name in checks and checks[name](value) for name, value in given.items())
-    signals = any(is_node(v) or are_nodes(v) for v in given.values())  # two numbers are no signal
+    signals = any(is_node(v) or are_nodes(v) for v in given.values())  # an operation on numbers alone is refused
     return right and signals and all(name in given for name in names[:needed])

@@ -1,8 +1,8 @@
 """The three phases of training (section 3.2, supp. 3): prune, fine-tune, cool down.
 
 Training and pruning happen at the same time on the gated network; after the cut, an ordinary smaller network is
-fine-tuned, at last with a lower learning rate. `Training` yields one record an epoch and can be stored and continued
-after each; whoever iterates decides what to show and what to keep.
+fine-tuned, finally with a lower learning rate. `Training` yields one record an epoch and can be stored and continued
+after each; the caller decides what to show and what to keep.
 """
 
 from bar.training.evaluating import accuracy, recalibrate

@@ -1,4 +1,4 @@
-"""Looking at a network: its accuracy; and what its batch norms need before one looks."""
+"""The accuracy of a network, and the recalibration of its batch norms, which may have to come first."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from bar.training.settings import Settings
 
 @torch.no_grad()
 def accuracy(network: nn.Module, split: Split, data: Dataset) -> float:
-    """The share of a split's images that a network classifies correctly.
+    """Return the share of a split's images that a network classifies correctly.
 
     The network computes in eval mode; afterwards each layer is in its own mode again.
 
@@ -25,7 +25,7 @@ def accuracy(network: nn.Module, split: Split, data: Dataset) -> float:
     split : Split
         The images, with their labels.
     data : Dataset
-        Whose mean and standard deviation the images are normalised by.
+        Its mean and standard deviation normalise the images.
 
     Returns
     -------
@@ -52,10 +52,10 @@ def accuracy(network: nn.Module, split: Split, data: Dataset) -> float:
 
 
 def recalibrate(network: nn.Module, data: Dataset, settings: Settings, images: int = 2048) -> nn.Module:
-    """Measure the means and variances of all batch norms anew, on random training images.
+    """Measure the means and variances of all batch norms again, on random training images.
 
-    What they have from training is of no use after the cut, since gates were drawn at random then. The order and the
-    augmentation of the images come from a random generator of their own, so a measurement does not change a training.
+    Those from training are of no use after the cut, since gates were random then. The order and the augmentation of the
+    images come from a separate random generator, so a measurement does not change a training.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def recalibrate(network: nn.Module, data: Dataset, settings: Settings, images: i
     Returns
     -------
     nn.Module
-        The same network, in the mode in which it came.
+        The same network, in the mode that it had.
 
     Examples
     --------

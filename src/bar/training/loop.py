@@ -22,7 +22,7 @@ CARRIED = ("volume", "flops", "size", "budget", "barrier")  # fields of the cut'
 
 
 class Training:
-    """The training of a network, epoch by epoch; it can stop after any of them and go on later as if it had not.
+    """The training of a network, epoch by epoch; it can stop after any epoch and go on later with the same outcome.
 
     Iterating trains. Each item is a dict, the record of an epoch: phase, epoch (from 1 in each phase), loss and
     data_loss (means), accuracy (on validation images), seconds. With a pruner, the network is pruned after the phases
@@ -34,7 +34,7 @@ class Training:
     network : nn.Module
         On the device of the data; trained in place. With a pruner, the network that it prunes.
     data : Dataset
-        Its training images are learnt from, its validation images are watched.
+        It trains on the training images, and measures accuracy on the validation images.
     phases : sequence of (name, epochs, learning rate)
         In order; there may be several of one name. Without any called "prune", a pruner cuts at the beginning.
     settings : Settings
@@ -44,7 +44,7 @@ class Training:
     teacher : nn.Module, optional
         The unpruned network, in any precision; without it the loss is plain cross-entropy.
     pruner : Pruner, optional
-        The method.
+        The pruning method; without one, nothing is pruned.
     fabric : Fabric, optional
         Precision, and the processes that share each batch; default: one process (see `fabric_on`). Several processes
         compute what one would, but for batch norm, which sees a process's share of a batch, and for rounding.
@@ -54,13 +54,13 @@ class Training:
     Attributes
     ----------
     network : nn.Module
-        What is trained now; after the cut, the pruned network.
+        The network in training; after the cut, the pruned one.
 
     Raises
     ------
     BarError
-        If the processes cannot share a batch equally. By iterating, at the step at which the loss is no longer a number
-        (on a GPU, at most 50 steps later).
+        If the processes cannot share a batch equally. While iterating, at the step at which the loss is no longer
+        finite (on a GPU, at most 50 steps later), or after an epoch if weights are not numbers any more.
 
     Examples
     --------
@@ -111,7 +111,7 @@ class Training:
             yield record | {"seconds": time.perf_counter() - start}
 
     def state_dict(self) -> dict:
-        """Everything that decides how the training goes on; tensors, numbers and strings only."""
+        """Return everything that decides how the training goes on: tensors, numbers and strings only."""
         return {
             "done": self._done,
             "step": self._step,
@@ -126,23 +126,23 @@ class Training:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from the `state_dict` of a training of the same arguments.
+        """Go on from the `state_dict` of a training with the same arguments.
 
         Raises
         ------
         BarError
-            If the state is that of another training, or none; this one is then where it was.
+            If the state is invalid, or that of another training; this training is then unchanged.
         """
         before = copy.deepcopy(self.state_dict())
         try:
-            self._check_place(state)
-            self._go_on_from(state)
+            self._check_progress(state)
+            self._restore(state)
         except Exception as error:  # what torch and methods raise for a state from anywhere cannot be listed
-            self._go_on_from(before)
+            self._restore(before)
             raise BarError(f"this is the state of another training: {error}") from error
 
-    def _check_place(self, state: dict) -> None:
-        """Raise a BarError unless the numbers that say how far a training has come fit together, and this training."""
+    def _check_progress(self, state: dict) -> None:
+        """Raise a BarError unless the progress that a state tells of is consistent and possible for this training."""
         done = state["done"]
         if not (type(done) is int and 0 <= done <= len(self._epochs)):
             raise BarError(f"it has done {shown(done)} of {len(self._epochs)} epochs")
@@ -158,7 +158,7 @@ class Training:
         if not (right and all(type(value) in (int, float) and math.isfinite(value) for value in fields.values())):
             raise BarError("what it tells of its cut is of another kind")
 
-    def _go_on_from(self, state: dict) -> None:
+    def _restore(self, state: dict) -> None:
         if self.pruner:
             self.network = self.pruner.network
             self.pruner.load_state_dict(state["pruner"])
@@ -175,7 +175,7 @@ class Training:
             torch.cuda.set_rng_state_all(state["random_cuda"])
 
     def _load_moments(self, state: dict) -> None:
-        """Adam's moments; its options are those of the settings, and learning rates are set anew at each step."""
+        """Load Adam's moments; its options come from the settings, and learning rates are set at each step."""
         own = self._optimizer.state_dict()
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         if [group["params"] for group in state["param_groups"]] != [group["params"] for group in own["param_groups"]]:
@@ -187,7 +187,7 @@ class Training:
             if any(moments[n].shape != s or not moments[n].is_floating_point() for n, s in shapes.items()):
                 raise BarError("the moments of its gradients have other shapes")
             if not 0 <= float(moments["step"]) < math.inf:
-                raise BarError("its optimizer has made no number of steps")
+                raise BarError("its optimizer's number of steps is not a finite number >= 0")
         self._optimizer.load_state_dict(own | {"state": state["state"]})
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
@@ -206,17 +206,17 @@ class Training:
         """Train for one epoch; returns the fields of its record."""
         self._optimizer.param_groups[0]["lr"] = lr  # of the weights; `_step_on` sets that of the pruner's parameters
         device = next(self.network.parameters()).device
-        look_every = 50 if device.type == "cuda" else 1  # looking waits for the device
+        check_every = 50 if device.type == "cuda" else 1  # checking waits for the device
         losses = torch.zeros(2, device=device)  # sums of the terms: data, pruner
-        bad = torch.full((3,), -1.0, device=device)  # the first step whose loss is no number, and its terms
+        bad = torch.full((3,), -1.0, device=device)  # the first step whose loss is not finite, and its terms
         self.network.train()
         for i, (images, labels) in enumerate(training_batches(self.data, self.settings, self.generator)):
             terms = self._step_on(images, labels)
             losses += terms
             here = torch.cat([torch.full_like(terms[:1], self._step), terms])
             bad = torch.where((bad[0] < 0) & ~terms.isfinite().all(), here, bad)
-            self._tell_pruner_of_step()
-            if i % look_every == 0:
+            self._notify_pruner()
+            if i % check_every == 0:
                 self._check_loss(phase, epoch, bad)
             self._step += 1
             self.tick()
@@ -252,14 +252,14 @@ class Training:
             return None
         return self.teacher(images.to(next(self.teacher.parameters()).dtype)).float()
 
-    def _tell_pruner_of_step(self) -> None:
+    def _notify_pruner(self) -> None:
         if self._active_pruner:
             self.pruner.end_step()
         elif self.pruner:
             self.pruner.end_finetune_step()
 
     def _epoch_record(self, losses: Tensor) -> dict:
-        """The fields of an epoch's record, from the sums of the loss's terms; a pruner takes its decisions here."""
+        """The fields of an epoch's record, from the sums of the loss's terms; a pruner makes its decisions here."""
         total, data_total = losses.sum().item(), losses[0].item()
         steps = steps_per_epoch(self.data, self.settings)
         record, network = {"loss": total / steps, "data_loss": data_total / steps}, self.network
@@ -288,10 +288,10 @@ class Training:
             raise BarError(f"weights are not numbers any more ({phase}, epoch {epoch}): lower the learning rate")
 
     def _cut(self) -> dict:
-        """From the network that is pruned to the pruned one.
+        """Replace the network by the pruned one; returns fields of the cut's record.
 
-        The record has accuracy_cut, right after surgery, and accuracy, after the batch norms' statistics have been
-        measured anew.
+        Among them are accuracy_cut, right after surgery, and accuracy, after the statistics of the batch norms have
+        been measured again.
         """
         data = self.data
         self.network = self.pruner.cut().to(memory_format=torch.channels_last)
@@ -305,14 +305,19 @@ class Training:
 
 
 def fabric_on(device: torch.device | str, processes: int = 1) -> Fabric:
-    """What computes: a device, its precision (bfloat16 on a GPU), and how many processes share each batch.
+    """Make the Fabric of a device, with its precision (bfloat16 on a GPU) and the processes that share each batch.
 
     Parameters
     ----------
     device : device or str
-        "cpu", "cuda" or "cuda:1", say.
+        Such as "cpu", "cuda" or "cuda:1".
     processes : int
-        Each with a GPU of its own, or on one CPU.
+        How many; each has a GPU of its own, or all share the CPU.
+
+    Returns
+    -------
+    Fabric
+        Not launched yet.
     """
     device = torch.device(device)
     return Fabric(

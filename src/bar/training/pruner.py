@@ -1,4 +1,4 @@
-"""What a training asks of a method."""
+"""The interface between a training and a pruning method."""
 
 import torch
 from torch import Tensor, nn
@@ -7,58 +7,59 @@ from bar.errors import BarError
 
 
 class Pruner:
-    """What a method adds to a training until the cut: a term of the loss, parameters of its own, and decisions.
+    """A pruning method during a training: a term of the loss, parameters of its own, decisions, and the cut.
 
-    A method overrides what it needs; the rest does nothing.
+    A method overrides what it needs. By default there are no parameters, the term is 0, and nothing is done after a
+    step; what raises NotImplementedError must be overridden.
 
     Attributes
     ----------
     network : nn.Module
-        What is trained until the cut.
+        The network that is trained until the cut.
     """
 
     network: nn.Module
 
     def groups(self) -> list[dict]:
-        """Adam's groups of the method's own parameters, as `torch.optim` takes them."""
+        """Return parameter groups for Adam of the method's own parameters, as `torch.optim` takes them."""
         return []
 
     def rate(self, step: int) -> float:
-        """The learning rate of those groups at a step, counted from 0 over all epochs; at least 0."""
+        """Return the learning rate of those groups at a step, counted from 0 over all epochs; at least 0."""
         return 0.0
 
     def __call__(self, step: int) -> Tensor:
-        """The term that is added to the data loss at a step: a scalar, on the network's device."""
+        """Return the term that is added to the data loss at a step: a scalar, on the network's device."""
         return torch.zeros((), device=next(self.network.parameters()).device)
 
     def end_step(self) -> None:
         """Called after each step of the optimizer until the cut."""
 
     def end_epoch(self) -> dict:
-        """Decide what is decided between epochs; returns fields of the epoch's record, "size" among them."""
+        """Make the decisions due after an epoch; returns fields of the epoch's record, "size" among them."""
         raise NotImplementedError
 
     def watched(self) -> nn.Module:
-        """The network that a cut now would leave, as a copy; the epoch's record shows its accuracy."""
+        """Return a copy of the network that a cut now would leave; the epoch's record shows its accuracy."""
         raise NotImplementedError
 
     def cut(self) -> nn.Module:
-        """The pruned network, which is fine-tuned next; after `load_state_dict`, the same one again."""
+        """Return the pruned network, which is fine-tuned next; after `load_state_dict`, the same one again."""
         raise NotImplementedError
 
     def cut_record(self) -> dict:
-        """Fields of the cut's record, "size" among them."""
+        """Return fields of the cut's record, "size" among them."""
         raise NotImplementedError
 
     def end_finetune_step(self) -> None:
         """Called after each step of the optimizer after the cut."""
 
     def state_dict(self) -> dict:
-        """What the network's state dict does not hold; tensors, numbers and strings only."""
+        """Return the state that the network's state dict does not hold: tensors, numbers and strings only."""
         raise NotImplementedError
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over what `state_dict` has returned."""
+        """Restore what `state_dict` has returned."""
         raise NotImplementedError
 
 

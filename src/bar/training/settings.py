@@ -1,4 +1,4 @@
-"""How to train: the settings, and the two presets."""
+"""The settings of a training, and the two presets."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from bar.surgery import GatedNetwork
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train; the values of the paper (section 5.1, supp. 3 and 4) unless a comment says otherwise."""
+    """The settings of a training; the paper's (section 5.1, supp. 3 and 4) unless a comment says otherwise."""
 
     prune_epochs: int = 80
     finetune_epochs: int = 40
@@ -21,26 +21,26 @@ class Settings:
     alpha: float = 0.9  # weight of the teacher, section 3.5
     temperature: float = 4.0
     gate_lr: float = 1e-3
-    gate_travel: float | None = None  # instead of gate_lr, that times the steps: as far in a short run as in a long one
+    gate_travel: float | None = None  # replaces gate_lr by itself / steps: gates move as far in a short run
     gate_betas: tuple[float, float] = (0.9, 0.999)  # of Adam
-    gate_decay: float = 0.0  # the gates' learning rate falls to 0 over this last part of the pruning
+    gate_decay: float = 0.0  # the gates' learning rate falls to 0 over this last fraction of the pruning
     gate_start: tuple[float, float] = (0.0, 0.01)  # log alpha is drawn uniformly from this
-    lam: float = 1e-5  # for the volume; see `budget`
-    pressure: float | None = None  # instead of lam, that times V_F: the same for networks of any size
-    b_start: float = 1.01  # of V_F; the paper starts at V_F, where its barrier is infinite
+    lam: float = 1e-5  # sparsity weight for the volume; see `budget`
+    pressure: float | None = None  # replaces lam by itself / V_F: the same for networks of any size
+    b_start: float = 1.01  # b at the start, over V_F; the paper starts at V_F, where its barrier is infinite
     cap: float = 1000.0  # of the barrier, infinite in the paper
-    reach: float = 1.0  # b arrives at the budget after this part of the pruning
-    aim: float = 1.0  # b arrives at this part of the budget
-    follow: float = 0.0  # the least a / b; in the paper a stays where it is
-    patience: float | None = None  # features dead for so long are cut while training, as a part of the pruning epochs
+    reach: float = 1.0  # b arrives at its end after this fraction of the pruning
+    aim: float = 1.0  # b ends at this fraction of the budget
+    follow: float = 0.0  # the least a / b; in the paper, a is constant
+    patience: float | None = None  # features dead for this fraction of the pruning epochs are cut while training
 
     def budget(
         self, gated: GatedNetwork, factor: float, steps: int, metric: str = "volume", schedule: str = "sigmoid"
     ) -> Budget:
-        """The budget as a term of the loss, with these settings; for the arguments see `bar.Budget`.
+        """Make the term of the loss for a budget, with these settings; for the arguments see `bar.Budget`.
 
-        lambda is for a budget of volume. For one of FLOPs the paper gives none: here it is scaled by V_F / F_F, so that
-        the term is as large as for the volume. As it is, it would outweigh the data some thousandfold.
+        The paper's lambda is for a budget of volume. For one of FLOPs it is scaled by V_F / F_F, so that the term is as
+        large as for the volume; unscaled, it would outweigh the data some thousandfold.
         """
         lam = self.lam * gated.full("volume") / gated.full(metric)
         if self.pressure is not None:
@@ -50,7 +50,7 @@ class Settings:
         )
 
     def rate_of_gates(self, step: int, steps: int) -> float:
-        """The gates' learning rate at one of so many steps, counted from 0; at least 0."""
+        """Return the gates' learning rate at a step, counted from 0, of ``steps`` in all; at least 0."""
         left = (steps - step) / (self.gate_decay * steps) if self.gate_decay else 1.0
         return (self.gate_travel / steps if self.gate_travel else self.gate_lr) * min(left, 1.0)
 
@@ -74,7 +74,7 @@ PRESETS = {
     # text, or is not said there: a last step settles V between 0.95 B and B; at the cut gates are folded into weights,
     # Adam starts anew and batch norms are measured anew; features are gated again behind batch norms that read sums;
     # gates have no weight decay; log alpha starts in U(0, 0.01), where supp. 4 has alpha; a tenth of the images is held
-    # out to watch; a GPU computes in bfloat16.
+    # out for validation; a GPU computes in bfloat16.
     "paper": Settings(),
     # For a laptop: a short run needs gates that move faster and do not all start at the same place.
     "quick": Settings(

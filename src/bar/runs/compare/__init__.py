@@ -1,4 +1,4 @@
-"""What the book's chapters say about records: rows of runs and of timings in, tables and numbers out; nothing is drawn.
+"""Tables and numbers that the book's chapters derive from records of runs and of timings; nothing is drawn here.
 
 A run is a row of `bar.runs.records`, or its record. Changes of accuracy are in points, pruned minus unpruned.
 """

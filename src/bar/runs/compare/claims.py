@@ -1,4 +1,4 @@
-"""The paper's claims, in words; the runs are those of the first footing, none if nothing is recorded: chapter 7."""
+"""The paper's claims in words, from the runs of the first footing (None if nothing is recorded): chapter 7."""
 
 import pandas as pd
 
@@ -11,7 +11,7 @@ from bar.runs.compare.words import short
 
 
 def uniform_flops(cost: Cost, factor: float, first: float | None = None) -> float:
-    """FLOP factor if every width is divided by ``factor``; the first convolution keeps its inputs.
+    """Return the FLOP factor if every width is divided by ``factor``; the first convolution keeps its inputs.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ def uniform_flops(cost: Cost, factor: float, first: float | None = None) -> floa
     factor : float
         Above 0.
     first : float, optional
-        FLOPs of the first convolution, if others than those counted are meant.
+        FLOPs of the first convolution; default: those that are counted.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def uniform_flops(cost: Cost, factor: float, first: float | None = None) -> floa
 
 
 def behind(runs: pd.DataFrame | None, factor: float) -> str:
-    """Whether BAR is the best at a factor.
+    """Say whether BAR is the best at a factor.
 
     Examples
     --------
@@ -58,14 +58,14 @@ def behind(runs: pd.DataFrame | None, factor: float) -> str:
 
 
 def changes_of(runs: pd.DataFrame | None, method: str, factor: float) -> pd.Series:
-    """The changes of a method at a factor, by seed; empty if nothing is recorded."""
+    """Return the changes of a method at a factor, by seed; empty if nothing is recorded."""
     if runs is None:
         return pd.Series(dtype=float)
     return runs[(runs.variant == method) & (runs.pruning_factor == factor)].set_index("seed").change
 
 
 def above_unpruned(runs: pd.DataFrame | None) -> str:
-    """Whether BAR's pruned networks are better than the unpruned ones, factor by factor."""
+    """Say whether BAR's pruned networks are better than the unpruned ones, factor by factor."""
     cells = []
     for factor in FACTORS:
         change = changes_of(runs, "bar", factor)
@@ -77,7 +77,7 @@ def above_unpruned(runs: pd.DataFrame | None) -> str:
 
 
 def falls_here(runs: pd.DataFrame | None) -> str:
-    """Which method loses most points from factor 8 to 16: means over the seeds that have both."""
+    """Say which method loses most points from factor 8 to 16: means over the seeds that have both."""
     lost = {m: (changes_of(runs, m, 8) - changes_of(runs, m, 16)).dropna() for m in methods.STRUCTURED}
     falls = {method: values.mean() for method, values in lost.items() if len(values)}
     if "morphnet" not in falls or len(falls) < 2:
@@ -88,7 +88,7 @@ def falls_here(runs: pd.DataFrame | None) -> str:
 
 
 def better_in_the_paper(number: int) -> str:
-    """Who is above BAR at the paper's factor of that number (from 0), on each data set."""
+    """Say which methods are above BAR at the paper's factor of that number (from 0), on each data set."""
     cells, results = [], paper.table("pruning_results")
     for name, part in results[results.method.isin(methods.STRUCTURED)].groupby("dataset", sort=False):
         there = part.groupby("method").accuracy.nth(number).groupby(part.method).first().drop(list(methods.SEARCHED))
@@ -98,7 +98,7 @@ def better_in_the_paper(number: int) -> str:
 
 
 def falls_in_the_paper() -> str:
-    """How many points MorphNet loses from factor 8 to 16 in the paper, and how many methods lose more."""
+    """Say how many points MorphNet loses from factor 8 to 16 in the paper, and its rank among the methods."""
     cells, results = [], paper.table("pruning_results")
     for name, part in results[results.method.isin(methods.STRUCTURED)].groupby("dataset", sort=False):
         ends = part.groupby("method").accuracy.apply(lambda a: 100 * (a.iloc[-2] - a.iloc[-1]))
@@ -109,7 +109,7 @@ def falls_in_the_paper() -> str:
 
 
 def flop_factors(runs: pd.DataFrame | None) -> str:
-    """FLOP factors of the methods with equal widths, beside the arithmetic of `uniform_flops`."""
+    """Report the FLOP factors of the methods with equal widths, beside the arithmetic of `uniform_flops`."""
     cells = []
     for factor in FACTORS if runs is not None else ():
         some = runs[runs.variant.isin(methods.ITERATIVE) & (runs.pruning_factor == factor)]
@@ -123,7 +123,7 @@ def flop_factors(runs: pd.DataFrame | None) -> str:
 
 
 def search_cost(runs: pd.DataFrame | None, method: str) -> str:
-    """What a search costs, in trainings of the same method: seed by seed, for all budgets together."""
+    """Report the cost of a search in trainings of the same method: by seed, for all budgets together."""
     some = runs[runs.variant == method] if runs is not None else pd.DataFrame()
     if some.empty:
         return f"{short(method)}: not recorded"

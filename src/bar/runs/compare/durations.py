@@ -8,7 +8,7 @@ from bar.runs.compare.words import short_commit
 
 
 def seconds_of_epochs(timed: Mapping[str, Mapping]) -> pd.DataFrame:
-    """Seconds of every epoch of timed trainings, as `bar.figures.seconds_per_epoch` draws them; may be empty."""
+    """Return seconds of every epoch of timed trainings, as `bar.figures.seconds_per_epoch` draws them; may be empty."""
     rows = []
     for name, one in timed.items():
         setup = one["setup"]
@@ -22,7 +22,7 @@ def seconds_of_epochs(timed: Mapping[str, Mapping]) -> pd.DataFrame:
 
 
 def steps_table(timed: Mapping[str, Mapping]) -> pd.DataFrame:
-    """A column a record: milliseconds of one step (medians), and shares."""
+    """Return median milliseconds of one step, and shares: a column a record."""
     table = (1000 * pd.DataFrame({name: one["steps"] for name, one in timed.items()})).map("{:.2f}".format)
     table.loc["overhead of gates and barrier"] = [f"{one['overhead']:+.1%}" for one in timed.values()]
     table.loc["teacher's forward, of an unpruned step"] = [f"{one['teacher_share']:.1%}" for one in timed.values()]
@@ -30,7 +30,7 @@ def steps_table(timed: Mapping[str, Mapping]) -> pd.DataFrame:
 
 
 def whole_trainings(one: Mapping, wanted: Sequence[float]) -> pd.DataFrame:
-    """Seconds of the timed trainings of one record, and whether BAR that cuts early takes as little as wanted."""
+    """Return seconds of the timed trainings of one record, and whether BAR that cuts early meets ``wanted`` ratios."""
     rows = []
     for training, seconds in one["seconds"].items():
         ratio = one["ratio"][training]

@@ -1,4 +1,4 @@
-"""How closely trainings follow their budget, and what that is good for: chapter 12."""
+"""How closely trainings follow their budget, and the effect on accuracy: chapter 12."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ import pandas as pd
 from bar.runs.compare.statistics import mean_change
 from bar.runs.compare.words import short_commit
 
-TARGETS = {  # how closely a training follows its budget: the least and the most that are aimed at
+TARGETS = {  # measure of how closely a training follows its budget -> least and largest value aimed at
     "V below b, % of steps: ≥ 98": (98.0, float("inf")),
     "smallest V/B: ≥ 0.9": (0.9, float("inf")),
     "largest rise, % of V_F: ≤ 5": (float("-inf"), 5.0),
@@ -18,7 +18,7 @@ TARGETS = {  # how closely a training follows its budget: the least and the most
 
 
 def recorded(folder: str | Path, pattern: str) -> dict[str, dict]:
-    """The content of JSON files by their names, in the order of the number that ends their names.
+    """Read JSON files, by name, in the order of the number that ends their names.
 
     Examples
     --------
@@ -31,7 +31,7 @@ def recorded(folder: str | Path, pattern: str) -> dict[str, dict]:
 
 
 def named(trainings: list[dict]) -> list[dict]:
-    """The trainings with ``what`` was trained, the ``name`` of the variant and a short ``commit``."""
+    """Add to trainings ``what`` was trained, the ``name`` of the variant and a short ``commit``."""
     whats = [f"{one['model']}, {one['dataset_label']}, {one['training_images']:,} images" for one in trainings]
     return [
         one | {"what": what, "commit": short_commit(one["commit"])}
@@ -41,7 +41,7 @@ def named(trainings: list[dict]) -> list[dict]:
 
 
 def in_use(settings: Mapping) -> dict:
-    """The settings that decide something: a rate does not, if another way of setting it is given.
+    """Return the settings that have an effect: a rate has none if another setting replaces it.
 
     Examples
     --------
@@ -54,8 +54,8 @@ def in_use(settings: Mapping) -> dict:
 
 
 def variants_table(trainings: list[dict]) -> pd.DataFrame:
-    """What each variant changes against the one called ``start``, or else against the first."""
-    lines = {}  # one for each name, and for each settings of it, should there be records of several
+    """Return a table of what each variant changes against the one called ``start``, or else against the first."""
+    lines = {}  # by name and settings, as records of one name may have different settings
     for one in trainings:
         lines.setdefault((one["name"], json.dumps(one["settings"])), []).append(one)
     base, rows = next((one for one in trainings if one["variant"] == "start"), trainings[0]), []
@@ -76,7 +76,7 @@ def _pruning_and_cut(one: Mapping) -> tuple[pd.DataFrame, dict]:
 
 
 def followed(trainings: Iterable[Mapping]) -> pd.DataFrame:
-    """V and b of every epoch of the pruning as parts of V_F, as `bar.figures.following` draws them; may be empty."""
+    """Return V and b after each pruning epoch, over V_F, as `bar.figures.following` draws them; may be empty."""
     parts = []
     for one in trainings:
         pruning, cut = _pruning_and_cut(one)
@@ -91,7 +91,7 @@ def followed(trainings: Iterable[Mapping]) -> pd.DataFrame:
 
 
 def measured(one: Mapping) -> dict:
-    """The four numbers of `TARGETS` of one training, and its changes of validation accuracy in points."""
+    """Return the four numbers of `TARGETS` of one training, and its changes of validation accuracy in points."""
     full, limit = one["volume_full"], one["volume_full"] / one["pruning_factor"]
     pruning, cut = _pruning_and_cut(one)
     late = pruning[10 * (pruning.epoch - 1) >= len(pruning)]  # epochs that begin after the first tenth
@@ -110,7 +110,7 @@ def measured(one: Mapping) -> dict:
 
 
 def targets_table(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """Which of `TARGETS` each variant meets at each factor: the range over the seeds, and how many met it if not all.
+    """Show which of `TARGETS` each variant meets at each factor: ranges over the seeds, and how many met it if not all.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def targets_table(outcomes: pd.DataFrame) -> pd.DataFrame:
 
 
 def accuracy_changes(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """Validation accuracy of rows of `measured`: changes against the unpruned network, mean ± 95 %."""
+    """Return a table of validation accuracies in rows of `measured`: changes by pruning, mean ± 95 %."""
     rows = [
         [name, f"{factor:g}", len(group), f"{group.unpruned.mean():.2f}"]
         + [mean_change(group[when]) for when in ("after the cut", "at the end")]
@@ -149,7 +149,7 @@ def accuracy_changes(outcomes: pd.DataFrame) -> pd.DataFrame:
 
 
 def lengths_table(trainings: Iterable[Mapping]) -> tuple[pd.DataFrame, int]:
-    """A row a training: `TARGETS`, with (no) where one is missed, accuracy; and how many trainings meet them all."""
+    """Return a row a training, `TARGETS` (with "(no)" if missed) and accuracy, and how many trainings meet them all."""
     rows, all_met = [], 0
     order = ("model", "epochs", "pruning_factor", "seed")
     for one in sorted(trainings, key=lambda one: [len(one[k]) if k == "epochs" else one[k] for k in order]):
@@ -166,7 +166,7 @@ def lengths_table(trainings: Iterable[Mapping]) -> tuple[pd.DataFrame, int]:
 
 
 def due_features(trainings: Iterable[Mapping]) -> dict[tuple[str, float], tuple[int, int, int]]:
-    """By name and factor: seeds, features that were due to be cut, and those of them that were alive again."""
+    """Count, by name and factor, seeds, features that were due to be cut, and those of them that were alive again."""
     noted = {}
     for one in trainings:
         _, cut = _pruning_and_cut(one)

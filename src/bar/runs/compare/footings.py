@@ -1,4 +1,4 @@
-"""Which runs can be compared: those on one footing, and of each variant those of one kind; and what is missing."""
+"""Choice of runs that can be compared: on one footing, and of one kind for each variant; and what is missing."""
 
 from collections.abc import Iterable, Mapping
 
@@ -14,7 +14,7 @@ SHARED = (  # settings that runs on one footing have in common
     *("prune_epochs", "finetune_epochs", "cooldown_epochs", "unpruned_epochs"),
     *("batch_size", "lr", "cooldown_lr", "weight_decay"),
 )
-OWN = {  # how the names of settings begin that concern some methods only
+OWN = {  # method -> prefixes of settings that only some methods have
     "bar": ("gate_", "lam", "pressure", "b_start", "cap", "reach", "aim", "patience"),
     "l0": ("l0_", "first_", "gate_lr"),
     "information-bottleneck": ("ib_", "first_", "gate_lr"),
@@ -26,7 +26,7 @@ OWN = {  # how the names of settings begin that concern some methods only
 
 
 def of_method(settings: Mapping, method: str) -> str:
-    """The settings that concern a method, as text.
+    """Return the settings that concern a method, as text.
 
     Examples
     --------
@@ -38,16 +38,16 @@ def of_method(settings: Mapping, method: str) -> str:
 
 
 def todays(run: pd.Series) -> bool:
-    """Whether a run's settings are those that it would have now."""
+    """Whether a run's settings are those that the same run would have today."""
     epochs = tuple(run.epochs) if isinstance(run.epochs, list) else None
     now = RunConfig(method=run.method, preset=run.preset, epochs=epochs).recorded_settings()
     known = {key: value for key, value in run.settings.items() if key in now}
-    now = {key: value for key, value in now.items() if key in known}  # some are younger than some records
+    now = {key: value for key, value in now.items() if key in known}  # old records lack some
     return of_method(now, run.method) == of_method(known, run.method)
 
 
 def unusual(run: pd.Series, keys: Iterable[str] = ("metric", "schedule", "distill")) -> list[str]:
-    """The choices of a run that are not the usual ones of its method, each as ``name value``.
+    """Return the choices of a run that are not the defaults of its method, each as ``name value``.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def unusual(run: pd.Series, keys: Iterable[str] = ("metric", "schedule", "distil
 
 
 def variant(run: pd.Series) -> str:
-    """The method, and what is not as usual; ``bar-flops`` is BAR with a budget of FLOPs.
+    """Return a run's method and choices that are not the default; ``bar-flops`` is BAR with a budget of FLOPs.
 
     Examples
     --------
@@ -72,19 +72,19 @@ def variant(run: pd.Series) -> str:
 
 
 def phases_text(run: pd.Series) -> str:
-    """Epochs of the three phases, such as ``10+5+2``."""
+    """Return the epochs of the three phases, such as ``10+5+2``."""
     return "+".join(str(run.settings[f"{phase}_epochs"]) for phase in ("prune", "finetune", "cooldown"))
 
 
 def footing(run: pd.Series) -> str:
-    """What runs must have in common to be compared: images, network and epochs."""
+    """Describe what runs must have in common to be compared: images, network and epochs."""
     side = "x".join(map(str, run.input_size[1:]))
     images = f"{run.training_images:,} training images"
     return f"{run.dataset_label}, {run.model} at {side}, {images}, {phases_text(run)} epochs"
 
 
 def prepared(found: pd.DataFrame) -> pd.DataFrame:
-    """Runs of structured methods, with the columns by which they are compared.
+    """Add the columns by which runs are compared.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def prepared(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_one_kind(found: pd.DataFrame) -> pd.DataFrame:
-    """Of each variant on each footing only one kind of settings: today's, else the most frequent; no run twice."""
+    """Keep one kind of settings for each variant on each footing: today's, else the most frequent; no run twice."""
     keep = []
     for _, group in found.groupby(["footing", "variant"], sort=False):
         kinds = [kind for _, kind in group.groupby("settings_text", sort=False)]
@@ -123,7 +123,7 @@ def of_one_kind(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_footing(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Runs that can be compared, for each footing that has two methods or more; the one with most methods first.
+    """Return the runs of each footing that has two methods or more; the one with most methods first.
 
     Examples
     --------
@@ -139,7 +139,7 @@ def by_footing(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def every(option: str, values: Iterable[float]) -> str:
-    """An option of the command line, once for each value.
+    """Repeat an option of the command line for each value.
 
     Examples
     --------
@@ -150,7 +150,7 @@ def every(option: str, values: Iterable[float]) -> str:
 
 
 def command(run: pd.Series, *more: str) -> str:
-    """What was typed for runs such as this one, but for the method, the factor and the seed.
+    """Return the command for runs such as this one, without the method, the factor and the seed.
 
     Examples
     --------
@@ -168,7 +168,7 @@ def command(run: pd.Series, *more: str) -> str:
 
 
 def missing(runs: pd.DataFrame) -> list[str]:
-    """What a footing lacks, in lines: how many runs of which methods, and the command that makes them.
+    """Report what a footing lacks, in lines: how many runs of which methods, and the command that makes them.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def missing(runs: pd.DataFrame) -> list[str]:
     """
     seeds = sorted(runs.seed.unique())
     there = set(zip(runs.variant, runs.pruning_factor, runs.seed, strict=True))
-    gaps, lines = {}, []  # what is missing -> of which methods
+    gaps, lines = {}, []  # missing factors and seeds -> methods
     for method in methods.STRUCTURED:
         lacking = tuple((factor, s) for factor in FACTORS for s in seeds if (method, factor, s) not in there)
         gaps.setdefault(lacking, []).append(method)

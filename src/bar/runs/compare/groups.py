@@ -11,14 +11,14 @@ from bar.runs.compare.words import as_text, record_file, short_commit
 
 
 def label(run: pd.Series) -> str:
-    """Network, images and epochs of a run of BAR, and what is not as usual."""
+    """Describe a run of BAR: network, images and epochs, and choices that are not the default."""
     parts = [run.model, run.dataset_label, f"{run.training_images:,} images", f"{phases_text(run)} epochs"]
     parts += unusual(run) + ([] if todays(run) else ["other settings than today's"])
     return ", ".join(parts + (["this build"] if run.source == "this build" else []))
 
 
 def alike(runs: pd.DataFrame) -> list[pd.DataFrame]:
-    """Runs of BAR in groups that differ in their seeds only; a run that is found in two folders counts once.
+    """Group runs of BAR that differ in their seeds only; a run that is found in two folders counts once.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def alike(runs: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def summary(group: pd.DataFrame) -> dict:
-    """Means over the seeds of one group of `alike`: accuracies in percent, the change in points."""
+    """Return means over the seeds of one group of `alike`: accuracies in percent, the change in points."""
     change = 100 * (group.accuracy - group.accuracy_unpruned)
     return {
         "label": label(group.iloc[0]),
@@ -57,7 +57,7 @@ def summary(group: pd.DataFrame) -> dict:
 
 
 def summaries(groups: pd.DataFrame) -> pd.DataFrame:
-    """The table of some rows of `summary`, numbers as text."""
+    """Return a table of rows of `summary`, numbers as text."""
     rows = groups.sort_values(["label", "factor"])
     pruned, change = zip(rows.pruned, rows.spread, strict=True), zip(rows.change, rows.interval, strict=True)
     table = {
@@ -73,14 +73,14 @@ def summaries(groups: pd.DataFrame) -> pd.DataFrame:
 
 
 def each_run(runs: pd.DataFrame, **columns: Iterable) -> pd.DataFrame:
-    """A row a run, numbers as text, and where its record is.
+    """Return a table with a row a run, numbers as text.
 
     Parameters
     ----------
     runs : pandas.DataFrame
         In the order of the table.
     **columns
-        More of them, which come first.
+        More columns, which come first.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def each_run(runs: pd.DataFrame, **columns: Iterable) -> pd.DataFrame:
 
 
 def saved(groups: Iterable[pd.DataFrame], what: str) -> pd.DataFrame:
-    """Change in percent by mixed connectivity: our groups of runs, then the paper's data sets; a column a factor.
+    """Return the change in percent by mixed connectivity: our groups of runs, then the paper's; a column a factor.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def saved(groups: Iterable[pd.DataFrame], what: str) -> pd.DataFrame:
 
 
 def counts_of_both(groups: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """V and FLOPs with regular and with mixed connectivity: means over the seeds of groups of `alike`, as text."""
+    """Return V and FLOPs with regular and with mixed connectivity: means over the seeds of each group, as text."""
     whats = {"V, regular": "volume_regular", "V, mixed": "volume"}
     whats |= {"FLOPs, regular": "flops_regular", "FLOPs, mixed": "flops"}
     rows = [

@@ -1,4 +1,4 @@
-"""Methods against each other, on one footing: chapter 7."""
+"""Rankings of methods that are compared on one footing: chapter 7."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +12,7 @@ from bar.training import PRESETS
 
 
 def epochs_by_method(factors: Sequence[float] = (2, 16)) -> pd.DataFrame:
-    """Epochs of every structured method in both presets: all (before the last cut + after it)."""
+    """Return a table of the epochs of every structured method in both presets: all (before the last cut + after it)."""
     rows = []
     for method in methods.STRUCTURED:
         row = {"method": short(method), "starts from": "trained" if method in methods.FROM_TRAINED else "scratch"}
@@ -28,7 +28,7 @@ def epochs_by_method(factors: Sequence[float] = (2, 16)) -> pd.DataFrame:
 
 
 def points(runs: pd.DataFrame, variants: Iterable[str]) -> pd.DataFrame:
-    """A point for each variant and factor: means over the seeds, and the standard deviation of the accuracy.
+    """Return a row for each variant and factor: means over the seeds, and the standard deviation of the accuracy.
 
     Examples
     --------
@@ -44,7 +44,7 @@ def points(runs: pd.DataFrame, variants: Iterable[str]) -> pd.DataFrame:
 
 
 def paired(runs: pd.DataFrame, one: str, other: str, column: str = "change") -> pd.Series:
-    """Differences of two variants at one factor, seed by seed; seeds that only one of them has are left out.
+    """Return the differences of two variants at one factor by seed; seeds that only one of them has are left out.
 
     Examples
     --------
@@ -57,7 +57,7 @@ def paired(runs: pd.DataFrame, one: str, other: str, column: str = "change") -> 
 
 
 def judged(runs: pd.DataFrame) -> dict[str, tuple[str, pd.Series]]:
-    """The structured methods of one footing at one factor: the best first, and how the others compare with it.
+    """Rank the structured methods of one footing at one factor, and compare each with the best.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ def judged(runs: pd.DataFrame) -> dict[str, tuple[str, pd.Series]]:
     Returns
     -------
     dict
-        Method -> verdict ("best", "worse", "within the noise", "cannot be told"), differences to the best by seed.
-        Within the noise is what Student's interval at 95 % of the paired differences does not tell from 0.
+        Method -> verdict ("best", "worse", "within the noise", "cannot be told"), differences to the best by seed; the
+        best first. Within the noise means that Student's 95 % interval of the paired differences contains 0.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def judged(runs: pd.DataFrame) -> dict[str, tuple[str, pd.Series]]:
 
 
 def searched(group: pd.DataFrame) -> str:
-    """How the weight of sparsity was found: trials and seconds of a run, and how often none fitted.
+    """Describe the searches for the sparsity weight: mean trials and seconds, and how often no trial fitted.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def searched(group: pd.DataFrame) -> str:
 
 
 def ranking(runs: pd.DataFrame) -> pd.DataFrame:
-    """The structured methods of one footing at one factor, the best first: a row each, numbers as text."""
+    """Return a table of the structured methods of one footing at one factor, the best first, numbers as text."""
     rows = []
     for method, (verdict, differences) in judged(runs).items():
         group = runs[runs.variant == method]
@@ -131,7 +131,7 @@ def ranking(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def budgets_used(runs: pd.DataFrame) -> list[str]:
-    """In lines: how many runs use 95 to 100 % of their budget, how many more than all, and those that do not.
+    """Report how many runs use 95 to 100 % of their budget, how many use more, and each run outside that range.
 
     Examples
     --------
@@ -150,7 +150,7 @@ def budgets_used(runs: pd.DataFrame) -> list[str]:
 
 
 def left_in_blocks(runs: pd.DataFrame | None, factor: float) -> pd.DataFrame:
-    """Neurons of each block, of the full network and of the pruned ones: means over the seeds.
+    """Count the neurons of each block, in the unpruned network and in the pruned ones: means over the seeds.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def left_in_blocks(runs: pd.DataFrame | None, factor: float) -> pd.DataFrame:
 
 
 def both_budgets(runs: pd.DataFrame) -> pd.DataFrame:
-    """BAR with a budget of volume and with one of FLOPs, factor by factor, numbers as text."""
+    """Return a table of BAR with a budget of volume and with one of FLOPs, factor by factor, numbers as text."""
     rows = []
     both = runs[runs.variant.isin(["bar", "bar-flops"])]
     for (factor, what), group in both.groupby(["pruning_factor", "variant"]):
@@ -193,6 +193,6 @@ def both_budgets(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def without(runs: pd.DataFrame, what: str, factor: float) -> pd.Series:
-    """Differences of a variant to BAR at a factor, seed by seed; empty if either is not recorded."""
+    """Return the differences of a variant to BAR at a factor, by seed; empty if either is not recorded."""
     some = runs[runs.variant.isin(["bar", what]) & (runs.pruning_factor == factor)]
     return paired(some, what, "bar") if some.variant.nunique() == 2 else pd.Series(dtype=float)

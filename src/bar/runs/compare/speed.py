@@ -10,7 +10,7 @@ from bar.runs.compare.words import short_commit
 
 
 def latencies(folder: str | Path) -> tuple[pd.DataFrame, dict[str, dict]]:
-    """The records of ``bench/latency.py``.
+    """Read the records of ``bench/latency.py``.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ def latencies(folder: str | Path) -> tuple[pd.DataFrame, dict[str, dict]]:
     Returns
     -------
     measured : pandas.DataFrame
-        A row a network, batch and factor; ``file`` and ``record`` say where it is from. May be empty.
+        A row for each network, batch and factor, with its origin in ``file`` and ``record``. May be empty.
     setups : dict
         File -> hardware and versions.
 
@@ -43,7 +43,7 @@ def latencies(folder: str | Path) -> tuple[pd.DataFrame, dict[str, dict]]:
 
 
 def with_quartiles(row: Mapping, name: str, least: float) -> list[str]:
-    """A ratio in percent with its quartiles, and whether its median reaches what is aimed at.
+    """Format a ratio in percent with its quartiles, and say whether its median reaches ``least``.
 
     Examples
     --------
@@ -57,7 +57,7 @@ def with_quartiles(row: Mapping, name: str, least: float) -> list[str]:
 
 
 def latency_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Milliseconds for a batch, from the rows of one record: a column a network."""
+    """Return a table of milliseconds for a batch, from the rows of one record: a column a network."""
     rows = rows.assign(ms=[f"{ms:.{2 if ms < 100 else 0}f}" for ms in rows["latency_ms.median"]])
     table = rows.pivot(index=["batch", "factor"], columns="network", values="ms")
     columns = ("unpruned", "gated", "torch-pruning", "regular", "mixed", "dense")
@@ -70,7 +70,7 @@ def latency_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def throughput_table(rows: pd.DataFrame, target: float) -> pd.DataFrame:
-    """Throughput of mixed surgery against regular surgery and the dense network, from its rows in one record."""
+    """Compare the throughput of mixed surgery with regular surgery and the dense network, in the rows of one record."""
     table = []
     for _, row in rows.iterrows():
         over_dense, reached = with_quartiles(row, "throughput_over_dense", target)
@@ -84,7 +84,7 @@ def throughput_table(rows: pd.DataFrame, target: float) -> pd.DataFrame:
 
 
 def throughput_words(name: str, rows: pd.DataFrame, target: float) -> str:
-    """In how many cases mixed surgery reaches the target and is faster than regular surgery, in Markdown."""
+    """Say in how many cases mixed surgery reaches the target and is faster than regular surgery, in Markdown."""
     dense = 100 * rows.loc[rows.batch == 64, "throughput_over_dense.median"]
     lacking = 100 * target - dense[dense < 100 * target]
     text = f"`{name}`: at a batch of 64, mixed surgery reaches {100 * target:g} % of the dense network's throughput at "
@@ -96,7 +96,7 @@ def throughput_words(name: str, rows: pd.DataFrame, target: float) -> str:
 
 
 def time_pieces(measured: pd.DataFrame) -> pd.DataFrame:
-    """Where the time of mixed surgery and of the dense network goes, for records that say it; may be empty.
+    """Split the time of mixed surgery and of the dense network into pieces, where records allow it; may be empty.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def time_pieces(measured: pd.DataFrame) -> pd.DataFrame:
     needed = ["ms_if_flops_were_time", "ms_convolutions", "ms_other", "convolutions_slower_per_flop"]
     wanted = [*needed, "ms_calls_of_convolutions", "ms_calls_of_other", "flops_in_full_vectors"]
     roof = roof.reindex(columns=[*dict.fromkeys([*roof, *wanted])]).dropna(subset=needed)
-    share = roof.ms_convolutions / roof.convolutions_slower_per_flop  # what they would take, were FLOPs time
+    share = roof.ms_convolutions / roof.convolutions_slower_per_flop  # their time, if time were proportional to FLOPs
     roof["ms_slower_convolutions"] = roof.ms_convolutions - share
     roof["ms_more_of_the_rest"] = roof.ms_other - (roof.ms_if_flops_were_time - share)
     return roof[roof.network.isin(["mixed", "dense"])]
@@ -125,7 +125,7 @@ def _by_network(rows: pd.DataFrame, table: Mapping[str, Iterable]) -> pd.DataFra
 
 
 def pieces_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `time_pieces` of one record as parts of their sums, as text."""
+    """Return the rows of `time_pieces` of one record as percentages of their sums, as text."""
     pieces = rows[["ms_if_flops_were_time", "ms_slower_convolutions", "ms_more_of_the_rest"]]
     pieces = pieces.div(pieces.sum(axis=1), axis=0)
     calls = rows.ms_calls_of_convolutions + rows.ms_calls_of_other
@@ -141,7 +141,7 @@ def pieces_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def quartiles_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Latency with its quartiles, throughput and memory of every network of one record, as text."""
+    """Return latency with its quartiles, throughput and memory of every network of one record, as text."""
     quartiles = (rows[f"latency_ms.{part}"] for part in ("median", "quartile_1", "quartile_3"))
     table = {
         "F factor": rows.flop_factor.map("{:.1f}".format),
@@ -153,7 +153,7 @@ def quartiles_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def setups_table(setups: Mapping[str, Mapping], shown: Mapping[str, str]) -> pd.DataFrame:
-    """A column a record: the entries of its setup that are ``shown``, under the names given there.
+    """Return the entries of setups that are ``shown``, under the names given there: a column a record.
 
     Examples
     --------

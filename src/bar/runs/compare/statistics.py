@@ -5,7 +5,7 @@ from scipy import stats
 
 
 def half_width(values: pd.Series) -> float:
-    """Half of Student's interval at 95 % for the mean; not a number if there are fewer than two values.
+    """Return half the width of Student's 95 % interval for the mean; NaN if there are fewer than two values.
 
     Parameters
     ----------
@@ -27,12 +27,12 @@ def half_width(values: pd.Series) -> float:
 
 
 def plus_minus(value: float, width: float, sign: str = "", digits: int = 2) -> str:
-    """A number with its half width, which is left out if it is not a number.
+    """Format a number with the half width of its interval, which is left out if it is NaN.
 
     Parameters
     ----------
     value, width : float
-        What is said, and how far it may be off.
+        The number, and the half width of its interval.
     sign : str
         ``"+"`` writes a plus before positive values.
     digits : int
@@ -52,7 +52,7 @@ def plus_minus(value: float, width: float, sign: str = "", digits: int = 2) -> s
 
 
 def mean_change(values: pd.Series, digits: int = 2) -> str:
-    """The mean with its sign, and half of Student's interval at 95 % where there are at least two values.
+    """Format the mean with its sign, and `half_width` where there are at least two values.
 
     Parameters
     ----------

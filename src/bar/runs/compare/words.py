@@ -1,4 +1,4 @@
-"""What methods, records and commits are called on pages, and tables with a caption."""
+"""The names of methods, records and commits on pages, and tables with a caption."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from bar.schema import RESULT
 
 
 def as_text(value: object) -> str:
-    """Any JSON value as text that is equal for equal values.
+    """Return a JSON value as text that is equal for equal values.
 
     Examples
     --------
@@ -22,7 +22,7 @@ def as_text(value: object) -> str:
 
 
 def short(method: str) -> str:
-    """What a method is called in tables: as in the paper, which calls BAR "Ours"; others by their own names.
+    """Return a method's name in tables: that of the paper, but "BAR" for "Ours"; its own if the paper has none.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def short(method: str) -> str:
 
 
 def record_file(folder: str) -> str:
-    """The file of a run's record, from the top of the repository; "this build" for a run without a folder.
+    """Return the path of a run's record in the repository; "this build" for a run without a folder.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def record_file(folder: str) -> str:
 
 
 def short_commit(commit: str | None) -> str:
-    """Seven digits of a commit, and a plus if there were changes that it does not have.
+    """Return the first seven digits of a commit, with a plus if there were uncommitted changes.
 
     Examples
     --------
@@ -58,18 +58,18 @@ def short_commit(commit: str | None) -> str:
 
 
 def captioned(table: pd.DataFrame, caption: str, wrap: bool = False, left: bool = True) -> Styler:
-    """A table with its caption above it.
+    """Style a table with a caption above it.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        What is shown.
+        The table.
     caption : str
-        Above it.
+        Its caption.
     wrap : bool
         Whether cells may be broken into lines.
     left : bool
-        Whether cells are set to the left.
+        Whether cells are aligned left.
 
     Returns
     -------
