@@ -220,7 +220,7 @@ def test_what_is_missing_runs_and_a_second_call_runs_nothing(jobs, few, tmp_path
     monkeypatch.setattr(sweeps, "run", never)
     code, out, err = bar_command("reproduce", "bar/table-1", "--run", "--json", "--out", "results/new")
     assert (code, json.loads(out)[0]["recorded"]) == (0, 2)
-    assert "0 runs are recorded" in err
+    assert err == "there is nothing to run\n"
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*.json")} == times
 
 
@@ -236,7 +236,9 @@ def test_no_minutes_run_nothing(few, tmp_path, bar_command, monkeypatch):
     monkeypatch.setattr(sweeps, "run", fake)
     code, _, err = bar_command("reproduce", "--run", "--minutes", "0")
     assert code == 0
-    assert "0 runs are recorded in runs; 3 are left, an unknown time: the same command goes on" in err
+    assert err == (
+        "0 runs are recorded in runs; 3 are left, an unknown time: the same command goes on; the data of 1 are not here\n"
+    )
     assert not (tmp_path / "runs").exists()
     assert bar_command("reproduce", "--run")[0] == 0
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {
@@ -277,6 +279,22 @@ def test_nothing_begins_after_the_time_is_over(tmp_path, monkeypatch):
         reproducing.run_within(configs, reproducing.Stock(), tmp_path / "runs", minutes=1, clock=lambda: next(clock))
     )
     assert [config for config, _ in ended] == [BAR2]
+
+
+def test_several_at_a_time_are_asked_for_one_by_one(tmp_path):
+    """The shared unpruned network first; the next one when there is room for it; none after a no."""
+    asked = {}
+
+    def may(config):
+        asked[config] = len(list(tmp_path.rglob(runs.RESULT)))
+        return config != MAGNITUDE2
+
+    ended = [config for config, _ in sweeps.sweep([BAR2, BAR3, MAGNITUDE2, BAR2], tmp_path, jobs=2, may=may)]
+    assert list(asked) == [BAR2.unpruned, BAR2, BAR3, MAGNITUDE2]
+    assert set(ended) == {BAR2, BAR3}
+    assert asked[BAR2.unpruned] == 0
+    assert asked[BAR2] == asked[BAR3] == 1
+    assert asked[MAGNITUDE2] >= 2
 
 
 def test_a_run_that_fails_does_not_stop_the_others(few, tmp_path, bar_command, monkeypatch):

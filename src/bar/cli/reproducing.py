@@ -61,10 +61,12 @@ def _run(
     ending = reproducing.run_within(configs, stock, out, minutes=minutes, jobs=jobs)
     records, failed = progress.followed(ending, len(configs))
     left = [config for config in configs if not stock.has(config) and config.name not in failed]
-    message = f"{len(records)} runs are recorded in {out}"
+    message = f"{len(records)} runs are recorded in {out}" if configs else "there is nothing to run"
     if left:
         time = _time(*reproducing.estimate(left, stock, out))
         message += f"; {len(left)} are left, {time}: the same command goes on"
+    if len(configs) < len(wanted):
+        message += f"; the data of {len(wanted) - len(configs)} are not here"
     click.echo(message, err=True)
     if failed:
         raise BarError(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}")
