@@ -236,9 +236,8 @@ def test_no_minutes_run_nothing(few, tmp_path, bar_command, monkeypatch):
     monkeypatch.setattr(sweeps, "run", fake)
     code, _, err = bar_command("reproduce", "--run", "--minutes", "0")
     assert code == 0
-    assert err == (
-        "0 runs are recorded in runs; 3 are left, an unknown time: the same command goes on; the data of 1 are not here\n"
-    )
+    left = "3 are left, an unknown time: the same command goes on; the data of 1 are not here"
+    assert err == f"0 runs are recorded in runs; {left}\n"
     assert not (tmp_path / "runs").exists()
     assert bar_command("reproduce", "--run")[0] == 0
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {
@@ -295,6 +294,16 @@ def test_several_at_a_time_are_asked_for_one_by_one(tmp_path):
     assert asked[BAR2.unpruned] == 0
     assert asked[BAR2] == asked[BAR3] == 1
     assert asked[MAGNITUDE2] >= 2
+
+
+def test_digits_come_before_photographs(tmp_path, bar_command, monkeypatch):
+    (photographs,) = EXHIBITS[-1].configs
+    run = []
+    monkeypatch.setattr(sources, "find", lambda names: EXHIBITS[::-1])
+    monkeypatch.setattr(reproducing, "have_data", lambda config: True)
+    monkeypatch.setattr(sweeps, "run", lambda config, *given, **_: run.append(config) or fake(config, *given))
+    assert bar_command("reproduce", "--run")[0] == 0
+    assert run == [BAR2, BAR3, MAGNITUDE2, photographs]
 
 
 def test_a_run_that_fails_does_not_stop_the_others(few, tmp_path, bar_command, monkeypatch):
