@@ -84,12 +84,12 @@ def run_with_progress(
         return runs.run(config, folder, report=report, **options)
 
 
-def followed(runs_: Iterable[tuple[runs.RunConfig, dict | BarError]], total: int) -> tuple[list[dict], dict[str, str]]:
+def followed(ending: Iterable[tuple[runs.RunConfig, dict | BarError]], total: int) -> tuple[list[dict], dict[str, str]]:
     """Wait for many runs, with a progress bar on standard error and a line for each.
 
     Parameters
     ----------
-    runs_ : iterable
+    ending : iterable
         What `bar.runs.sweeps.sweep` yields.
     total : int
         How many there are.
@@ -122,7 +122,7 @@ def followed(runs_: Iterable[tuple[runs.RunConfig, dict | BarError]], total: int
 
     with overall:
         task = overall.add_task("runs", total=total)
-        for config, record in runs_:
+        for config, record in ending:
             overall.advance(task)
             if isinstance(record, BarError):
                 failed[config.name] = str(record)
