@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 PARAMETERS = $(filter-out PYTHON=% VENV=% WORKERS=%,$(MAKEOVERRIDES))
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test test-all lint notebooks lock clean
+.PHONY: help install book test test-all reproduce lint notebooks lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -20,6 +20,7 @@ help:  ## show this list
 	@echo '                                      a name that none of them declares is answered with the list'
 	@echo '  PYTHON=python3.12  VENV=path        the interpreter and the environment to use'
 	@echo '  WORKERS=4                           so many tests at a time'
+	@echo '  NAME=bar/table-1  JOBS=2            what `make reproduce` is about, and so many runs at a time'
 
 install: $(STAMP)  ## make .venv and install the package in it, in the versions of requirements.lock
 
@@ -41,6 +42,9 @@ test: $(STAMP)  ## unit tests, doctests, stored notebook outputs, every page of 
 
 test-all: $(STAMP)  ## the same with everything at full length: takes half an hour
 	$(TEST) --all
+
+reproduce: $(STAMP)  ## list the papers' figures and tables; with MINUTES=60, run what is missing of them
+	$(BIN)/bar reproduce $(NAME) $(if $(MINUTES),--run --minutes $(MINUTES) $(if $(JOBS),--jobs $(JOBS)))
 
 lint: $(STAMP)  ## style, formatting, imports that point down, complexity and length of files
 	$(BIN)/ruff check .

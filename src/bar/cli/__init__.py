@@ -1,4 +1,4 @@
-"""The command line: ``bar run``, ``bar sweep``, ``bar methods``, ``bar count``, ``bar export``, ``bar book``."""
+"""The command line: ``bar`` and its commands, each of which has its own ``--help``."""
 
 import contextlib
 import sys
@@ -6,7 +6,7 @@ import sys
 import click
 import torch
 
-from bar.cli import describing, networks, pages, running, streams
+from bar.cli import describing, networks, pages, reproducing, results, running, streams
 from bar.cli.progress import Interrupted
 from bar.errors import BarError
 
@@ -25,7 +25,8 @@ def app() -> None:
 
 
 for command in (
-    running.run, running.sweep, describing.methods_, networks.count, networks.export, pages.book,
+    running.run, running.sweep, results.results, reproducing.reproduce, describing.methods_, networks.count,
+    networks.export, pages.book,
 ):  # fmt: skip
     app.add_command(command)
 

@@ -8,7 +8,6 @@ import click
 from lightning_fabric.utilities import rank_zero_only
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bar import machine, methods, runs
@@ -162,42 +161,10 @@ def sweep(
         for name in names or methods.STRUCTURED
     ]
     machine.device_of(device)  # what would fail in each of them fails before the first
-    console, records, failed = Console(stderr=True), [], {}
-    overall = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), console=console, disable=not console.is_terminal,
-    )  # fmt: skip
-    said = set()
-
-    def say_failed() -> None:
-        for name in [name for name in failed if name not in said]:
-            said.add(name)
-            console.print(f"{name}: {failed[name]}", style="red", highlight=False, markup=False, soft_wrap=True)
-
-    with overall:
-        task = overall.add_task("runs", total=len(configs))
-        for config, record in sweeps.sweep(configs, out, root=root, device=device, jobs=jobs):
-            overall.advance(task)
-            if isinstance(record, BarError):
-                failed[config.name] = str(record)
-                if records or len(set(failed.values())) > 1:
-                    say_failed()
-                continue
-            say_failed()
-            records.append(record)
-            used = record[config.metric] / record["budget"]
-            console.print(
-                f"{config.name}: {record['accuracy']:.2%} (unpruned {record['accuracy_unpruned']:.2%}), "
-                f"{used:.1%} of the budget, {record['seconds']:.0f} s",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
-    if failed and not said:  # the same everywhere, and nothing else: what was typed is wrong, so it is said once
-        raise BarError(next(iter(failed.values())))
+    records, failed = progress.followed(sweeps.sweep(configs, out, root=root, device=device, jobs=jobs), len(configs))
     if as_json:
         click.echo(json.dumps(records, indent=1))
     else:
-        console.print(f"{len(records)} runs are recorded in {out}", highlight=False, markup=False)
+        click.echo(f"{len(records)} runs are recorded in {out}", err=True)
     if failed:
         raise BarError(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}")

@@ -2,7 +2,7 @@
 
 from bar.runs.config import RunConfig, total_epochs
 from bar.runs.places import CONFIG, LOCK, METRICS_FILE, RESULT, TRIAL, place
-from bar.runs.reading import gates, metrics, read, records
+from bar.runs.reading import finished, gates, metrics, read, records
 from bar.runs.running import run, teacher_in
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "RESULT",
     "TRIAL",
     "RunConfig",
+    "finished",
     "gates",
     "metrics",
     "place",

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -129,13 +130,16 @@ def records(*roots: Path | str) -> pd.DataFrame:
 
     A record that cannot be read is left out, with a warning that names it.
     """
-    found = []
+    return pd.DataFrame(list(finished(*roots)))
+
+
+def finished(*roots: Path | str) -> Iterator[dict]:
+    """The same as `records`, each as it was written: a dict, with its ``folder``."""
     for root in roots:
         for path in sorted(Path(root).rglob("*.json")):  # the whole name would not find broken links
             if path.name != RESULT:
                 continue
             try:
-                found.append({**read(path.parent), "folder": str(path.parent)})
+                yield {**read(path.parent), "folder": str(path.parent)}
             except BarError as error:
                 log.warning("left out: %s", error)
-    return pd.DataFrame(found)

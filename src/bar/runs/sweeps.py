@@ -1,10 +1,11 @@
 """Many runs by one command: every method, budget and seed, resumable, in several processes."""
 
+import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ def sweep(
     root: Path | str | None = None,
     device: str = "auto",
     jobs: int = 1,
+    may: Callable[[RunConfig], bool] = lambda config: True,
 ) -> Iterator[tuple[RunConfig, dict | BarError]]:
     """Run all of them, each in a folder of its own; what is recorded already is not run again.
 
@@ -36,6 +38,9 @@ def sweep(
         As in `bar.run`.
     jobs : int
         So many runs at a time, each in a process of its own with its share of the cores; no more than there are.
+    may : callable
+        Asked in turn, right before a run would begin, one of a shared unpruned network too; once it says no, no more
+        begin.
 
     Yields
     ------
@@ -65,22 +70,34 @@ def sweep(
     shared = list(dict.fromkeys(config.unpruned for config in configs))
     options = {"root": root, "device": device}
     if jobs == 1:
-        for config in configs:
+        for config in itertools.takewhile(may, configs):
             yield config, _run(config, out / config.name, options)
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")  # a fork would share torch's threads
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(threads,)) as pool:
         try:
-            list(pool.map(_run, shared, [out / config.name for config in shared], [options] * len(shared)))
-            ending = {pool.submit(_run, config, out / config.name, options): config for config in configs}
-            for future in as_completed(ending):
-                yield ending[future], future.result()
+            list(_in(pool, jobs, itertools.takewhile(may, shared), out, options))
+            yield from _in(pool, jobs, itertools.takewhile(may, configs), out, options)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+def _in(
+    pool: Executor, jobs: int, configs: Iterable[RunConfig], out: Path, options: dict
+) -> Iterator[tuple[RunConfig, dict | BarError]]:
+    """Run them in processes, so many at a time; the next one is taken once there is room for it."""
+    waiting, running = iter(configs), {}
+    while True:
+        for config in itertools.islice(waiting, jobs - len(running)):
+            running[pool.submit(_run, config, out / config.name, options)] = config
+        if not running:
+            return
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            yield running.pop(future), future.result()
 
 
 def most_jobs() -> int:

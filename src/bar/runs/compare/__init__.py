@@ -45,7 +45,8 @@ from bar.runs.compare.footings import (
     unusual,
     variant,
 )
-from bar.runs.compare.groups import alike, counts_of_both, each_run, label, saved, summaries, summary
+from bar.runs.compare.groups import alike, counts_of_both, each_run, label, means, saved, summaries, summary
+from bar.runs.compare.overview import COLUMNS, chosen, described, overview
 from bar.runs.compare.rankings import (
     both_budgets,
     budgets_used,
@@ -73,6 +74,7 @@ from bar.runs.compare.statistics import half_width, mean_change, plus_minus
 from bar.runs.compare.words import as_text, captioned, record_file, short, short_commit
 
 __all__ = [
+    "COLUMNS",
     "FACTORS",
     "OWN",
     "SHARED",
@@ -88,8 +90,10 @@ __all__ = [
     "by_footing",
     "captioned",
     "changes_of",
+    "chosen",
     "command",
     "counts_of_both",
+    "described",
     "due_features",
     "each_run",
     "epochs_by_method",
@@ -108,11 +112,13 @@ __all__ = [
     "left_in_blocks",
     "lengths_table",
     "mean_change",
+    "means",
     "measured",
     "missing",
     "named",
     "of_method",
     "of_one_kind",
+    "overview",
     "paired",
     "phases_text",
     "pieces_table",

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 
 from bar import methods
+from bar.errors import BarError
+from bar.methods import own
 from bar.runs.compare.words import as_text
 from bar.runs.config import RunConfig
 
@@ -21,7 +23,8 @@ OWN = {  # method -> prefixes of settings that only some methods have
     "morphnet": ("morphnet_",),
     "uniform": ("uniform_",),
     **dict.fromkeys(methods.ITERATIVE, ("halving_",)),
-    "others": ("lc_", "reparametrization_"),
+    "learning-compression": ("lc_",),
+    "reparametrization": ("reparametrization_",),
 }
 
 
@@ -33,14 +36,21 @@ def of_method(settings: Mapping, method: str) -> str:
     >>> of_method({"lr": 0.1, "lam": 1, "morphnet_rounds": 2}, "morphnet")
     '{"lr": 0.1, "morphnet_rounds": 2}'
     """
-    foreign = tuple({prefix for prefixes in OWN.values() for prefix in prefixes} - set(OWN[method]))
-    return as_text({k: v for k, v in settings.items() if k.startswith(OWN[method]) or not k.startswith(foreign)})
+    mine = OWN.get(method, ())  # nothing of the unpruned network, say
+    foreign = tuple({prefix for prefixes in OWN.values() for prefix in prefixes} - set(mine))
+    return as_text({k: v for k, v in settings.items() if k.startswith(mine) or not k.startswith(foreign)})
 
 
 def todays(run: pd.Series) -> bool:
-    """Whether a run's settings are those that the same run would have today."""
+    """Whether a run's settings are those that the same run would have today; the source of your own method says that."""
+    if own.is_own(run.method):  # whose file is not run to read a record
+        return True
     epochs = tuple(run.epochs) if isinstance(run.epochs, list) else None
-    now = RunConfig(method=run.method, preset=run.preset, epochs=epochs).recorded_settings()
+    options = run.options if isinstance(run.get("options"), dict) else {}
+    try:
+        now = RunConfig(method=run.method, preset=run.preset, epochs=epochs, options=options).recorded_settings()
+    except BarError:  # there is no such method, preset or option any more
+        return False
     known = {key: value for key, value in run.settings.items() if key in now}
     now = {key: value for key, value in now.items() if key in known}  # old records lack some
     return of_method(now, run.method) == of_method(known, run.method)
@@ -54,7 +64,7 @@ def unusual(run: pd.Series, keys: Iterable[str] = ("metric", "schedule", "distil
     >>> unusual(pd.Series({"method": "bar", "metric": "flops", "schedule": "sigmoid", "distill": True}))
     ['metric flops']
     """
-    usual = RunConfig(method=run.method)
+    usual = RunConfig(method=run.method if run.method in methods.NAMES else "uniform")  # no file is run for this
     chosen = [key for key in keys if isinstance(run.get(key), str | bool | np.bool_)]  # not NaN
     return [f"{key} {run[key]}" for key in chosen if run[key] != getattr(usual, key)]
 
@@ -73,7 +83,7 @@ def variant(run: pd.Series) -> str:
 
 def phases_text(run: pd.Series) -> str:
     """Return the epochs of the three phases, such as ``10+5+2``."""
-    return "+".join(str(run.settings[f"{phase}_epochs"]) for phase in ("prune", "finetune", "cooldown"))
+    return "+".join(str(run.settings.get(f"{phase}_epochs", "?")) for phase in ("prune", "finetune", "cooldown"))
 
 
 def footing(run: pd.Series) -> str:

@@ -40,11 +40,14 @@ def alike(runs: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def summary(group: pd.DataFrame) -> dict:
-    """Return means over the seeds of one group of `alike`: accuracies in percent, the change in points."""
+    """Return what a group of `alike` is, and its `means`."""
+    return {"label": label(group.iloc[0]), "usual": not unusual(group.iloc[0])} | means(group)
+
+
+def means(group: pd.DataFrame) -> dict:
+    """Return means over the seeds of runs that differ in nothing else: accuracies in percent, the change in points."""
     change = 100 * (group.accuracy - group.accuracy_unpruned)
     return {
-        "label": label(group.iloc[0]),
-        "usual": not unusual(group.iloc[0]),
         "seeds": len(group),
         "unpruned": 100 * group.accuracy_unpruned.mean(),
         "pruned": 100 * group.accuracy.mean(),

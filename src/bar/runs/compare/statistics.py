@@ -47,8 +47,10 @@ def plus_minus(value: float, width: float, sign: str = "", digits: int = 2) -> s
     --------
     >>> plus_minus(1.5, 0.25, "+"), plus_minus(1.5, float("nan"), digits=1)
     ('+1.50 ± 0.25', '1.5')
+    >>> plus_minus(-1e-9, 0.25, "+")
+    '+0.00 ± 0.25'
     """
-    return f"{value:{sign}.{digits}f}" + ("" if pd.isna(width) else f" ± {width:.{digits}f}")
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}" + ("" if pd.isna(width) else f" ± {width:.{digits}f}")
 
 
 def mean_change(values: pd.Series, digits: int = 2) -> str:
