@@ -42,7 +42,7 @@ def of_method(settings: Mapping, method: str) -> str:
 
 
 def todays(run: pd.Series) -> bool:
-    """Whether a run's settings are those that the same run would have today; the source of your own method says that."""
+    """Whether a run's settings are those that the same run would have today; of your own methods, the source tells."""
     if own.is_own(run.method):  # whose file is not run to read a record
         return True
     epochs = tuple(run.epochs) if isinstance(run.epochs, list) else None
