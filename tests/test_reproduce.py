@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -347,5 +348,7 @@ def test_wrong_words(arguments, said, few, tmp_path, bar_command):
 )  # fmt: skip
 def test_make_reproduce(given, said):
     """What `make` would do; without minutes it lists."""
-    done = subprocess.run(["make", "-n", "reproduce", "BIN=bin", *given], cwd=ROOT, capture_output=True, text=True)
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of `make test`
+    command = ["make", "--no-print-directory", "-n", "reproduce", "BIN=bin", *given]
+    done = subprocess.run(command, cwd=ROOT, env=outer, capture_output=True, text=True)
     assert " ".join(done.stdout.splitlines()[-1].split()) == f"bin/bar reproduce{said}"
