@@ -239,6 +239,23 @@ def test_rows_for_figures_of_trainings():
     assert compare.due_features([training(), training(seed=1)]) == {("start", 4): (2, 10, 2)}
 
 
+def test_how_often_v_was_near_b():
+    ones = [training(variant="quick", near=0.25), training(variant="quick", near=0.95, seed=1)]
+    ones += [training(variant="following", near=0.9), training(variant="following", near=None)]
+    table, enough = compare.near_table(ones)
+    assert enough == {"quick": (1, 2), "following": (1, 1)}
+    assert table.loc[("wrn", 11, "4")].to_dict() == {"following": "90", "quick": "25"}
+    assert compare.near_table([training()])[1] == {}
+
+
+def test_rows_for_figures_of_steps():
+    rows = compare.steps_followed([training(variant="quick", steps=[(1.0, 1.0), (0.5, 0.6)]), training()])
+    assert rows["size"].tolist() == rows.size_min.tolist() == rows.size_max.tolist() == [1.0, 0.5]
+    assert (rows.budget.tolist(), rows.time.tolist()) == ([1.0, 0.6], [50.0, 100.0])
+    assert set(rows.name) == {"wrn, 11 epochs: quick"}
+    assert compare.steps_followed([training()]).empty
+
+
 def test_variants_differ_from_the_start():
     settings = {"gate_travel": 10, "gate_lr": 1, "pressure": 1.0, "lam": 1, "cap": 5}
     common = {"model": "wrn", "dataset_label": "digits", "training_images": 10, "pruning_factor": 2, "commit": "c" * 40}

@@ -165,6 +165,65 @@ def lengths_table(trainings: Iterable[Mapping]) -> tuple[pd.DataFrame, int]:
     return pd.DataFrame(rows, columns=columns).set_index(["network", "epochs", "factor"]), all_met
 
 
+NEAR = 0.9  # of the steps: how many are to be near the margin
+
+
+def near_table(trainings: Iterable[Mapping]) -> tuple[pd.DataFrame, dict[str, tuple[int, int]]]:
+    """Return how often V was near b, 0.8 <= V / b <= 1, and how many trainings of each variant were so often enough.
+
+    Parameters
+    ----------
+    trainings : iterable of mapping
+        Records of ``bench/ablation.py`` with "near", the share of the steps from a tenth of the pruning on.
+
+    Returns
+    -------
+    table : DataFrame
+        In percent, the lowest over the seeds, as text; a row for each network, length and factor, a column a variant.
+    enough : dict of str to (int, int)
+        Variant -> trainings with at least `NEAR` of the steps near b, and all of them.
+    """
+    rows = [
+        {
+            "network": one["model"], "epochs": sum(epoch["phase"] != "cut" for epoch in one["epochs"]),
+            "factor": one["pruning_factor"], "variant": one["variant"], "near": one["near"],
+        }
+        for one in trainings if one.get("near") is not None
+    ]  # fmt: skip
+    if not rows:
+        return pd.DataFrame(), {}
+    frame = pd.DataFrame(rows)
+    enough = {name: (int((part >= NEAR).sum()), len(part)) for name, part in frame.groupby("variant").near}
+    lowest = 100 * frame.groupby(["network", "epochs", "factor", "variant"]).near.min()
+    table = lowest.unstack().map(lambda share: "" if pd.isna(share) else f"{share:.0f}")
+    table.index = table.index.map(lambda key: (key[0], key[1], f"{key[2]:g}"))
+    return table.rename_axis(columns=None).rename_axis(["network", "epochs", "factor"]), enough
+
+
+def steps_followed(trainings: Iterable[Mapping]) -> pd.DataFrame:
+    """Return V and b after steps of the pruning, for `bar.figures.following`; V is counted by reachability.
+
+    Parameters
+    ----------
+    trainings : iterable of mapping
+        Records of ``bench/ablation.py`` with "steps": pairs of V and b, as fractions of V_F.
+
+    Returns
+    -------
+    DataFrame
+        Time is in percent of the pruning. Empty if there are none.
+    """
+    parts = []
+    for one in trainings:
+        if one.get("steps"):
+            part = pd.DataFrame(one["steps"], columns=["size", "budget"])
+            epochs = sum(epoch["phase"] != "cut" for epoch in one["epochs"])
+            part = part.assign(size_min=part["size"], size_max=part["size"], time=100 * (part.index + 1) / len(part))
+            name = f"{one['model']}, {epochs} epochs: {one['variant']}"
+            parts.append(part.assign(name=name, factor=one["pruning_factor"], seed=one["seed"]))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
 def due_features(trainings: Iterable[Mapping]) -> dict[tuple[str, float], tuple[int, int, int]]:
     """Count, by name and factor, seeds, features that were due to be cut, and those of them that were alive again."""
     noted = {}
