@@ -13,6 +13,7 @@ from pathlib import Path
 import filelock
 import nbformat
 
+from bar import files
 from bar.book import about, executing, keeping, pages
 from bar.book import parameters as parameters_
 from bar.errors import BarError
@@ -114,9 +115,7 @@ def _run_or_reuse(path: Path, given: Mapping[str, object], defaults: Mapping[str
     pages.show_parameters(notebook, given, defaults)
     run = {"fingerprint": fingerprint, "ended": about.now(), "seconds": time.perf_counter() - start}
     notebook.metadata["bar"] = run
-    partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
-    nbformat.write(notebook, partial)
-    os.replace(partial, kept)
+    files.write_text(kept, nbformat.writes(notebook))
     print(f"{place} took {run['seconds']:.0f} s", flush=True)
     return run
 

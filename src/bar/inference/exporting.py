@@ -5,7 +5,6 @@ import importlib.util
 import io
 import math
 import operator
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from bar import files
 from bar.errors import BarError, nearest
 from bar.inference.plain import plain_graph, root_cause
 from bar.network import quiet_call
@@ -88,7 +88,9 @@ def export(network: nn.Module, input_size: Iterable[int], path: Path | str, form
                 f"the {format} file would differ from the network by {difference:.1e} (relative), more than "
                 f"{TOLERANCE:g}; nothing was written"
             )
-    _write(path, content)
+    with files.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, content)
     return difference
 
 
@@ -197,17 +199,3 @@ def _difference(a: Tensor, b: Tensor) -> float:
     """max |a - b| / max |a|."""
     largest = a.abs().max()
     return float((a - b).abs().max() / (largest if largest > 0 else 1))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(content)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise BarError(f"cannot write {path}: {error.strerror or error}") from error
