@@ -109,7 +109,8 @@ CHANGED = [
     ("information-bottleneck", {"area": True}), ("information-bottleneck", {"travel": 9.0}),
     ("information-bottleneck", {"first": 0.5}), ("morphnet", {"pressure": 90.0}), ("morphnet", {"threshold": 1.0}),
     ("reparametrization", {"lam": 5.0}), ("reparametrization", {"t": 20.0}), ("reparametrization", {"t_lr": 1.0}),
-    ("bar", {"schedule": "linear"}),
+    ("l0", {"lam": 0.4}), ("information-bottleneck", {"lam": 0.4}), ("bar", {"schedule": "linear"}),
+    ("bar", {"travel": 90.0}), ("bar", {"pressure": 9.0}), ("bar", {"follow": 0.5}),
 ]  # fmt: skip
 
 
@@ -136,6 +137,15 @@ def test_every_option_is_among_those_that_are_changed():
 def test_every_option_reaches_its_class(name, options, root):
     config = {"method": name, "pruning_factor": 3} | TINY | {"epochs": (3, 1, 0)}
     assert told(bar.RunConfig(**config, options=options), root) != told(bar.RunConfig(**config), root)
+
+
+def test_a_sparsity_weight_that_is_given_is_not_searched_for(root):
+    config = bar.RunConfig(method="l0", pruning_factor=3, options={"lam": 0.4}, **TINY)
+    record = bar.run(config, root / config.name, device="cpu")
+    assert record["search"] is None
+    assert not (root / config.trials).exists()
+    assert record["settings"]["l0_lam"] == 0.4
+    assert record["volume"] <= record["budget"]
 
 
 def test_uniform_widths_from_scratch(root):

@@ -174,7 +174,8 @@ class Method(Pruner):
     needs_batch_norms : bool
         Whether every convolution that may be pruned has to be read through batch norms.
     searched : bool
-        Whether it has a sparsity weight instead of a budget in the loss; runs search for it (`bar.methods.search`).
+        Whether it has a sparsity weight, its option "lam", instead of a budget in the loss; runs search for it
+        (`bar.methods.search`) unless it is given.
     """
 
     name: ClassVar[str]

@@ -1,6 +1,7 @@
 """BAR: gates that a barrier drives below a budget, while the weights train (sections 3 and 4)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -70,15 +71,24 @@ class BudgetAware(Method):
     summary = "Gates learn which features to keep, under a barrier whose margin falls to the budget."
     options = (
         Option("schedule", str, "sigmoid", "How the margin b falls to the budget.", tuple(SCHEDULES)),
-    )  # those of gates and barrier are in `bar.training.Settings`
+        Option(
+            "travel", float, None,
+            "How far gates can move: their learning rate is this, divided by the pruning steps. None: the preset's.",
+            above=0,
+        ),
+        Option("pressure", float, None, "The weight of the barrier, times the full size. None: the preset's.", above=0),
+        Option("follow", float, None, "The least a / b, for a that follows b. None: the preset's.", least=0, most=0.99),
+    )  # fmt: skip
     presets: ClassVar = {"paper": {}, "quick": {}}
 
     @classmethod
     def prepare(cls, network: nn.Module, task: Task) -> "BudgetAware":
         """See `bar.methods.base.Method`."""
-        schedule = task.options["schedule"]
+        options = task.options
+        fields = {"gate_travel": options["travel"], "pressure": options["pressure"], "follow": options["follow"]}
+        settings = replace(task.settings, **{name: value for name, value in fields.items() if value is not None})
         return cls(
-            network, task.input_size, task.settings, task.factor, task.steps, task.metric, schedule, task.seed
+            network, task.input_size, settings, task.factor, task.steps, task.metric, options["schedule"], task.seed
         )  # fmt: skip
 
     def __init__(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bar.errors import BarError
 from bar.methods.base import Option, Task
-from bar.methods.sparsity import FIRST, TRAVEL, Sparsity
+from bar.methods.sparsity import FIRST, LAM, TRAVEL, Sparsity
 from bar.surgery import gate
 
 MARGIN = 1.0  # in log sigma^2: how far beyond the threshold a gate is put that has to be open, or shut
@@ -172,6 +172,7 @@ class InformationBottleneck(Sparsity):
     summary = "Gates learn how much noise each feature tolerates; those that are mostly noise are pruned."
     options = (
         TRAVEL,
+        LAM,
         replace(FIRST, default=0.003),
         Option("area", bool, False, "Whether features are weighted by the areas of their maps, as in VIBNet's code."),
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bar.hard_concrete import RULES
 from bar.methods.base import Option, Task
-from bar.methods.sparsity import FIRST, TRAVEL, Sparsity
+from bar.methods.sparsity import FIRST, LAM, TRAVEL, Sparsity
 from bar.surgery import GatedNetwork, gate
 
 
@@ -49,6 +49,7 @@ class L0(Sparsity):
         ),
         Option("rule", str, "median", "The test-time gate: the paper's median, or that of the L0 code.", RULES),
         TRAVEL,
+        LAM,
         replace(FIRST, default=0.03),
     )  # fmt: skip
     presets: ClassVar = {"paper": {}, "quick": {"travel": 20.0}}

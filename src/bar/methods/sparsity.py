@@ -16,6 +16,7 @@ TRAVEL = Option(
     above=0,
 )  # fmt: skip
 FIRST = Option("first", float, 0.01, "The sparsity weight, lambda, that the search tries first.", above=0)
+LAM = Option("lam", float, None, "The sparsity weight, lambda. None: searched for, until the budget is met.", above=0)
 
 
 class Sparsity(Method):
@@ -73,7 +74,8 @@ class Sparsity(Method):
     @classmethod
     def on(cls, gated: GatedNetwork, task: Task, betas: tuple[float, float], **more) -> "Sparsity":
         """The method on a gated network with initialized gates; for `prepare`."""
-        travel, lam = task.options["travel"], task.options["first"] if task.lam is None else task.lam
+        travel, tried = task.options["travel"], (task.lam, task.options["lam"], task.options["first"])
+        lam = next(value for value in tried if value is not None)
         lr = travel / task.steps if travel else task.settings.gate_lr
         limit = gated.full(task.metric) / task.factor
         return cls(gated, limit, lam, task.metric, lr=lr, betas=betas, settle=task.settle, **more)

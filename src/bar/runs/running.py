@@ -246,9 +246,9 @@ class Work:
         fabric.barrier()
 
     def _pruned(self) -> outcome.Trained:
-        """Prune and train to the end, after a search for the sparsity weight if the method needs one."""
+        """Prune and train to the end, after a search for the sparsity weight if the method needs one and has none."""
         job, weight, found = self.job, {}, None
-        if job.config.kind.searched:
+        if job.config.kind.searched and job.config.values["lam"] is None:
             trials = job.folder.parent / f"{job.config.trials}-data{self.images.fingerprint[:8]}"
             found = search(job.config, trials, self.start.full, self.fabric, self._try)
             weight = {"lam": found["lambda"]}
