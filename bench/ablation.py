@@ -20,7 +20,7 @@ from bar.barriers import log_barrier
 from bar.methods.budget_aware import NEAR, BudgetAware
 from bar.training import PRESETS, Settings, Training, steps_per_epoch
 
-QUICK = PRESETS["quick"]
+QUICK = dataclasses.replace(PRESETS["quick"], follow=0.0)  # as it was for the first records: a stays at the budget
 FIRST = dataclasses.replace(
     QUICK, lr=1e-3, cooldown_lr=1e-4, gate_travel=10.0, gate_betas=(0.9, 0.999), gate_decay=0.0,
     pressure=31.0, reach=1.0, aim=1.0, patience=None,
@@ -28,7 +28,7 @@ FIRST = dataclasses.replace(
 FASTER = dataclasses.replace(FIRST, lr=5e-3, cooldown_lr=5e-4)
 LATER = {"reach": 0.9, "aim": 0.97}
 NIMBLE = {"gate_betas": (0.0, 0.9)}
-FOLLOWING = dataclasses.replace(QUICK, follow=0.9)
+FOLLOWING = PRESETS["quick"]
 GENTLE = dataclasses.replace(FOLLOWING, pressure=31.0)  # the paper's lambda, on WRN-28-12
 EQUAL = (0.0, 0.01)
 UNCUT = "quick, nothing cut on the way"
@@ -43,6 +43,7 @@ class Variant:
     log_barrier: bool = False
     distill: bool = True
     method: str = "bar"
+    options: dict = dataclasses.field(default_factory=dict)  # of another method than bar
 
 
 def parts_of(name: str, settings: Settings) -> dict[str, Variant]:
@@ -53,6 +54,32 @@ def parts_of(name: str, settings: Settings) -> dict[str, Variant]:
         f"{name}, equal starts": Variant(dataclasses.replace(settings, gate_start=EQUAL)),
         f"{name}, no distillation": Variant(settings, distill=False),
     }
+
+
+# What a method with a weight or a threshold of its own is tried with at a factor; validation images decide.
+FOUR_WAYS = [{}, {"follow": 0.0}, {"pressure": 31.0}, {"gate_travel": 60.0}]
+TRIALS: dict[tuple[str, float], list[dict]] = {
+    ("bar", 16): FOUR_WAYS,
+    ("bar", 4): FOUR_WAYS,
+    ("l0", 16): [{"lam": lam} for lam in (0.05, 0.1, 0.2, 0.4)],
+    ("l0", 4): [{"lam": lam} for lam in (0.01, 0.02, 0.04, 0.08)],
+    ("information-bottleneck", 16): [{"lam": lam} for lam in (0.006, 0.012, 0.024, 0.048)],
+    ("information-bottleneck", 4): [{"lam": lam} for lam in (0.0015, 0.003, 0.006, 0.012)],
+    ("morphnet", 16): [{"pressure": p, "threshold": t} for p in (2.0, 6.0) for t in (0.02, 0.05)],
+    ("morphnet", 4): [{"pressure": p, "threshold": t} for p in (2.0, 6.0) for t in (0.02, 0.05)],
+}
+
+
+def trial_of(method: str, options: dict) -> str:
+    """The name of the variant that is a trial."""
+    return ", ".join([f"trial of {method}", *(f"{name} {value:g}" for name, value in options.items())])
+
+
+def trial(method: str, options: dict) -> Variant:
+    """A trial; a rival has no teacher, as in the paper."""
+    if method == "bar":
+        return Variant(dataclasses.replace(FOLLOWING, **options))
+    return Variant(FOLLOWING, distill=False, method=method, options=options)
 
 
 # The number in a record's name is the place in this dict: new ones go to its end.
@@ -77,6 +104,7 @@ VARIANTS: dict[str, Variant] = {
     **{k: v for k, v in parts_of("quick", QUICK).items() if k not in ("quick, equal starts", "quick, log barrier")},
     **parts_of("following", FOLLOWING),
     **parts_of("following, less pressure", GENTLE),
+    **{trial_of(method, options): trial(method, options) for (method, _), ways in TRIALS.items() for options in ways},
 }  # fmt: skip
 
 
@@ -142,7 +170,7 @@ def train(name: str, settings: Settings, factor: float, seed: int, model: str, i
         given = {"preset": "quick", "epochs": epochs}
         pruner = methods.build(
             variant.method, network, images.input_size, settings, factor, steps_per_epoch(images, settings), seed=seed,
-            **given,
+            options=variant.options, **given,
         )  # fmt: skip
         phases = methods.phases(variant.method, settings, factor, **given)
     trained = pruner.network.to(memory_format=torch.channels_last)
@@ -174,10 +202,11 @@ def thinned(steps: list[tuple[float, float]], most: int = 200) -> list[tuple[flo
 @click.option("--factors", type=float, multiple=True, default=(4.0, 16.0), show_default=True)
 @click.option("--seeds", type=int, multiple=True, default=(5, 6, 7), show_default=True)
 @click.option("--variants", multiple=True, default=tuple(VARIANTS)[:10], help="Which; default: the first ten.")
+@click.option("--trials", is_flag=True, help="Instead, what methods with a weight of their own are tried with.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/ablation"), show_default=True)
 @click.option("--teachers", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
-def main(dataset, model, size, limit, epochs, factors, seeds, variants, threads, out, teachers) -> None:
+def main(dataset, model, size, limit, epochs, factors, seeds, variants, trials, threads, out, teachers) -> None:
     """Train with each variant of the settings, and record it.
 
     \b
@@ -194,6 +223,12 @@ def main(dataset, model, size, limit, epochs, factors, seeds, variants, threads,
     images = data.load(dataset, size=size, limit=limit)
     length = f"-{sum(epochs)}epochs" if epochs else ""
     jobs = [(name, factor, seed) for seed in seeds for name in variants for factor in factors]
+    if trials:
+        mine = {
+            factor: [trial_of(m, o) for (m, f), ways in TRIALS.items() if f == factor for o in ways]
+            for factor in factors
+        }
+        jobs = [(name, factor, seed) for seed in seeds for factor in factors for name in mine[factor]]
     for name, factor, seed in track(jobs, "trainings", console=Console(stderr=True)):
         path = out / f"{dataset}-{model}-x{factor:g}-seed{seed}-{list(VARIANTS).index(name)}{length}.json"
         if path.exists():
@@ -209,7 +244,8 @@ def main(dataset, model, size, limit, epochs, factors, seeds, variants, threads,
         teacher = runs.teacher_in(folder, "cpu")
         records, steps = train(name, settings, factor, seed, model, images, teacher)
         result = {
-            "variant": name, "settings": dataclasses.asdict(settings), "dataset_label": images.label,
+            "variant": name, "method": VARIANTS[name].method, "options": VARIANTS[name].options,
+            "settings": dataclasses.asdict(settings), "dataset_label": images.label,
             "training_images": len(images.train), "validation_images": len(images.validation), "model": model,
             "pruning_factor": factor, "seed": seed, "volume_full": bar.count(
                 models.build(model, images.num_classes, images.input_size), images.input_size).volume,

@@ -76,10 +76,11 @@ PRESETS = {
     # gates have no weight decay; log alpha starts in U(0, 0.01), where supp. 4 has alpha; a tenth of the images is held
     # out for validation; a GPU computes in bfloat16.
     "paper": Settings(),
-    # For a laptop: a short run needs gates that move faster and do not all start at the same place.
+    # For a laptop: a short run needs gates that move faster and do not all start at the same place, and a lower margin
+    # that follows b, or V is near its final size after a third of the pruning.
     "quick": Settings(
         prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32, lr=5e-3,
         cooldown_lr=5e-4, gate_travel=30.0, gate_betas=(0.0, 0.9), gate_decay=0.1, gate_start=(-1.0, 5.0),
-        pressure=PRESSURE, b_start=1.0, cap=100.0, reach=0.9, aim=0.99, patience=0.1,
+        pressure=PRESSURE, b_start=1.0, cap=100.0, reach=0.9, aim=0.99, follow=0.9, patience=0.1,
     ),
 }  # fmt: skip
