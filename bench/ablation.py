@@ -20,9 +20,9 @@ from bar.barriers import log_barrier
 from bar.methods.budget_aware import NEAR, BudgetAware
 from bar.training import PRESETS, Settings, Training, steps_per_epoch
 
-QUICK = dataclasses.replace(PRESETS["quick"], follow=0.0)  # as it was for the first records: a stays at the budget
+FIXED = dataclasses.replace(PRESETS["quick"], follow=0.0)  # as it was for the first records: a stays at B
 FIRST = dataclasses.replace(
-    QUICK, lr=1e-3, cooldown_lr=1e-4, gate_travel=10.0, gate_betas=(0.9, 0.999), gate_decay=0.0,
+    FIXED, lr=1e-3, cooldown_lr=1e-4, gate_travel=10.0, gate_betas=(0.9, 0.999), gate_decay=0.0,
     pressure=31.0, reach=1.0, aim=1.0, patience=None,
 )  # fmt: skip
 FASTER = dataclasses.replace(FIRST, lr=5e-3, cooldown_lr=5e-4)
@@ -31,7 +31,7 @@ NIMBLE = {"gate_betas": (0.0, 0.9)}
 FOLLOWING = PRESETS["quick"]
 GENTLE = dataclasses.replace(FOLLOWING, pressure=31.0)  # the paper's lambda, on WRN-28-12
 EQUAL = (0.0, 0.01)
-UNCUT = "quick, nothing cut on the way"
+UNCUT = "fixed margin, nothing cut on the way"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,19 +89,20 @@ VARIANTS: dict[str, Variant] = {
     "… and b early at 0.97 B": Variant(dataclasses.replace(FASTER, **LATER)),
     "… and gates without momentum": Variant(dataclasses.replace(FASTER, **NIMBLE)),
     "… and both": Variant(dataclasses.replace(FASTER, **LATER, **NIMBLE)),
-    UNCUT: Variant(dataclasses.replace(QUICK, patience=None)),
-    "quick": Variant(QUICK),
-    "quick, equal starts": Variant(dataclasses.replace(QUICK, gate_start=EQUAL)),
+    UNCUT: Variant(dataclasses.replace(FIXED, patience=None)),
+    "fixed margin": Variant(FIXED),
+    "fixed margin, equal starts": Variant(dataclasses.replace(FIXED, gate_start=EQUAL)),
     "the paper's settings": Variant(dataclasses.replace(
         Settings(), prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32
     )),
-    "quick, log barrier": Variant(QUICK, log_barrier=True),
-    "uniform": Variant(QUICK, method="uniform", distill=False),
-    "uniform, with the teacher": Variant(QUICK, method="uniform"),
-    "less pressure": Variant(dataclasses.replace(QUICK, pressure=31.0)),
+    "fixed margin, log barrier": Variant(FIXED, log_barrier=True),
+    "uniform": Variant(FIXED, method="uniform", distill=False),
+    "uniform, with the teacher": Variant(FIXED, method="uniform"),
+    "less pressure": Variant(dataclasses.replace(FIXED, pressure=31.0)),
     "following": Variant(FOLLOWING),
     "following, less pressure": Variant(GENTLE),
-    **{k: v for k, v in parts_of("quick", QUICK).items() if k not in ("quick, equal starts", "quick, log barrier")},
+    "fixed margin, linear schedule": Variant(FIXED, schedule="linear"),
+    "fixed margin, no distillation": Variant(FIXED, distill=False),
     **parts_of("following", FOLLOWING),
     **parts_of("following, less pressure", GENTLE),
     **{trial_of(method, options): trial(method, options) for (method, _), ways in TRIALS.items() for options in ways},
@@ -129,7 +130,7 @@ class Following(BudgetAware):
 
 
 class Watching(Following):
-    """Cuts nothing on the way, but notes what `quick` would have cut, and whether it has come back by the end."""
+    """Cuts nothing on the way, but notes what would have been cut, and whether it has come back by the end."""
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
@@ -143,7 +144,7 @@ class Watching(Following):
     def end_epoch(self) -> dict:
         record = super().end_epoch()
         self.dead_for = torch.where(self._live(), 0, self.dead_for + 1)
-        self.due |= self.dead_for >= max(2, round(QUICK.patience * self.settings.prune_epochs))
+        self.due |= self.dead_for >= max(2, round(FIXED.patience * self.settings.prune_epochs))
         return record
 
     def cut_record(self) -> dict:
@@ -212,9 +213,9 @@ def main(dataset, model, size, limit, epochs, factors, seeds, variants, trials, 
     \b
     Examples:
       python bench/ablation.py
-      python bench/ablation.py --factors 16 --seeds 5 --variants quick --variants start
+      python bench/ablation.py --factors 16 --seeds 5 --variants following --variants start
       python bench/ablation.py --dataset cifar10-jpeg --model wrn-16-2 --size 16 --limit 5000 --variants following
-      python bench/ablation.py --model resnet18-by-8 --size 32 --epochs 96 48 16 --variants quick --out results/lengths
+      python bench/ablation.py --model resnet18-by-8 --size 32 --epochs 96 48 16 --variants following
     """
     torch.set_num_threads(threads)
     unknown = [name for name in variants if name not in VARIANTS]

@@ -248,6 +248,25 @@ def test_how_often_v_was_near_b():
     assert compare.near_table([training()])[1] == {}
 
 
+def test_what_following_keeps_is_paired_by_seed():
+    def ended(variant, seed, accuracy):
+        one = training(variant=variant, seed=seed, dataset_label="digits", training_images=10)
+        return one | {"epochs": [*one["epochs"][:-1], one["epochs"][-1] | {"accuracy": accuracy}]}
+
+    ones = [ended("following", 0, 0.52), ended("following", 1, 0.63), ended("following", 2, 0.1)]
+    ones += [ended("fixed margin", 0, 0.5), ended("fixed margin", 1, 0.6), ended("start", 0, 0.9)]
+    (row,) = compare.gains_table(ones).itertuples(index=False)
+    assert row == ("55.0", "57.5", 2, "+2.50 ± 6.35")  # 12.706 * sqrt(1/2) / sqrt(2); seed 2 has no partner
+    assert compare.gains_table(ones[:3]).empty
+
+
+def test_old_records_have_the_name_that_fits(tmp_path):
+    for name, settings in (("a-1", {}), ("a-2", {"follow": 0.9})):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"variant": "quick, log barrier", "settings": settings}))
+    names = [one["variant"] for one in compare.recorded(tmp_path, "*.json").values()]
+    assert names == ["fixed margin, log barrier", "quick, log barrier"]
+
+
 def test_rows_for_figures_of_steps():
     rows = compare.steps_followed([training(variant="quick", steps=[(1.0, 1.0), (0.5, 0.6)]), training()])
     assert rows["size"].tolist() == rows.size_min.tolist() == rows.size_max.tolist() == [1.0, 0.5]

@@ -20,6 +20,8 @@ TARGETS = {  # measure of how closely a training follows its budget -> least and
 def recorded(folder: str | Path, pattern: str) -> dict[str, dict]:
     """Read JSON files, by name, in the order of the number that ends their names.
 
+    What was called "quick" before the lower margin of that preset followed b is called "fixed margin".
+
     Examples
     --------
     >>> recorded("nowhere", "*.json")
@@ -27,7 +29,13 @@ def recorded(folder: str | Path, pattern: str) -> dict[str, dict]:
     """
     paths = Path(folder).glob(pattern)
     ordered = sorted(paths, key=lambda path: (path.stem.rpartition("-")[2].zfill(4), path.name))
-    return {path.name: json.loads(path.read_text()) for path in ordered}
+    return {path.name: _renamed(json.loads(path.read_text())) for path in ordered}
+
+
+def _renamed(record: dict) -> dict:
+    if "variant" not in record or record["settings"].get("follow"):
+        return record
+    return record | {"variant": record["variant"].replace("quick", "fixed margin")}
 
 
 def named(trainings: list[dict]) -> list[dict]:
@@ -198,6 +206,45 @@ def near_table(trainings: Iterable[Mapping]) -> tuple[pd.DataFrame, dict[str, tu
     table = lowest.unstack().map(lambda share: "" if pd.isna(share) else f"{share:.0f}")
     table.index = table.index.map(lambda key: (key[0], key[1], f"{key[2]:g}"))
     return table.rename_axis(columns=None).rename_axis(["network", "epochs", "factor"]), enough
+
+
+def gains_table(trainings: Iterable[Mapping], variant: str = "following", other: str = "fixed margin") -> pd.DataFrame:
+    """Return what a variant keeps more than another on validation images, paired by network, images, length and seed.
+
+    Parameters
+    ----------
+    trainings : iterable of mapping
+        Records of ``bench/ablation.py``.
+    variant, other : str
+
+    Returns
+    -------
+    DataFrame
+        A row for each network, images, length and factor that has both: mean accuracies in percent, the number of
+        pairs and their mean difference in points, with an interval, as text.
+    """
+    rows = [
+        {
+            "network": one["model"], "images": f"{one['dataset_label']}, {one['training_images']:,}",
+            "epochs": sum(epoch["phase"] != "cut" for epoch in one["epochs"]), "factor": f"{one['pruning_factor']:g}",
+            "seed": one["seed"], "variant": one["variant"], "accuracy": 100 * one["epochs"][-1]["accuracy"],
+        }
+        for one in trainings if one["variant"] in (variant, other)
+    ]  # fmt: skip
+    keys = ["network", "images", "epochs", "factor"]
+    if len({row["variant"] for row in rows}) < 2:
+        return pd.DataFrame()
+    pairs = pd.DataFrame(rows).set_index([*keys, "seed", "variant"]).accuracy.unstack().dropna()
+    table = pd.DataFrame(
+        {
+            key: {
+                f"{other} (%)": f"{part[other].mean():.1f}", f"{variant} (%)": f"{part[variant].mean():.1f}",
+                "pairs": len(part), "difference (points)": mean_change(part[variant] - part[other]),
+            }
+            for key, part in pairs.groupby(level=keys)
+        }
+    )  # fmt: skip
+    return table.T.rename_axis(keys)
 
 
 def steps_followed(trainings: Iterable[Mapping]) -> pd.DataFrame:
