@@ -105,6 +105,18 @@ def test_runs_with_other_settings_than_todays_give_way():
     assert compare.of_one_kind(frame).index.tolist() == [1]
 
 
+def test_a_weight_that_is_tuned_for_each_budget_is_no_other_kind():
+    weights = {4: 0.02, 16: 0.2}
+    rows = [records(method="l0", pruning_factor=x, options={"lam": lam}) for x, lam in weights.items()]
+    for row in rows:
+        row["settings"] = RunConfig(method="l0", epochs=(2, 1, 0), options=row["options"]).recorded_settings()
+    rows += [records(), records(options={"follow": 0.0}), records(pruning_factor=16)]
+    ((_, there),) = compare.by_footing(pd.DataFrame(rows)).items()
+    assert sorted(zip(there.variant, there.pruning_factor, strict=True)) == [
+        ("bar", 4), ("bar", 16), ("bar, follow 0.0", 4), ("l0", 4), ("l0", 16),
+    ]  # fmt: skip
+
+
 def test_missing_names_what_to_type():
     from bar import methods
 

@@ -72,12 +72,18 @@ def unusual(run: pd.Series, keys: Iterable[str] = ("metric", "schedule", "distil
 def variant(run: pd.Series) -> str:
     """Return a run's method and choices that are not the default; ``bar-flops`` is BAR with a budget of FLOPs.
 
+    Options of BAR are choices; those of its rivals, such as a sparsity weight, are tuned for each budget.
+
     Examples
     --------
     >>> variant(pd.Series({"method": "bar", "metric": "flops"})), variant(pd.Series({"method": "l0"}))
     ('bar-flops', 'l0')
+    >>> variant(pd.Series({"method": "bar", "options": {"follow": 0.0}}))
+    'bar, follow 0.0'
     """
     differs = unusual(run, ("metric", "schedule", "distill", "start"))
+    if run.method == "bar" and isinstance(run.get("options"), dict):
+        differs += [f"{name} {value}" for name, value in run.options.items()]
     return "bar-flops" if (run.method, differs) == ("bar", ["metric flops"]) else ", ".join([run.method, *differs])
 
 
@@ -123,9 +129,9 @@ def prepared(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_one_kind(found: pd.DataFrame) -> pd.DataFrame:
-    """Keep one kind of settings for each variant on each footing: today's, else the most frequent; no run twice."""
+    """Keep one kind of settings for each variant and factor on each footing: today's, else the most frequent."""
     keep = []
-    for _, group in found.groupby(["footing", "variant"], sort=False):
+    for _, group in found.groupby(["footing", "variant", "pruning_factor"], sort=False):
         kinds = [kind for _, kind in group.groupby("settings_text", sort=False)]
         keep.append(max(kinds, key=lambda kind: (kind.todays.any(), len(kind))))
     kept = pd.concat(keep) if keep else found
