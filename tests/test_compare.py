@@ -140,19 +140,11 @@ def test_paired_and_judged():
     assert verdicts == {"bar": "best", "l0": "within the noise", "random": "worse", "morphnet": "cannot be told"}
     assert compare.behind(frame, 4) == "BAR is the best; within the noise of it: LZR"
     assert compare.behind(frame, 2) == "not recorded"
-    assert compare.above_unpruned(frame) == "4x yes (+5.00 ± 0.00)"
 
 
 def test_bar_behind_another():
     frame = pd.DataFrame([run("bar", s, change=0.0) for s in (0, 1)] + [run("l0", s, change=1.0) for s in (0, 1)])
     assert compare.behind(frame, 4) == "BAR is worse than the best, LZR: -1.00 ± 0.00 points, seed by seed"
-
-
-def test_falls():
-    rows = [run(m, 0, f, c) for m, f, c in (("bar", 8, -1), ("bar", 16, -2), ("morphnet", 8, -1), ("morphnet", 16, -5))]
-    text = "MorphNet falls furthest. Points lost from 8x to 16x: MorphNet 4.00, BAR 1.00"
-    assert compare.falls_here(pd.DataFrame(rows).astype({"change": float})) == text
-    assert compare.falls_here(None) == "not recorded"
 
 
 def test_the_papers_numbers():

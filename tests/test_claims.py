@@ -1,0 +1,96 @@
+"""The verdicts of chapter 13, on made-up runs whose differences and intervals are worked out by hand."""
+
+import pandas as pd
+
+from bar import runs
+from bar.runs import compare
+
+T_1 = 12.7062  # Student's t at 95 %, one degree of freedom
+
+
+def run(variant, seed, factor, change, **more):
+    usual = {"method": variant.partition(",")[0], "variant": variant, "seed": seed, "pruning_factor": factor}
+    usual |= {"change": change, "used": 0.99, "volume": 20, "volume_regular": 25, "flops_factor": 3.0, "search": None}
+    usual |= {"model": "wrn-10-1", "input_size": [3, 8, 8], "features": FULL, "features_full": FULL, "areas": AREAS}
+    return usual | more
+
+
+FULL = dict.fromkeys(
+    ["conv1", *(f"group{i}.0.{name}" for i in (1, 2, 3) for name in ("conv1", "conv2", "shortcut"))], 4
+)
+AREAS = dict.fromkeys(FULL, 10)
+
+
+def table_of(*rows):
+    return compare.claims_table(pd.DataFrame(rows))
+
+
+def test_the_three_verdicts():
+    """1 and 1.2: 1.1 ± 12.7 * 0.1; 1 and 2: 1.5 ± 12.7 * 0.5."""
+    assert compare.verdict(pd.Series([1.1, 1.2])) == "holds"
+    assert compare.verdict(pd.Series([-1.1, -1.2])) == "does not hold"
+    assert compare.verdict(pd.Series([1.0, 2.0])) == "cannot be told"
+    assert compare.verdict(pd.Series([0.0, 0.0])) == "cannot be told"
+    assert compare.verdict(pd.Series([9.0])) == "cannot be told"
+    assert compare.verdict(pd.Series(dtype=float)) == "not recorded"
+
+
+def test_claims_are_judged_seed_by_seed():
+    both = [(variant, seed, change) for seed in (0, 1) for variant, change in (("bar", seed), ("uniform", seed - 5.0))]
+    table = table_of(*(run(variant, seed, 16, change) for variant, seed, change in both))
+    row = table.loc["Not in the paper: pruning beats training the small network from scratch"]
+    assert (row.here, row.verdict) == ("16x: +5.00 ± 0.00 (2 seeds)", "holds at 16x"), "the seeds differ, not the lead"
+    row = table.loc["Pruned networks are better than the unpruned one"]
+    assert row.here == f"16x: +0.50 ± {T_1 / 2:.2f} (2 seeds)"
+    assert row.verdict == "cannot be told at 16x"
+    assert table.verdict["BAR is the best at 16x"] == "holds at 16x"
+    assert table.verdict["BAR is always better than LZR"] == "not recorded"
+    row = table.loc["Pruned networks are better than the unpruned one"]
+    assert row["the paper"] == "at 4 of 4 factors on CIFAR-10"
+
+
+def test_parts_of_the_method_help_where_less_is_worse():
+    rows = [run("bar", seed, 2, 1.0) for seed in (0, 1)]
+    rows += [run("bar, distill False", seed, 2, 0.0) for seed in (0, 1)]
+    rows += [run("bar, schedule linear", seed, 2, 3.0) for seed in (0, 1)]
+    verdicts = table_of(*rows).verdict
+    assert verdicts["The teacher helps"] == "holds at 2x"
+    assert verdicts["The sigmoid schedule helps, against a linear one"] == "does not hold at 2x"
+
+
+def test_a_budget_that_was_exceeded_once_is_seen():
+    table = table_of(run("bar", 0, 4, 0.0), run("bar", 1, 4, 0.0, used=1.001))
+    assert table.loc["The pruned network fits its budget"].verdict == "does not hold"
+    assert table.loc["Mixed connectivity saves volume"].here == "4x: +20.0 ± 0.0 %"
+
+
+def test_blocks_that_are_gone_as_a_whole_are_counted():
+    gone = FULL | {"group2.0.conv1": 0, "group2.0.conv2": 0, "group2.0.shortcut": 0}
+    table = table_of(run("bar", 0, 8, 0.0), run("bar", 1, 8, 0.0, features=gone), run("bar", 2, 4, 0.0))
+    row = table.loc["Whole residual blocks are eliminated"]
+    assert (row.here, row.verdict) == ("4x: in 0 of 1 runs; 8x: in 1 of 2 runs", "holds")
+
+
+def test_morphnet_falls_further_than_bar():
+    changes = {("bar", 8): 0.0, ("bar", 16): -1.0, ("morphnet", 8): 0.0, ("morphnet", 16): -6.0}
+    table = table_of(*(run(m, seed, x, c) for (m, x), c in changes.items() for seed in (0, 1)))
+    row = table.loc["MorphNet falls severely at 16x, BAR does not"]
+    assert (row.here, row.verdict) == ("16x: +5.00 ± 0.00 (2 seeds)", "holds at 16x")
+
+
+def test_leads_over_every_rival():
+    rows = [run("bar", seed, 4, 2.0) for seed in (0, 1)] + [run("l0", seed, 4, 1.0) for seed in (0, 1)]
+    table = compare.ahead_of_rivals(pd.DataFrame(rows))
+    assert table.loc["LZR", "4x"] == "+1.00 ± 0.00 (2): holds"
+    assert table.loc["uniform", "4x"] == "not recorded"
+
+
+def test_recorded_runs_are_all_judged():
+    """What the page shows is what these functions say of results/, without an error and with nothing left out."""
+    found = runs.records("results")
+    for runs_there in compare.by_footing(found).values():
+        table = compare.claims_table(runs_there)
+        assert len(table) == 15
+        assert table.verdict["The pruned network fits its budget"] == "holds"
+    assert set(compare.weights_claims_table(found).verdict) - {"not recorded"}
+    assert compare.weights_claims_table(pd.DataFrame()).empty
