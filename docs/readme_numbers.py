@@ -1,0 +1,127 @@
+"""Write the README's numbers anew, from the records: ``python docs/readme_numbers.py`` (``--check`` only compares).
+
+Each part between ``<!-- numbers: NAME -->`` and ``<!-- end -->`` is what the function of that name returns. The numbers
+of the chapter on claims need no such script: they are computed whenever the book is built.
+"""
+
+import difflib
+import json
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+import pandas as pd
+
+from bar import methods, runs
+from bar.runs import compare
+
+ROOT = Path(__file__).parent.parent
+PART = re.compile(r"(<!-- numbers: (\w+) -->\n\n).*?(\n<!-- end -->)", re.DOTALL)
+DIGITS, PHOTOGRAPHS = ROOT / "results/digits", ROOT / "results/photographs"
+ORDER = ("bar", "uniform", "morphnet", "l0", "information-bottleneck", "magnitude", "random")
+ORDER += tuple(method for method in methods.STRUCTURED if method not in ORDER)
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["|" + "---|" * len(columns), *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join([f"| {' | '.join(columns)} |", *lines, ""])
+
+
+def recorded(folder: Path) -> pd.DataFrame:
+    """The runs of a folder that can be compared; they are on one footing."""
+    footings = compare.by_footing(runs.records(folder))
+    return next(iter(footings.values())) if footings else pd.DataFrame()
+
+
+def of_bar(found: pd.DataFrame) -> str:
+    """What BAR's networks came to, factor by factor."""
+    rows = []
+    for factor, part in found[found.variant == "bar"].groupby("pruning_factor"):
+        numbers = [f"{factor:g}", f"{part.flops_factor.mean():.1f}", str(len(part))]
+        numbers += [f"{100 * part[name].mean():.2f} %" for name in ("accuracy_unpruned", "accuracy")]
+        rows.append([*numbers, compare.mean_change(part.change)])
+    return table(["Volume factor", "FLOP factor", "Seeds", "Unpruned", "Pruned", "Change (points)"], rows)
+
+
+def of_rivals(found: pd.DataFrame) -> str:
+    """What every method's networks lost, factor by factor; which ones BAR is told from, better or worse."""
+    factors = sorted(found[found.variant.isin(ORDER)].pruning_factor.unique())
+    rows = []
+    for method in (m for m in ORDER if (found.variant == m).any()):
+        row, leads = [compare.short(method)], compare.ahead(found, "bar", method) if method != "bar" else {}
+        for factor in factors:
+            change = compare.changes_of(found, method, factor)
+            said = {"holds": " ▼", "does not hold": " ▲"}.get(compare.verdict(leads[factor])) if factor in leads else ""
+            row.append(f"{compare.mean_change(change, 1)} ({len(change)}){said or ''}" if len(change) else "")
+        rows.append(row)
+    return table(["Change in points (seeds)", *(f"{factor:g}x" for factor in factors)], rows)
+
+
+def digits() -> str:
+    """BAR on the digits."""
+    return of_bar(recorded(DIGITS))
+
+
+def digits_rivals() -> str:
+    """Its rivals on the digits."""
+    return of_rivals(recorded(DIGITS))
+
+
+def photographs() -> str:
+    """All methods on photographs."""
+    found = recorded(PHOTOGRAPHS)
+    full = found.drop_duplicates("seed").accuracy_unpruned
+    return (
+        of_rivals(found) + f"\nUnpruned: {100 * full.mean():.1f} % of the test images, mean over {len(full)} seeds.\n"
+    )
+
+
+def latency() -> str:
+    """Milliseconds of pruned networks."""
+    records = json.loads((ROOT / "results/bench/latency-cpu.json").read_text())["records"]
+    frame = pd.DataFrame([one for one in records if one["batch"] == 64])
+    median = frame.assign(ms=[one["median"] for one in frame.latency_ms]).set_index(["factor", "network"]).ms
+    rows = [
+        [f"{factor:g}", f"{median[factor, 'unpruned']:.0f}"]
+        + [f"{median[factor, name]:.1f}" for name in ("regular", "mixed", "dense")]
+        for factor in sorted(frame.factor.unique())
+    ]
+    columns = ["Volume factor", "Unpruned", "Regular surgery", "Mixed surgery", "Dense network of the same FLOPs"]
+    return table(columns, rows)
+
+
+def training() -> str:
+    """How long a training takes."""
+    one = json.loads((ROOT / "results/bench/training-cpu.json").read_text())
+    ratio, setup = one["ratio"], one["setup"]
+    words = f"""And training? {setup["model"].upper()} on the digits, factor {setup["factor"]:g}, 40 epochs in turn with
+        the unpruned network, one CPU thread, on a busy machine ([record](results/bench/training-cpu.json), `python
+        bench/training.py`): gates and barrier add {100 * one["overhead"]:.0f} % to a distilled step; the whole run,
+        teacher included, takes {ratio["cut while training"]:.2f} of the unpruned network's time when dead features are
+        cut out on the way, as `bar run` does, and {ratio["cut at the end"]:.2f} when they are not."""
+    return textwrap.fill(" ".join(words.split()), 118, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+WRITERS = {one.__name__: one for one in (digits, digits_rivals, photographs, latency, training)}
+
+
+def rewritten(text: str) -> str:
+    """A text with its parts written anew."""
+    return PART.sub(lambda part: f"{part[1]}{WRITERS[part[2]]()}{part[3]}", text)
+
+
+def main() -> None:
+    """Write the README, or compare."""
+    path = ROOT / "README.md"
+    before = path.read_text("utf-8")
+    after = rewritten(before)
+    if sys.argv[1:] == ["--check"]:
+        changes = difflib.unified_diff(before.splitlines(), after.splitlines(), "README.md", "the records", lineterm="")
+        sys.exit("\n".join(changes) or 0)
+    path.write_text(after, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
