@@ -16,7 +16,7 @@ NEEDED = {
     "torch": "torch>=2.11", "torchvision": "torchvision>=0.26", "numpy": "numpy", "scipy": "scipy", "pandas": "pandas",
     "sklearn": "scikit-learn", "PIL": "pillow", "lightning_fabric": "lightning-fabric",
     "lightning_utilities": "lightning-utilities", "safetensors": "safetensors", "filelock": "filelock",
-    "click": "click>=8.1", "rich": "rich",
+    "rich": "rich",
 }  # fmt: skip
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 

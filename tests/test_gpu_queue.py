@@ -1,6 +1,5 @@
 """`bench/gpu.py`, in miniature: what is recorded, what is not run again, what is dropped, and what is lost."""
 
-import importlib.util
 import json
 import sys
 import tarfile
@@ -8,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bar import RunConfig, machine, runs
+from bar import machine, runs
 
 BENCH = Path(__file__).parents[1] / "bench"
 sys.path.insert(0, str(BENCH))  # as when the script is run
 
-import gpu  # noqa: E402
-from gpu_queue import command, planning, tasks, throughput, working  # noqa: E402
+from gpu_queue import command, planning, tasks  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +22,7 @@ def folder(tmp_path_factory):
 
 def queue(capsys, *words):
     """Call the command line; returns what it prints."""
-    command.main([*map(str, words)], standalone_mode=False)
+    command.main([*map(str, words)])
     return capsys.readouterr().out
 
 
@@ -45,7 +43,9 @@ def test_the_whole_queue_is_recorded_and_the_second_call_runs_nothing(folder, ca
     assert set(found.at_once) == {1}
     assert set(found.source_tree) == {machine.source_tree()}
     measured = [json.loads(path.read_text()) for path in (folder / "out/throughput").glob("*.json")]
-    assert {(one["model"], one["batch_size"], one["variant"]) for one in measured} == set(planning.MINIATURE.throughput())
+    assert {(one["model"], one["batch_size"], one["variant"]) for one in measured} == set(
+        planning.MINIATURE.throughput()
+    )
     for one in measured:
         assert one["images_per_second"] == pytest.approx(one["batch_size"] * one["steps"] / one["seconds_of_steps"])
         assert one["share_of_peak"] is None  # nobody has told the peak of this processor
@@ -56,7 +56,6 @@ def test_the_whole_queue_is_recorded_and_the_second_call_runs_nothing(folder, ca
         assert {member.name for member in tar if member.isfile()} == set(held)
 
     again = queue(capsys, *words)
-    assert [line for line in again.splitlines() if line.startswith("part")] == [
-        f"part {part}, {kind}: 0 to do, 1 at once" for part, kind in tasks.KINDS.items()
-    ]
+    for part, kind in tasks.KINDS.items():
+        assert f"part {part}, {kind}: 0 to do" in again
     assert tree(folder / "out") == held

@@ -1,6 +1,7 @@
 """The tasks of a plan, the records that they leave, and how long they take."""
 
 import functools
+import hashlib
 import json
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+import bar
 from bar import data, files, machine, runs
 from bar.runs.reproducing import seconds_of
 from bar.runs.running import Job, carry_out
@@ -30,7 +32,10 @@ def run(config: runs.RunConfig, folder: Path, root: Path, device: str, end: floa
     fabric = fabric_on(device)
     fabric.launch()
     images = images_on(device, config.size, root)
-    return carry_out(Job(config, folder, images, lambda: fabric, True, lambda *_: None, lambda _: check_time(end)))
+    try:
+        return carry_out(Job(config, folder, images, lambda: fabric, True, lambda *_: None, lambda _: check_time(end)))
+    finally:
+        torch.cuda.empty_cache()  # what this run no longer needs is for the others
 
 
 @dataclass
@@ -45,8 +50,8 @@ class Records:
         Of all runs.
     at_once : int
         How many runs share the device; their seconds mean little without it.
-    revision : (str, str) or None
-        Commit, and git's hash of src/bar, for a copy of the code that has no git.
+    commit : str or None
+        Of the code, for a copy of it that has no git.
     pack : Path or None
         A tar.gz of all records, made anew whenever there is one more.
     images : Dataset
@@ -57,7 +62,7 @@ class Records:
     work: Path
     device: str
     at_once: int
-    revision: tuple[str, str] | None
+    commit: str | None
     pack: Path | None
     images: data.Dataset
     rates: dict[str, float] = field(default_factory=dict)  # of a method, measured: seconds a step
@@ -112,10 +117,10 @@ class Records:
         return f"{path.stem}: {record['images_per_second']:,.0f} images a second{share}, {seconds:.0f} s"
 
     def told(self, record: dict) -> dict:
-        """The revision that was told, where a record knows none."""
-        if self.revision is None or record["commit"] is not None:
+        """Where git does not know the commit: the one that was told, and the tree of the files that ran."""
+        if record["commit"] is not None:
             return {}
-        return {"commit": self.revision[0], "source_tree": self.revision[1], "revision_told": True}
+        return {"commit": self.commit, "commit_told": True, "source_tree": tree_of(Path(bar.__file__).parent)}
 
     def write_pack(self) -> None:
         """Pack all records, which are small."""
@@ -128,6 +133,24 @@ class Records:
                 for kind in KINDS.values():
                     if (self.out / kind).is_dir():
                         tar.add(self.out / kind, kind)
+
+
+def tree_of(folder: Path) -> str:
+    """The hash that git has for a folder with these files, as `bar.machine.source_tree`, but without git."""
+    entries = []
+    for path in folder.iterdir():
+        if path.name == "__pycache__":
+            continue
+        if path.is_dir():
+            entries.append((f"{path.name}/", f"40000 {path.name}", bytes.fromhex(tree_of(path))))
+        else:
+            mode = "100755" if path.stat().st_mode & 0o100 else "100644"
+            entries.append((path.name, f"{mode} {path.name}", bytes.fromhex(_hashed("blob", path.read_bytes()))))
+    return _hashed("tree", b"".join(head.encode() + b"\0" + digest for _, head, digest in sorted(entries)))
+
+
+def _hashed(kind: str, content: bytes) -> str:
+    return hashlib.sha1(f"{kind} {len(content)}\0".encode() + content).hexdigest()
 
 
 def of_runs(part: int, configs: Sequence[runs.RunConfig], records: Records) -> list[Task]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torchvision
+from torch._dynamo.utils import counters
 
 from bar import count, machine, models
 from bar.errors import BarError
@@ -115,6 +116,7 @@ def measure(
     network = stride_first(trace(network, images.input_size).module).to(place, memory_format=torch.channels_last)
     if VARIANTS[variant]:
         torch.compiler.reset()
+        counters.clear()
         mode = {"mode": VARIANTS[variant]} if compiler == "inductor" else {}
         network.compile(backend=compiler, dynamic=False, **mode)
     if place.type == "cuda":
@@ -125,6 +127,8 @@ def measure(
     )
     with contextlib.suppress(Enough):
         next(iter(training))
+    if VARIANTS[variant] and not counters["stats"]["unique_graphs"]:
+        raise BarError(f"torch.compile compiled nothing of {model}: this would have timed it uncompiled")
     rate = batch * meter.steps / meter.seconds
     peak = PEAK.get(device_name(place))
     return {
