@@ -59,7 +59,9 @@ def main(words: Sequence[str] | None = None) -> None:
     end, made_up = working.now() + 60 * given.minutes, None
     logging.basicConfig(format="%(message)s")
     sizes = {name: getattr(given, name) for name in ("seeds", "epochs", "batch_size", "paper_epochs")}
-    sizes = {name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items() if value}
+    sizes = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items() if value is not None
+    }
     try:
         if given.out is None and not given.dry_run:
             raise BarError("say where the records go: --out FOLDER")
