@@ -4,6 +4,11 @@
     python bench/gpu.py --dry-run
 
 It runs from a checkout, without installing it. What it needs besides is told at once, before anything is imported.
+
+Why several runs share the GPU: `bar.training` keeps all images on the device and augments them there, and waits for it
+every 50 steps only; but a step of WRN-16-2 is made of some 260 operations, 900 with BAR and its teacher (counted with a
+`TorchDispatchMode`, views left out), and for small networks the processor takes longer to launch one than the GPU to
+compute it. The measurements called "graphs" launch a forward or a backward as a whole, and so show what that costs.
 """
 
 import importlib.util

@@ -82,7 +82,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def _run(plan: planning.Plan, given: argparse.Namespace, end: float) -> None:
     place = machine.device_of(given.device)
-    at_once = given.at_once or working.processes_for(place)
+    begun, at_once = working.now(), given.at_once or working.processes_for(place)
     images.unpack(given.archive, given.work / "data")
     loaded = images.images_on("cpu", plan.size, given.work / "data")
     if machine.commit() is None and given.commit is None:
@@ -92,12 +92,13 @@ def _run(plan: planning.Plan, given: argparse.Namespace, end: float) -> None:
     def say(line: str) -> None:
         print(f"[{max(0.0, end - working.now()) / 60:5.1f} min left] {line}", flush=True)
 
-    say(f"{machine.hardware(place)}: {loaded.label}, {len(loaded.train):,} training images")
+    taken = working.now() - begun
+    say(f"{machine.hardware(place)}: {loaded.label}, {len(loaded.train):,} training images, ready after {taken:.0f} s")
     dropped = {}
     for part, due in tasks.of_parts(given.parts, plan, records).items():
         together = at_once if part != 2 else 1  # what is timed is alone
         say(f"part {part}, {tasks.KINDS[part]}: {len(due)} to do, {together} at once")
-        dropped |= working.carry_out(due, together, place.type == "cuda", end, say)
+        dropped |= working.carry_out(due, together, not given.dry_run, end, say)
     _show(given.out, dropped)
 
 

@@ -23,7 +23,7 @@ from gpu_queue.working import Task, check_time
 KINDS = {1: "comparison", 2: "throughput", 3: "paper"}  # part -> folder of its records
 TRIALS = 6  # of a search, about
 STEP = {"unpruned": 0.01, "uniform": 0.01}  # seconds, guessed until one has been measured
-OTHER_STEP = 0.03  # with gates and a teacher, likewise
+OTHER_STEP = 0.02  # with gates and a teacher, likewise
 MEASUREMENT = {"plain": 20.0, "benchmark": 20.0, "compiled": 90.0, "graphs": 60.0}  # seconds, likewise
 
 

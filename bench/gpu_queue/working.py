@@ -93,7 +93,7 @@ def carry_out(
     at_once : int
         How many, each in a process of its own.
     apart : bool
-        Whether a single one has a process of its own, too, which can be ended while it compiles, say.
+        Whether a single one has a process of its own, too: only then it ends in time if a step takes minutes.
     end : float
         The moment at which the time is over.
     say : callable
