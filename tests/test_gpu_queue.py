@@ -48,6 +48,7 @@ def test_the_whole_queue_is_recorded_and_the_second_call_runs_nothing(folder, ca
     assert (found.method == "unpruned").sum() == 2  # once a seed and preset
     assert (pruned.volume <= pruned.budget).all()
     assert set(found.at_once) == {1}
+    assert set(found.dataset_label) == {"made-up images"}
     assert set(found.source_tree) == {machine.source_tree()}
     measured = [json.loads(path.read_text()) for path in (folder / "out/throughput").glob("*.json")]
     assert {(one["model"], one["batch_size"], one["variant"]) for one in measured} == set(
@@ -66,6 +67,8 @@ def test_the_whole_queue_is_recorded_and_the_second_call_runs_nothing(folder, ca
     for part, kind in tasks.KINDS.items():
         assert f"part {part}, {kind}: 0 to do" in again
     assert tree(folder / "out") == held
+    with pytest.raises(SystemExit, match="made-up images of a dry run"):
+        queue(capsys, *words[1:])
 
 
 def one_run(monkeypatch, **more):

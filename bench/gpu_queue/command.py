@@ -83,7 +83,7 @@ def main(words: Sequence[str] | None = None) -> None:
 def _run(plan: planning.Plan, given: argparse.Namespace, end: float) -> None:
     place = machine.device_of(given.device)
     begun, at_once = working.now(), given.at_once or working.processes_for(place)
-    images.unpack(given.archive, given.work / "data")
+    images.unpack(given.archive, given.work / "data", given.dry_run)
     loaded = images.images_on("cpu", plan.size, given.work / "data")
     if machine.commit() is None and given.commit is None:
         print("the records will not know their commit: there is no git here; tell it by --commit", flush=True)

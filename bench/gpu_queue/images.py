@@ -1,5 +1,6 @@
 """The archive of images: unpacked once, or made up for a dry run."""
 
+import dataclasses
 import functools
 import os
 import tarfile
@@ -12,10 +13,11 @@ from bar import data
 from bar.errors import BarError
 from gpu_queue.planning import DATASET
 
+MADE_UP = "made-up"  # the name of a file beside the images of a dry run
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def unpack(archive: Path | None, root: Path) -> Path:
+def unpack(archive: Path | None, root: Path, made_up: bool = False) -> Path:
     """Unpack the images below a folder where `bar.data.load` finds them, unless that has been done.
 
     Parameters
@@ -24,6 +26,8 @@ def unpack(archive: Path | None, root: Path) -> Path:
         A tar, compressed in any way that Python reads, with train/CLASS/*.jpg and test/CLASS/*.jpg.
     root : Path
         What ``bar run --data`` takes.
+    made_up : bool
+        Whether these are the images of a dry run, which must not be taken for others.
 
     Returns
     -------
@@ -35,6 +39,8 @@ def unpack(archive: Path | None, root: Path) -> Path:
     BarError
         If there is no archive, it is damaged, or it holds something else.
     """
+    if (root / MADE_UP).exists() and not made_up:
+        raise BarError(f"{root} holds the made-up images of a dry run: choose another folder by --work")
     folder, partial = root / DATASET, root / f"{DATASET}.partial"
     if folder.is_dir():
         return folder
@@ -47,6 +53,8 @@ def unpack(archive: Path | None, root: Path) -> Path:
         raise BarError(f"{archive} cannot be unpacked: {error}. Fetch it again") from error
     if not all((partial / part).is_dir() for part in ("train", "test")):
         raise BarError(f"{archive} holds no train/ and test/ at its top: take the archive that results/README.md names")
+    if made_up:
+        (root / MADE_UP).touch()
     os.replace(partial, folder)
     return folder
 
@@ -54,7 +62,8 @@ def unpack(archive: Path | None, root: Path) -> Path:
 @functools.cache
 def images_on(device: str, size: int | None, root: Path) -> data.Dataset:
     """The images, decoded and on the device: loaded once by each process, which may do many runs."""
-    return data.load(DATASET, size=size, root=root).to(device)
+    images = data.load(DATASET, size=size, root=root).to(device)
+    return dataclasses.replace(images, label="made-up images") if (root / MADE_UP).exists() else images
 
 
 def make_up(archive: Path, train: int = 16, test: int = 4) -> Path:
