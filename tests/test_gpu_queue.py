@@ -102,7 +102,9 @@ def test_a_run_that_is_cut_off_loses_only_itself_and_the_same_command_goes_on(tm
 
 def test_without_time_nothing_is_begun_and_all_is_named(tmp_path, monkeypatch, capsys):
     one_run(monkeypatch)
-    said = queue(capsys, "--dry-run", "--out", tmp_path / "out", "--work", tmp_path / "work", "--minutes", 0)
+    words = ["--out", tmp_path / "out", "--work", tmp_path / "work", "--minutes", 0, "--parts", 2, 1, 3]
+    said = queue(capsys, "--dry-run", *words)
+    assert said.index("part 2") < said.index("part 1") < said.index("part 3")
     assert "dropped: 12 (12 no time)" in said  # 2 runs, 7 measurements, 3 runs
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "work/runs").exists()

@@ -7,7 +7,7 @@
 The same command goes on where it was stopped. A run that would not be ready in time is not begun.
 
   python bench/gpu.py --out results/gpu --minutes 9 --archive cifar10-jpeg.tar.xz
-  python bench/gpu.py --out results/gpu --minutes 5 --parts 2
+  python bench/gpu.py --out results/gpu --minutes 9 --parts 2 1 --archive cifar10-jpeg.tar.xz
   python bench/gpu.py --dry-run
 """
 
@@ -40,7 +40,14 @@ def parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=9.0, help="until all must be over (%(default)s)")
     add("--archive", type=Path, help="cifar10-jpeg.tar.xz, unless it is unpacked in WORK")
     add("--work", type=Path, help="for images, networks and checkpoints (OUT-work)")
-    add("--parts", type=int, nargs="+", choices=tasks.KINDS, default=[*tasks.KINDS], help="which (1 2 3)")
+    add(
+        "--parts",
+        type=int,
+        nargs="+",
+        choices=tasks.KINDS,
+        default=[*tasks.KINDS],
+        help="which, in which order (1 2 3)",
+    )
     add("--seeds", type=int, nargs="+", help="of the comparison (10 11 12)")
     add("--epochs", type=int, nargs=3, metavar=PHASES, help="of the comparison (8 4 1)")
     add("--batch-size", type=int, help="of the comparison (256)")

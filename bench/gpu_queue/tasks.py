@@ -201,10 +201,10 @@ def of_measurements(plan: Plan, records: Records) -> list[Task]:
 
 
 def of_parts(parts: Iterable[int], plan: Plan, records: Records) -> dict[int, list[Task]]:
-    """The tasks of each part, in order."""
+    """The tasks of each part, in the order in which parts are named."""
     made = {
         1: lambda: of_runs(1, plan.comparison(), records),
         2: lambda: of_measurements(plan, records),
         3: lambda: of_runs(3, plan.paper(), records),
     }
-    return {part: made[part]() for part in sorted(set(parts))}
+    return {part: made[part]() for part in dict.fromkeys(parts)}
