@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="folder of the records; what is there is not run again")
     add("--minutes", type=float, default=9.0, help="until all must be over (%(default)s)")
     add("--archive", type=Path, help="cifar10-jpeg.tar.xz, unless it is unpacked in WORK")
-    add("--work", type=Path, help="for images, networks and checkpoints (OUT-work)")
+    add("--work", type=Path, help="for images, networks and checkpoints (runs/gpu)")
     add(
         "--parts",
         type=int,
@@ -77,8 +77,8 @@ def main(words: Sequence[str] | None = None) -> None:
         if given.dry_run:
             made_up = Path(tempfile.mkdtemp(prefix="bar-gpu-"))
             given.device, given.archive = "cpu", images.make_up(made_up / "images.tar.gz")
-            given.out = given.out or made_up / "out"
-        given.work = given.work or given.out.with_name(f"{given.out.name}-work")
+            given.out, given.work = given.out or made_up / "out", given.work or made_up / "work"
+        given.work = given.work or Path("runs/gpu")  # which git ignores: no image is ever committed
         _run(dataclasses.replace(planning.MINIATURE if given.dry_run else planning.FULL, **sizes), given, end)
     except BarError as error:
         sys.exit(f"Error: {error}")
