@@ -115,6 +115,20 @@ def test_a_recorded_run_is_not_run_again_and_equal_runs_are_equal(folder, tmp_pa
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in record.items() if k != "seconds"}
 
 
+def test_a_batch_size_is_that_of_the_training_and_another_run(folder, tmp_path):
+    larger = bar.RunConfig(pruning_factor=3.7, batch_size=64, **TINY)
+    assert (larger.settings.batch_size, larger.unpruned.settings.batch_size) == (64, 64)
+    assert larger.name != bar.RunConfig(pruning_factor=3.7, **TINY).name
+    steps = []
+    record = bar.run(larger.unpruned, tmp_path / "run", tick=steps.append)
+    assert len(steps) == 4 * (160 // 64)  # epochs times whole batches
+    assert (record["batch_size"], record["settings"]["batch_size"]) == (64, 64)
+    with pytest.raises(bar.BarError, match="another run"):
+        bar.run(larger, folder)  # whose config has no batch size
+    with pytest.raises(bar.BarError, match="batch_size must be a whole number >= 1"):
+        bar.RunConfig(batch_size=0)
+
+
 def test_an_interrupted_run_is_run_again(folder, tmp_path):
     config = bar.RunConfig(pruning_factor=3.7, **TINY)
 

@@ -325,8 +325,8 @@ OPTIONS = {  # and how many words may follow: as many as are due, and sometimes 
     "book": ("--fresh",),
 }
 COMMON = (
-    "--dataset", "--model", "--metric", "--preset", "--size", "--limit", "--epochs", "--schedule", "--distill",
-    "--no-distill", "--start", "--gates", "--data", "--device", "--help",
+    "--dataset", "--model", "--metric", "--preset", "--size", "--limit", "--epochs", "--batch-size", "--schedule",
+    "--distill", "--no-distill", "--start", "--gates", "--data", "--device", "--help",
 )  # fmt: skip
 
 

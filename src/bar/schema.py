@@ -66,7 +66,7 @@ _SHARE, _COUNT, _POSITIVE = number(0, 1), whole(1), number(1e-300)
 
 CONFIG_FIELDS = {
     "dataset": TEXT, "model": TEXT, "method": TEXT, "pruning_factor": number(1), "metric": or_none(TEXT),
-    "preset": TEXT, "seed": whole(0), "size": or_none(_COUNT), "limit": or_none(_COUNT),
+    "preset": TEXT, "seed": whole(0), "size": or_none(_COUNT), "limit": or_none(_COUNT), "batch_size": or_none(_COUNT),
     "epochs": or_none(list_of(whole(0), 3)), "schedule": TEXT, "distill": or_none(FLAG), "start": TEXT, "gates": TEXT,
     "options": DICT, "source": SHA256, "fingerprint": SHA256,
 }  # fmt: skip
@@ -87,7 +87,7 @@ TRIAL_FIELDS = {"lambda": _POSITIVE, "volume": _COUNT, "flops": _COUNT, "seconds
 # Fields that records may lack: those added after some records were written, and those of single weights.
 _OPTIONAL = {
     "fingerprint", "options", "source", "start", "gates", "search", "processes", "weights", "weights_full",
-    "architecture_sha256", "source_tree", "processor", "instruction_set", "threads", "gated",
+    "architecture_sha256", "source_tree", "processor", "instruction_set", "threads", "gated", "batch_size",
 }  # fmt: skip
 
 

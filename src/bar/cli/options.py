@@ -40,6 +40,7 @@ _COMMON = (
     click.option("--size", type=int, help="Side of the images in pixels. [default: the data set's own]"),
     click.option("--limit", type=int, help="Use only so many training images."),
     click.option("--epochs", type=int, nargs=3, metavar="PRUNE TUNE COOL", help="Instead of the preset's epochs."),
+    click.option("--batch-size", type=int, help="Images in a step, instead of the preset's; learning rates stay."),
     click.option(
         "--schedule",
         default=DEFAULT.schedule,

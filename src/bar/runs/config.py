@@ -17,7 +17,9 @@ from bar.training import PRESETS, Settings
 # Numbers beyond these bounds are taken for typing errors, which must not fill the memory or the disk.
 MOST_EPOCHS = 10_000
 MOST_SIZE_OF_DIGITS = 96
-WHOLE_NUMBERS = {"seed": (0, 2**64 - 1), "size": (4, 4096), "limit": (2, 2**31 - 1)}  # torch takes no larger seed
+WHOLE_NUMBERS = {  # torch takes no larger seed
+    "seed": (0, 2**64 - 1), "size": (4, 4096), "limit": (2, 2**31 - 1), "batch_size": (1, 65536),
+}  # fmt: skip
 LONGEST_TEXTS = {  # field -> most characters
     "dataset": 4096, "model": 100, "method": 4096, "metric": 100, "preset": 100, "schedule": 100, "start": 100,
     "gates": 100,
@@ -78,6 +80,8 @@ class RunConfig:
         left out, and so are `schedule` and `gates`, which have fields of their own.
     source : str, optional
         The SHA-256 of the file of a method of your own; filled in.
+    batch_size : int, optional
+        Images in a step; default: that of the preset. Learning rates stay the preset's. A GPU wants larger batches.
 
     Raises
     ------
@@ -106,6 +110,7 @@ class RunConfig:
     gates: str = "uniform"
     options: Mapping[str, object] = field(default_factory=dict, hash=False)
     source: str | None = None
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         _check_texts(self)
@@ -184,9 +189,9 @@ class RunConfig:
         )  # fmt: skip
 
     def recorded(self) -> dict:
-        """Return the fields as config.json holds them: in JSON's own types, without empty options and source."""
+        """Return the fields as config.json holds them: in JSON's own types, without what most runs leave out."""
         held = json.loads(json.dumps(dataclasses.asdict(self)))
-        return {k: v for k, v in held.items() if not (k in ("options", "source") and not v)}
+        return {k: v for k, v in held.items() if not (k in ("options", "source", "batch_size") and not v)}
 
     def recorded_settings(self) -> dict:
         """Return the settings that a record shows: those of the training, and the method's own, with its name."""
@@ -198,8 +203,10 @@ class RunConfig:
 
     @property
     def settings(self) -> Settings:
-        """The preset's settings with this run's own epochs."""
+        """The preset's settings with this run's own batch size and epochs."""
         settings = PRESETS[self.preset]
+        if self.batch_size is not None:
+            settings = dataclasses.replace(settings, batch_size=self.batch_size)
         if self.epochs is None:
             return settings
         prune, finetune, cooldown = self.epochs
@@ -213,7 +220,7 @@ class RunConfig:
         """The config of the unpruned network that this run is compared with, and taught by."""
         return RunConfig(
             dataset=self.dataset, model=self.model, method="unpruned", preset=self.preset, seed=self.seed,
-            size=self.size, limit=self.limit, epochs=self.epochs,
+            size=self.size, limit=self.limit, epochs=self.epochs, batch_size=self.batch_size,
         )  # fmt: skip
 
     @property

@@ -15,7 +15,7 @@ from bar.runs.config import RunConfig
 from bar.runs.reading import finished
 from bar.runs.sweeps import sweep
 
-KIND = ("model", "dataset", "size", "limit", "method", "preset", "epochs")  # what decides how long a run takes
+KIND = ("model", "dataset", "size", "limit", "method", "preset", "epochs", "batch_size")  # decides how long a run takes
 
 
 class Stock:

@@ -47,8 +47,12 @@ def todays(run: pd.Series) -> bool:
         return True
     epochs = tuple(run.epochs) if isinstance(run.epochs, list) else None
     options = run.options if isinstance(run.get("options"), dict) else {}
+    batch = run.get("batch_size")
     try:
-        now = RunConfig(method=run.method, preset=run.preset, epochs=epochs, options=options).recorded_settings()
+        now = RunConfig(
+            method=run.method, preset=run.preset, epochs=epochs, options=options,
+            batch_size=int(batch) if batch and batch == batch else None,  # NaN where a record has none
+        ).recorded_settings()  # fmt: skip
     except BarError:  # there is no such method, preset or option any more
         return False
     known = {key: value for key, value in run.settings.items() if key in now}
@@ -174,10 +178,10 @@ def command(run: pd.Series, *more: str) -> str:
     'bar sweep --limit 64 --epochs 2 1 0 -x 4'
     """
     usual, words = RunConfig(), ["bar sweep"]
-    for key in ("dataset", "model", "preset", "size", "limit"):
-        value = run.get(key)
+    for key in ("dataset", "model", "preset", "size", "limit", "batch_size"):
+        value, option = run.get(key), key.replace("_", "-")
         if value is not None and value == value and value != getattr(usual, key):
-            words.append(f"--{key} {value:g}" if isinstance(value, float) else f"--{key} {value}")
+            words.append(f"--{option} {value:g}" if isinstance(value, float) else f"--{option} {value}")
     if isinstance(run.epochs, list):
         words.append("--epochs " + " ".join(map(str, run.epochs)))
     return " ".join([*words, *more])
