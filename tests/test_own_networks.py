@@ -13,6 +13,7 @@ from torch import nn
 
 import bar
 from bar import models, runs
+from bar.runs import compare
 from bar.runs.compare.overview import described, overview
 from bar.runs.reproducing import config_of
 
@@ -20,6 +21,7 @@ TINY = {"limit": 160, "size": 8, "epochs": (1, 1, 0)}
 WORDS = ["--limit", "160", "--size", "8", "--epochs", "1", "1", "0", "--device", "cpu"]
 NETS = '''"""Networks of a user's."""
 
+import torch
 from torch import nn
 
 from . import widths
@@ -77,6 +79,16 @@ def gated(num_classes):
 
 def lazy(num_classes):
     return nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes))
+
+
+def unheard_of(num_classes):
+    net = Small(num_classes)
+    return nn.Sequential(net, Unheard())
+
+
+class Unheard(nn.Module):
+    def forward(self, x):
+        return torch.erfinv(torch.tanh(x))
 
 
 made, number = Small(), 3
@@ -198,6 +210,7 @@ def test_names_of_folders(mine):
         ("mine.nets:half", "has weights in torch.float16"),
         ("mine.nets:frozen", "nothing can be trained"),
         ("mine.nets:gated", "cannot follow features through"),
+        ("mine.nets:unheard_of", "cannot be stored: erfinv: torch.erfinv cannot be saved"),
         ("mine.broken:net", "cannot import mine.broken: SyntaxError"),
         ("mine.stops:net", "cannot import mine.stops: SystemExit"),
         ("timm:no_such_net", "timm"),
@@ -212,6 +225,14 @@ def test_what_cannot_be_used_is_one_line(model, message, mine, bar_command):
     assert message in err
     assert "Traceback" not in err
     assert not os.path.exists("runs")
+
+
+def test_the_network_of_a_file_is_recorded_alone(mine, bar_command):
+    torch.save(trained().state_dict(), "trained.pt")
+    words = ["--model", "mine.nets:Small", "--weights", "trained.pt", *WORDS]
+    code, out, err = bar_command("run", "--method", "unpruned", *words)
+    assert code == 0, err
+    assert "records and network" in out
 
 
 def test_counted(mine, bar_command):
@@ -394,13 +415,16 @@ def test_records_are_read_without_the_network(mine):
         config = bar.RunConfig(model="mine.nets:Small", weights=weights, **TINY)
         bar.run(config, mine.parent / "runs" / config.name, device="cpu")
     forget()
-    (mine / "nets.py").write_text("raise SystemExit('it was imported')")
+    (mine / "nets.py").write_text("open('imported', 'w')")
     found = described(runs.records("runs"))
     assert len(overview(found)) == 6
     assert found.footing.nunique() == 3
     record = runs.read(next(iter(found.folder)))
     assert config_of(record) is None
-    assert "mine.nets" not in sys.modules
+    pruned = found[found.method == "bar"].assign(variant="random")
+    assert compare.left_in_blocks(pruned, 4).empty
+    assert compare.flop_factors(pruned) == "not recorded"
+    assert not os.path.exists("imported")
 
 
 def test_a_network_of_timm(mine, bar_command):

@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
 import sysconfig
 import weakref
@@ -163,14 +162,13 @@ def _timms(wanted: str) -> Callable:
 @contextlib.contextmanager
 def _current_directory_first() -> Iterator[None]:
     """Import from the current directory, as ``python -m`` does and an installed command does not."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
+    sys.path.insert(0, "")
     importlib.invalidate_caches()  # a file may have been written just now
     try:
         yield
     finally:
         with contextlib.suppress(ValueError):  # what was imported may have put the path in order
-            sys.path.remove(here)
+            sys.path.remove("")
 
 
 def _imported(path: str, wanted: str) -> Callable:
@@ -182,7 +180,7 @@ def _imported(path: str, wanted: str) -> Callable:
     try:
         module = importlib.import_module(path)
     except (Exception, SystemExit) as error:
-        raise BarError(f"cannot import {path}: {in_one_line(error)}") from error
+        raise BarError(f"cannot import {path:.100}: {in_one_line(error)}") from error
     function = getattr(module, wanted, None)
     if function is None:
         known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
