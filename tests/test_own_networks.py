@@ -179,10 +179,12 @@ def test_what_is_not_imported_does_not_count(mine):
 
 def test_names_of_folders(mine):
     """Short, and another for each network, though another module may have a function of the same name."""
-    (mine / "more.py").write_text(NETS)
+    long = [f"Small{'_' * 60}{i}" for i in (1, 2)]
+    (mine / "more.py").write_text(NETS + "".join(f"\n{name} = Small\n" for name in long))
     torch.save(trained().state_dict(), "trained.pt")
     torch.save(trained(4).state_dict(), "other.pt")
     given = [{"model": "mine.nets:Small"}, {"model": "mine.more:Small"}, {"model": "mine.nets:seven"}]
+    given += [{"model": f"mine.more:{name}"} for name in long]
     given += [{"model": "mine.nets:Small", "weights": name} for name in ("trained.pt", "other.pt")]
     names = [bar.RunConfig(**each, method=method).name for each in given for method in ("bar", "unpruned")]
     assert len(set(names)) == len(names)
@@ -398,7 +400,18 @@ def test_weights_that_cannot_be_used_are_one_line(file, mine, bar_command):
     assert not os.path.exists("runs")
 
 
-def test_weights_do_not_change_a_network_that_they_do_not_fit():
+def test_weights_that_change_unseen_are_not_taken(mine):
+    """Neither size nor time tell of it: what is read is compared itself."""
+    torch.save(trained().state_dict(), "trained.pt")
+    found, held = models.digest("trained.pt"), os.stat("trained.pt")
+    torch.save(trained(4).state_dict(), "trained.pt")
+    os.utime("trained.pt", ns=(held.st_atime_ns, held.st_mtime_ns))
+    assert os.stat("trained.pt").st_size == held.st_size
+    with pytest.raises(bar.BarError, match="has changed since this run was configured"):
+        models.load_weights(trained(), "trained.pt", found)
+
+
+def test_weights_do_not_change_a_network_that_they_do_not_fit(mine):
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     torch.save({**before, "0.weight": torch.ones(2, 2), "1.weight": torch.ones(3, 3)}, "x.pt")
@@ -419,8 +432,7 @@ def test_records_are_read_without_the_network(mine):
     found = described(runs.records("runs"))
     assert len(overview(found)) == 6
     assert found.footing.nunique() == 3
-    record = runs.read(next(iter(found.folder)))
-    assert config_of(record) is None
+    assert [config_of(record) for record in runs.finished("runs")] == [None] * 6
     pruned = found[found.method == "bar"].assign(variant="random")
     assert compare.left_in_blocks(pruned, 4).empty
     assert compare.flop_factors(pruned) == "not recorded"
