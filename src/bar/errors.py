@@ -77,6 +77,28 @@ def shown(value: object) -> str:
     return f"{value!r:.60}"
 
 
+def in_one_line(error: BaseException) -> str:
+    """The kind of an error in code that is not ours, and its message in one line.
+
+    Parameters
+    ----------
+    error : BaseException
+
+    Returns
+    -------
+    str
+        At most 200 characters of the message; of an error in the syntax, with its line.
+
+    Examples
+    --------
+    >>> in_one_line(KeyError("width")), in_one_line(RuntimeError("sizes\\ndiffer"))
+    ("KeyError: 'width'", 'RuntimeError: sizes differ')
+    """
+    where = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {' '.join(text.split()):.200}{where}"
+
+
 def printable(text: str) -> str:
     """A text with control characters escaped as in Python source, so that a terminal does not obey them.
 

@@ -68,7 +68,8 @@ CONFIG_FIELDS = {
     "dataset": TEXT, "model": TEXT, "method": TEXT, "pruning_factor": number(1), "metric": or_none(TEXT),
     "preset": TEXT, "seed": whole(0), "size": or_none(_COUNT), "limit": or_none(_COUNT), "batch_size": or_none(_COUNT),
     "epochs": or_none(list_of(whole(0), 3)), "schedule": TEXT, "distill": or_none(FLAG), "start": TEXT, "gates": TEXT,
-    "options": DICT, "source": SHA256, "fingerprint": SHA256,
+    "options": DICT, "source": SHA256, "fingerprint": SHA256, "model_source": SHA256, "weights_file": TEXT,
+    "weights_source": SHA256,
 }  # fmt: skip
 RESULT_FIELDS = CONFIG_FIELDS | {
     "dataset_label": TEXT, "training_images": _COUNT, "input_size": list_of(_COUNT, 3), "mean": list_of(number()),
@@ -86,8 +87,9 @@ RESULT_FIELDS = CONFIG_FIELDS | {
 TRIAL_FIELDS = {"lambda": _POSITIVE, "volume": _COUNT, "flops": _COUNT, "seconds": number(0)}
 # Fields that records may lack: those added after some records were written, and those of single weights.
 _OPTIONAL = {
-    "fingerprint", "options", "source", "start", "gates", "search", "processes", "weights", "weights_full",
-    "architecture_sha256", "source_tree", "processor", "instruction_set", "threads", "gated", "batch_size",
+    "fingerprint", "options", "source", "model_source", "weights_file", "weights_source", "start", "gates", "search",
+    "processes", "weights", "weights_full", "architecture_sha256", "source_tree", "processor", "instruction_set",
+    "threads", "gated", "batch_size",
 }  # fmt: skip
 
 

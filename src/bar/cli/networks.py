@@ -23,6 +23,7 @@ from bar.errors import BarError
     epilog=examples(
         "bar count --model wrn-28-12 --input-size 3 32 32",
         "bar count --model resnet50 --input-size 3 128 128 --json",
+        "bar count --model package.module:function",
         "bar count --model runs/NAME --layers         # a pruned network",
     )
 )
@@ -34,12 +35,14 @@ from bar.errors import BarError
     metavar="C H W",
     help="Channels, height, width. [default: 3 32 32, or the run's own]",
 )
-@click.option("--classes", type=int, default=10, show_default=True)
+@click.option(
+    "--classes", type=int, help="Outputs. [default: 10; its own of a function that does not take num_classes]"
+)
 @click.option("--linear", is_flag=True, help="Count the FLOPs of linear layers too.")
 @click.option("--layers", is_flag=True, help="Show every layer.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def count(
-    model: str, input_size: tuple[int, int, int] | None, classes: int, linear: bool, layers: bool, as_json: bool
+    model: str, input_size: tuple[int, int, int] | None, classes: int | None, linear: bool, layers: bool, as_json: bool
 ) -> None:
     """Count a network's activation volume, FLOPs and parameters, for one image.
 

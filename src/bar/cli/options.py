@@ -30,7 +30,14 @@ _COMMON = (
         "--model",
         default=DEFAULT.model,
         show_default=True,
-        help="wrn-DEPTH-WIDTH, conv4, or one of torchvision such as resnet18 (resnet18-by-8: an eighth of the widths).",
+        help="wrn-DEPTH-WIDTH, conv4, or one of torchvision such as resnet18 (resnet18-by-8: an eighth of the widths); "
+        "timm:NAME; or your own, PACKAGE.MODULE:FUNCTION, which is imported from here.",
+    ),
+    click.option(
+        "--weights",
+        metavar="FILE",
+        help="Prune the network of these weights: a state dict, in .safetensors, .pt or .pth. It is the teacher, and "
+        "what the result is compared with, as it is.",
     ),
     click.option(
         "--metric",
@@ -50,9 +57,8 @@ _COMMON = (
     click.option("--distill/--no-distill", default=None, help="Let the unpruned network teach. [default: with bar]"),
     click.option(
         "--start",
-        default=DEFAULT.start,
-        show_default=True,
-        help="scratch, or unpruned: begin with the unpruned network's weights.",
+        help="scratch (or random), or unpruned: begin with the unpruned network's weights. [default: scratch; unpruned "
+        "with --weights]",
     ),
     click.option(
         "--gates",

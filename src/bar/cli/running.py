@@ -29,6 +29,8 @@ from bar.training import check_shares
         "bar run --dataset ~/photos --size 64 --model resnet18 --metric flops",
         "bar run --dataset cifar10 --model wrn-28-12 --processes 4    # four GPUs",
         "bar run --method l0 -o rule=l0 -o gates=normal",
+        "bar run --model package.module:function --weights trained.pt",
+        "bar run --model timm:resnet18 --weights trained.safetensors --dataset ~/photos",
         "bar run --json | jq .accuracy",
         "bar run -x 8                       # Ctrl-C, then the same again: it goes on",
     ),
@@ -69,8 +71,9 @@ def run(
 ) -> None:
     """Train and prune one network, and record it.
 
-    The unpruned network is trained first, once for each data set, model, seed and length: it is the teacher, and what
-    the result is compared with. A run that is already recorded is not run again; one that was interrupted goes on.
+    The unpruned network is trained first, once for each data set, model, seed and length, or has the weights of a file:
+    it is the teacher, and what the result is compared with. A run that is already recorded is not run again; one that
+    was interrupted goes on.
     """
     config = runs.RunConfig(options=named(options), **fields)
     machine.device_of(device)  # or it is found missing when images have been decoded and a network built
@@ -118,6 +121,7 @@ def _show(config: runs.RunConfig, record: dict, folder: Path) -> None:
     epilog=examples(
         "bar sweep                          # all that prune structures, on digits",
         "bar sweep -m bar -m magnitude -x 4 -x 16 -s 0 --jobs 2",
+        "bar sweep --model package.module:function --weights trained.pt",
         "bar sweep --dataset cifar10 --model wrn-28-12 --preset paper --out runs/c10",
         "bar sweep                          # Ctrl-C, then the same again: it goes on",
     ),

@@ -6,7 +6,7 @@ import sys
 import types
 from pathlib import Path
 
-from bar.errors import BarError, shown
+from bar.errors import BarError, in_one_line, shown
 from bar.methods.base import Method, Option
 
 LARGEST = 2**20  # bytes of a file of source
@@ -58,7 +58,7 @@ def load(name: str, source: str | None = None) -> tuple[type[Method], str]:
     try:
         _check(method)
     except (BarError, AttributeError, TypeError, KeyError, ValueError) as error:
-        raise BarError(f"{wanted} in {path} does not declare what a method must: {_said(error)}") from error
+        raise BarError(f"{wanted} in {path} does not declare what a method must: {in_one_line(error)}") from error
     return method, found
 
 
@@ -70,7 +70,7 @@ def _run(path: str, content: bytes, digest: str) -> types.ModuleType:
     try:
         exec(compile(content, path, "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
-        raise BarError(f"cannot run {path}: {_said(error)}") from error
+        raise BarError(f"cannot run {path}: {in_one_line(error)}") from error
     return module
 
 
@@ -89,10 +89,3 @@ def _check(method: type[Method]) -> None:
         values = method.defaults(preset)
         for option in method.options:
             option.value(values[option.name])
-
-
-def _said(error: BaseException) -> str:
-    """An error message in one line."""
-    where = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {' '.join(text.split()):.200}{where}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bar import methods
+from bar import methods, models
 from bar.cost import METRICS
 from bar.errors import BarError, is_plain, nearest, shown
 from bar.methods import own
@@ -21,9 +21,18 @@ WHOLE_NUMBERS = {  # torch takes no larger seed
     "seed": (0, 2**64 - 1), "size": (4, 4096), "limit": (2, 2**31 - 1), "batch_size": (1, 65536),
 }  # fmt: skip
 LONGEST_TEXTS = {  # field -> most characters
-    "dataset": 4096, "model": 100, "method": 4096, "metric": 100, "preset": 100, "schedule": 100, "start": 100,
-    "gates": 100,
+    "dataset": 4096, "model": 250, "method": 4096, "metric": 100, "preset": 100, "schedule": 100, "start": 100,
+    "gates": 100, "weights": 4096,
 }  # fmt: skip
+RARE = (
+    "options",
+    "source",
+    "batch_size",
+    "model_source",
+    "weights_file",
+    "weights_source",
+)  # not in records where they are empty
+STARTS = ("scratch", "unpruned")
 FIELDS = {"schedule": "sigmoid", "gates": "uniform"}  # options that have fields of their own -> defaults
 REFUSALS = {
     "schedule": "{} has no schedule: that is of bar alone",
@@ -46,7 +55,8 @@ class RunConfig:
     dataset : str
         A name that `bar.data.load` knows, or the path of a folder of images.
     model : str
-        A name that `bar.models.build` knows, such as "wrn-10-1" or "resnet18".
+        A name that `bar.models.build` knows, such as "wrn-10-1" or "resnet18"; one of timm as ``timm:NAME``; or a
+        network of your own as ``package.module:function``: that module is imported, from the current directory, too.
     method : str
         "bar", another of `bar.methods.NAMES`, "unpruned" for the full network that all are compared with, or a method
         of your own as ``path/to/file.py:Name``: that file is executed.
@@ -70,8 +80,9 @@ class RunConfig:
     distill : bool, optional
         Whether the unpruned network teaches the pruned one; default: with "bar" only, as in the paper.
     start : str
-        "scratch", or "unpruned" to start from the weights of the unpruned network (as the paper does on Mio-TCD). The
-        methods that choose from trained weights always do the latter.
+        "scratch" (or "random"), or "unpruned" to start from the weights of the unpruned network (as the paper does on
+        Mio-TCD); default: scratch, but unpruned with `weights`. The methods that choose from trained weights always do
+        the latter.
     gates : str
         How the gates of "l0" start: "uniform" (the preset's interval; the paper's is U(0, 0.01)), or "normal" for
         N(0, 0.01^2), as in the work that introduced it (supp. 4).
@@ -80,8 +91,11 @@ class RunConfig:
         left out, and so are `schedule` and `gates`, which have fields of their own.
     source : str, optional
         The SHA-256 of the file of a method of your own; filled in.
-    batch_size : int, optional
-        Images in a step; default: that of the preset. Learning rates stay the preset's. A GPU wants larger batches.
+    weights : str, optional
+        A file of trained weights (`bar.models.load_weights`). The unpruned network, which teaches and is compared with,
+        is then the one of these weights as it is, and not trained.
+    model_source, weights_source : str, optional
+        The SHA-256 of the source of a network of your own (`bar.models.source_of`), and of that file; filled in.
 
     Raises
     ------
@@ -106,11 +120,14 @@ class RunConfig:
     epochs: tuple[int, int, int] | None = None
     schedule: str = "sigmoid"
     distill: bool | None = None
-    start: str = "scratch"
+    start: str | None = None
     gates: str = "uniform"
     options: Mapping[str, object] = field(default_factory=dict, hash=False)
     source: str | None = None
     batch_size: int | None = None
+    weights: str | None = None
+    model_source: str | None = None
+    weights_source: str | None = None
 
     def __post_init__(self) -> None:
         _check_texts(self)
@@ -118,6 +135,7 @@ class RunConfig:
         _check_kinds(self)
         source = own.load(self.method, self.source)[1] if own.is_own(self.method) else None
         self._set(source=source)
+        self._settle_network()
         if self.method == "unpruned":  # options of pruning do not matter; equal runs have equal configs
             self._set(pruning_factor=1.0, metric=None, schedule="sigmoid", distill=True, start="scratch")
             self._set(gates="uniform", options={})
@@ -129,7 +147,7 @@ class RunConfig:
             self._set(distill=self.method == "bar")
         if self.metric in (*METRICS, "weights") and self.metric not in served:
             raise BarError(f"{self.method} cannot serve a budget in {self.metric}, only in {' or '.join(served)}")
-        for name, known in (("metric", served), ("preset", PRESETS), ("start", ("scratch", "unpruned"))):
+        for name, known in (("metric", served), ("preset", PRESETS), ("start", STARTS)):
             if (value := getattr(self, name)) not in known:
                 raise BarError(f"unknown {name} {value!r}: {nearest(str(value), known)}")
         if method:
@@ -140,6 +158,17 @@ class RunConfig:
     def _set(self, **fields: object) -> None:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+
+    def _settle_network(self) -> None:
+        """Fill in the hashes of what a network comes from, and where training starts."""
+        own_source = models.source_of(self.model, self.model_source) if models.is_own(self.model) else None
+        weights_source = models.digest(self.weights, self.weights_source) if self.weights else None
+        self._set(model_source=own_source, weights_source=weights_source)
+        if self.start is None:
+            able = self.kind.starts if self.kind else STARTS
+            self._set(start="unpruned" if self.weights and "unpruned" in able else "scratch")
+        elif self.start == "random":
+            self._set(start="scratch")
 
     def _settle_start(self, method: type[methods.Method]) -> None:
         if self.start not in method.starts:
@@ -183,15 +212,19 @@ class RunConfig:
     def phases(self) -> list[tuple[str, int, float]]:
         """Name, epochs and learning rate of each phase of the training."""
         if self.method == "unpruned":
-            return self.settings.phases_of_unpruned
+            return [] if self.weights else self.settings.phases_of_unpruned
         return methods.phases(
             self.method, self.settings, self.pruning_factor, self.preset, self.epochs, self.source
         )  # fmt: skip
 
     def recorded(self) -> dict:
-        """Return the fields as config.json holds them: in JSON's own types, without what most runs leave out."""
+        """Return the fields as config.json holds them: in JSON's own types, without those that most runs do not need.
+
+        Of a file of weights, its name; where it is does not matter, since `weights_source` tells what is in it.
+        """
         held = json.loads(json.dumps(dataclasses.asdict(self)))
-        return {k: v for k, v in held.items() if not (k in ("options", "source", "batch_size") and not v)}
+        held["weights_file"] = held.pop("weights") and Path(self.weights).name
+        return {k: v for k, v in held.items() if v or k not in RARE}
 
     def recorded_settings(self) -> dict:
         """Return the settings that a record shows: those of the training, and the method's own, with its name."""
@@ -221,6 +254,8 @@ class RunConfig:
         return RunConfig(
             dataset=self.dataset, model=self.model, method="unpruned", preset=self.preset, seed=self.seed,
             size=self.size, limit=self.limit, epochs=self.epochs, batch_size=self.batch_size,
+            weights=self.weights,
+            model_source=self.model_source, weights_source=self.weights_source,
         )  # fmt: skip
 
     @property
@@ -233,9 +268,9 @@ class RunConfig:
         """The name of the run's folder: its main choices, and a short hash of all others that are not the default."""
         dataset = Path(self.dataset).name or "images"
         factor = "" if self.method == "unpruned" else f"-x{self.pruning_factor:g}"
-        shown = ("model", "method", "pruning_factor", "preset", "seed")
+        shown = ("model", "method", "pruning_factor", "preset", "seed", "weights")
         usual = RunConfig(method=self.method)
-        method = self.method.rpartition(":")[2]
+        method, model = self.method.rpartition(":")[2], self.model.rpartition(":")[2]
         rest = {
             field.name: value
             for field in dataclasses.fields(self)
@@ -243,16 +278,18 @@ class RunConfig:
         }
         if self.source:  # the file's place does not matter
             rest["source"] = self.source
+        if model != self.model:
+            rest["model"] = self.model
         if rest.get("dataset") == dataset:
             del rest["dataset"]
         digest = "-" + hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:6] if rest else ""
-        return f"{dataset}-{self.model}-{method}{factor}-seed{self.seed}-{self.preset}{digest}"
+        return f"{dataset}-{model:.60}-{method}{factor}-seed{self.seed}-{self.preset}{digest}"
 
 
 def _check_texts(config: RunConfig) -> None:
     for name, longest in LONGEST_TEXTS.items():
         value = getattr(config, name)
-        if not (isinstance(value, str) or (value is None and name == "metric")):
+        if not (isinstance(value, str) or (value is None and name in ("metric", "start", "weights"))):
             raise BarError(f"{name} must be text, not {shown(value)}")
         if value == "" or not is_plain(value or "x") or len(value or "x") > longest:
             raise BarError(
@@ -266,8 +303,9 @@ def _check_kinds(config: RunConfig) -> None:
         raise BarError(f"distill must be True, False or None, not {shown(config.distill)}")
     if not (isinstance(config.options, Mapping) and all(isinstance(name, str) for name in config.options)):
         raise BarError(f"options must be a mapping of names to values, not {shown(config.options)}")
-    if config.source is not None and not isinstance(config.source, str):
-        raise BarError(f"source must be a SHA-256 in hexadecimal, not {shown(config.source)}")
+    for name in ("source", "model_source", "weights_source"):
+        if not isinstance(value := getattr(config, name), str | None):
+            raise BarError(f"{name} must be a SHA-256 in hexadecimal, not {shown(value)}")
 
 
 def _check_dataset(config: RunConfig) -> None:

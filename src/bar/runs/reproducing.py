@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bar import data, schema
+from bar import data, models, schema
 from bar.errors import BarError
 from bar.methods import own
 from bar.runs.config import RunConfig
@@ -69,7 +69,7 @@ def _kind(config: RunConfig) -> tuple:
 
 
 def config_of(record: Mapping) -> RunConfig | None:
-    """The configuration of a record; None if there is no such one any more, or if a file would have to be run for it.
+    """The configuration of a record; None if there is no such one any more, or if it needs files of a user's.
 
     Examples
     --------
@@ -77,8 +77,9 @@ def config_of(record: Mapping) -> RunConfig | None:
     True
     >>> config_of({"method": "a method of tomorrow"})
     """
-    names = {field.name for field in dataclasses.fields(RunConfig)} - {"source"}
-    if own.is_own(record.get("method", "")):
+    sources = {"source", "model_source", "weights_source", "weights"}  # and "weights" counts those of a pruned network
+    names = {field.name for field in dataclasses.fields(RunConfig)} - sources
+    if own.is_own(record.get("method", "")) or models.is_own(record.get("model", "")) or "weights_file" in record:
         return None
     try:
         return RunConfig(**{name: value for name, value in record.items() if name in names})

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from bar.runs.config import RunConfig
 from bar.runs.places import CONFIG, RESULT, alone, make_folder, place, tidy
 from bar.runs.reading import read
 from bar.runs.searching import search
+from bar.storage.describing import describe
 from bar.training import Pruner, Training, check_shares, fabric_on, steps_per_epoch
 
 
@@ -180,22 +181,42 @@ def _start_of(job: Job) -> Start:
     config, images = job.config, job.images
     # What cannot be pruned, or not so far, is refused before memory is allocated for the weights of a large network.
     # Some methods write weights, which a network without memory does not allow: they, and users' own, are asked below.
-    if job.prunes and not own.is_own(config.method):
+    if job.prunes and not (own.is_own(config.method) or models.is_own(config.model)):
         with contextlib.suppress(RuntimeError):
             job.prepare(models.hollow(config.model, images.num_classes, images.input_size))
     torch.manual_seed(config.seed)
-    network = models.build(config.model, images.num_classes, images.input_size)
+    network = models.build(config.model, images.num_classes, images.input_size, config.model_source)
+    if config.weights and (config.start == "unpruned" or not job.prunes):
+        models.load_weights(network, config.weights, config.weights_source)
     full = count(network, images.input_size)
+    if models.is_own(config.model):
+        _check_storable(network, images.input_size)
     first, taught = None, None
     if job.prunes:
         first = job.unpruned()
         job.prepare(copy.deepcopy(network))  # refuses what is impossible, before anything is trained
         taught = carry_out(first)
-        if config.start == "unpruned":
-            network.load_state_dict(storage.load(first.folder).state_dict())
+        if config.start == "unpruned" and not config.weights:
+            _take_weights(network, first.folder)
     if not job.prunes or config.metric == "weights":  # the others train a traced network anyway
         network = stride_first(trace(network, images.input_size).module)
     return Start(network, full, first and first.folder, taught)
+
+
+def _check_storable(network: nn.Module, input_size: Sequence[int]) -> None:
+    """Refuse, before it is trained, a network that could not be stored afterwards."""
+    traced = stride_first(trace(copy.deepcopy(network), input_size).module)
+    try:
+        describe(traced)
+    except BarError as error:
+        raise BarError(f"the network of this run cannot be stored: {error}") from error
+
+
+def _take_weights(network: nn.Module, folder: Path) -> None:
+    """Give a network the weights of a stored one, which lacks what its forward does not read, such as other heads."""
+    unknown = network.load_state_dict(storage.load(folder).state_dict(), strict=False).unexpected_keys
+    if unknown:
+        raise BarError(f"{folder} holds the weights of another network: this one has no {unknown[0]!r}")
 
 
 def _begin(job: Job, fabric: Fabric) -> dict | None:

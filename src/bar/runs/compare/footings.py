@@ -100,7 +100,19 @@ def footing(run: pd.Series) -> str:
     """Describe what runs must have in common to be compared: images, network and epochs."""
     side = "x".join(map(str, run.input_size[1:]))
     images = f"{run.training_images:,} training images"
-    return f"{run.dataset_label}, {run.model} at {side}, {images}, {phases_text(run)} epochs"
+    return f"{run.dataset_label}, {network_of(run)} at {side}, {images}, {phases_text(run)} epochs"
+
+
+def network_of(run: pd.Series) -> str:
+    """Return the name of a run's network, and which source and weights it comes from, where these are a user's own.
+
+    Examples
+    --------
+    >>> network_of(pd.Series({"model": "nets:small", "model_source": "ab" * 32, "weights_file": float("nan")}))
+    'nets:small abababab'
+    """
+    parts = [run.model, run.get("model_source"), run.get("weights_file"), run.get("weights_source")]
+    return " ".join(f"{part:.8}" if i % 2 else part for i, part in enumerate(parts) if isinstance(part, str))
 
 
 def prepared(found: pd.DataFrame) -> pd.DataFrame:

@@ -5,14 +5,14 @@ from collections.abc import Iterable
 import pandas as pd
 
 from bar import paper
-from bar.runs.compare.footings import of_method, phases_text, todays, unusual
+from bar.runs.compare.footings import network_of, of_method, phases_text, todays, unusual
 from bar.runs.compare.statistics import half_width, mean_change, plus_minus
 from bar.runs.compare.words import as_text, record_file, short_commit
 
 
 def label(run: pd.Series) -> str:
     """Describe a run of BAR: network, images and epochs, and choices that are not the default."""
-    parts = [run.model, run.dataset_label, f"{run.training_images:,} images", f"{phases_text(run)} epochs"]
+    parts = [network_of(run), run.dataset_label, f"{run.training_images:,} images", f"{phases_text(run)} epochs"]
     parts += unusual(run) + ([] if todays(run) else ["other settings than today's"])
     return ", ".join(parts + (["this build"] if run.source == "this build" else []))
 
@@ -33,8 +33,9 @@ def alike(runs: pd.DataFrame) -> list[pd.DataFrame]:
     runs = runs.assign(
         settings_text=[of_method(settings, "bar") for settings in runs.settings],
         input_text=runs.input_size.map(as_text),
+        network_text=[network_of(run) for _, run in runs.iterrows()],
     )
-    same = ["source", "dataset_label", "model", "training_images", "input_text", "metric", "schedule", "distill"]
+    same = ["source", "dataset_label", "network_text", "training_images", "input_text", "metric", "schedule", "distill"]
     same += ["settings_text", "pruning_factor"]
     return [group for _, group in runs.drop_duplicates([*same, "seed"]).groupby(same, sort=False)]
 

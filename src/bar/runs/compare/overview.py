@@ -14,7 +14,8 @@ from bar.runs.config import RunConfig
 
 # What all runs of a group have in common, besides their settings; `described` adds some of it.
 SAME = (
-    "dataset", "dataset_label", "training_images", "input_size", "fingerprint", "model", "preset", "epochs", "method",
+    "dataset", "dataset_label", "training_images", "input_size", "fingerprint", "model", "model_source", "weights_file",
+    "weights_source", "preset", "epochs", "method",
     "source", "what", "metric", "pruning_factor", "schedule", "distill", "start", "gates", "options",
 )  # fmt: skip
 # What is said of a group; percents and points are said in the names, all other numbers are as in the records.

@@ -7,7 +7,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .errors import BarError, nearest
+from bar.errors import BarError, nearest
+from bar.models import own
+from bar.network import undisturbed
 
 # torchvision also lists transformers as classifiers; they are not CNNs
 _NOT_CNN = ("vit_", "swin_", "maxvit")
@@ -192,7 +194,9 @@ def names() -> list[str]:
     return ["wrn-28-12", "conv4", *(name for name in listed if not name.startswith(_NOT_CNN))]
 
 
-def build(name: str, num_classes: int = 10, input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
+def build(
+    name: str, num_classes: int = 10, input_size: tuple[int, int, int] = (3, 32, 32), source: str | None = None
+) -> nn.Module:
     """A new, untrained network by name.
 
     Parameters
@@ -200,11 +204,13 @@ def build(name: str, num_classes: int = 10, input_size: tuple[int, int, int] = (
     name : str
         ``wrn-D-K`` (`WideResNet` of depth D = 6n + 4 and width K), ``conv4``, or a CNN of torchvision by its
         lower-case name: ``resnet18``, ``resnet50``, ``vgg11_bn``, …, or ``resnet18-by-8`` with all widths divided by 8.
-        Case does not matter.
+        Case does not matter. Or one of your own, ``package.module:function`` (`bar.models.own`), or ``timm:NAME``.
     num_classes : int
         Outputs, at least 1.
     input_size : (int, int, int)
         Channels, height, width of an input image.
+    source : str, optional
+        What the hash of the source of one of your own must be (`source_of`).
 
     Returns
     -------
@@ -222,22 +228,26 @@ def build(name: str, num_classes: int = 10, input_size: tuple[int, int, int] = (
     >>> build("wrn-10-1", num_classes=5)(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 5])
     """
+    if own.is_own(name):
+        _check_sizes(num_classes, input_size)
+        return own.build(name, num_classes, input_size, source)
     outline(name, num_classes, input_size)  # raises before memory is taken
     return _construct(name.lower(), num_classes, input_size).train()
 
 
-def outline(name: str, num_classes: int = 10, input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
+def outline(name: str, num_classes: int | None = 10, input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
     """The same network as that of `build`, but without weights, so that it needs no memory: to count it, say.
 
     Parameters
     ----------
     name, num_classes, input_size
-        As for `build`.
+        As for `build`; ``num_classes`` may be None for 10, or what a function of your own makes that does not take it.
 
     Returns
     -------
     nn.Module
-        On the meta device, in training mode. Nothing is drawn from a generator.
+        On the meta device, in training mode; one of your own with weights, on the CPU. Nothing is drawn from torch's
+        global generator.
 
     Raises
     ------
@@ -249,13 +259,11 @@ def outline(name: str, num_classes: int = 10, input_size: tuple[int, int, int] =
     >>> sum(p.numel() for p in outline("wrn-28-12").parameters())
     52517850
     """
-    if not 1 <= num_classes <= MOST_PARAMETERS:
-        raise BarError(f"num_classes is {num_classes}, must be at least 1 and at most {MOST_PARAMETERS:,}")
-    if len(input_size) != 3 or min(input_size) < 1 or max(input_size) > MOST_PIXELS:
-        raise BarError(
-            f"input_size is {tuple(input_size)}, must be channels, height, width, each at least 1 and at most "
-            f"{MOST_PIXELS:,}"
-        )
+    _check_sizes(num_classes, input_size)
+    if own.is_own(name):
+        with undisturbed():
+            return own.build(name, num_classes, input_size)
+    num_classes = 10 if num_classes is None else num_classes
     # On the meta device nothing is computed: only the shapes are followed, to fail here and not in mid-training.
     try:
         with _Weightless():
@@ -274,6 +282,16 @@ def outline(name: str, num_classes: int = 10, input_size: tuple[int, int, int] =
             "Use larger images, or a network that shrinks them less."
         ) from error
     return network.train()
+
+
+def _check_sizes(num_classes: int | None, input_size: tuple[int, int, int]) -> None:
+    if num_classes is not None and not 1 <= num_classes <= MOST_PARAMETERS:
+        raise BarError(f"num_classes is {num_classes}, must be at least 1 and at most {MOST_PARAMETERS:,}")
+    if len(input_size) != 3 or min(input_size) < 1 or max(input_size) > MOST_PIXELS:
+        raise BarError(
+            f"input_size is {tuple(input_size)}, must be channels, height, width, each at least 1 and at most "
+            f"{MOST_PIXELS:,}"
+        )
 
 
 def hollow(name: str, num_classes: int = 10, input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
