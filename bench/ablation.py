@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 import bar
-from bar import data, files, machine, methods, models, runs
+from bar import data, files, machine, methods, models, runs, storage
 from bar.barriers import log_barrier
 from bar.methods.budget_aware import NEAR, BudgetAware
 from bar.training import PRESETS, Settings, Training, steps_per_epoch
@@ -68,6 +68,12 @@ TRIALS: dict[tuple[str, float], list[dict]] = {
     ("morphnet", 16): [{"pressure": p, "threshold": t} for p in (2.0, 6.0) for t in (0.02, 0.05)],
     ("morphnet", 4): [{"pressure": p, "threshold": t} for p in (2.0, 6.0) for t in (0.02, 0.05)],
 }
+
+
+RATES = (10.0, 20.0, 100 / 3, 100.0)  # factors of the number of weights: 90, 95, 97 and 99 % are zeroed
+for rate in RATES:  # on conv4, which has no batch norms
+    TRIALS["reparametrization", rate] = [{"lam": lam, "t_lr": 0.1} for lam in (1e3, 3e3, 1e4, 3e4)]
+    TRIALS["learning-compression", rate] = [{"mu": mu} for mu in (1e-3, 3e-3, 1e-2, 3e-2)]
 
 
 def trial_of(method: str, options: dict) -> str:
@@ -154,7 +160,9 @@ class Watching(Following):
         }
 
 
-def train(name: str, settings: Settings, factor: float, seed: int, model: str, images, teacher) -> tuple[list, list]:
+def train(
+    name: str, settings: Settings, factor: float, seed: int, model: str, images, teacher, unpruned
+) -> tuple[list, list]:
     """The records of the epochs of one training, and V and b after each step of the pruning."""
     variant, steps = VARIANTS[name], settings.prune_epochs * steps_per_epoch(images, settings)
     torch.manual_seed(seed)
@@ -167,6 +175,8 @@ def train(name: str, settings: Settings, factor: float, seed: int, model: str, i
             pruner.budget.__class__ = LogBudget
         phases = settings.phases_of_pruning
     else:
+        if methods.find(variant.method).starts[0] == "unpruned":
+            network.load_state_dict(unpruned, strict=False)  # batch norms without weights store none
         epochs = (settings.prune_epochs, settings.finetune_epochs, settings.cooldown_epochs)
         given = {"preset": "quick", "epochs": epochs}
         pruner = methods.build(
@@ -226,7 +236,7 @@ def main(dataset, model, size, limit, epochs, factors, seeds, variants, trials, 
     jobs = [(name, factor, seed) for seed in seeds for name in variants for factor in factors]
     if trials:
         mine = {
-            factor: [trial_of(m, o) for (m, f), ways in TRIALS.items() if f == factor for o in ways]
+            factor: [trial_of(m, o) for (m, f), ways in TRIALS.items() if f"{f:g}" == f"{factor:g}" for o in ways]
             for factor in factors
         }
         jobs = [(name, factor, seed) for seed in seeds for factor in factors for name in mine[factor]]
@@ -242,8 +252,8 @@ def main(dataset, model, size, limit, epochs, factors, seeds, variants, trials, 
         bar.run(config, teachers / config.name, device="cpu")
         folder = runs.place(teachers / config.name, config, images.fingerprint)
         unpruned = [json.loads(line) for line in (folder / runs.METRICS_FILE).read_text().splitlines()]
-        teacher = runs.teacher_in(folder, "cpu")
-        records, steps = train(name, settings, factor, seed, model, images, teacher)
+        teacher, weights = runs.teacher_in(folder, "cpu"), storage.load(folder).state_dict()
+        records, steps = train(name, settings, factor, seed, model, images, teacher, weights)
         result = {
             "variant": name, "method": VARIANTS[name].method, "options": VARIANTS[name].options,
             "settings": dataclasses.asdict(settings), "dataset_label": images.label,

@@ -1,0 +1,55 @@
+"""bench/ablation.py and bench/comparison.py: the trials, what is chosen from them, and the order of the runs."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parent.parent / "bench"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import ablation
+    import comparison
+
+    yield ablation, comparison
+    for name in ("ablation", "comparison"):
+        sys.modules.pop(name)
+
+
+def test_the_best_trial_is_chosen_once_all_are_made(bench, tmp_path):
+    ablation, comparison = bench
+    ways = ablation.TRIALS["l0", 16]
+    for i, options in enumerate(ways):
+        assert comparison.best_trial(tmp_path, "l0", 16.0) is None
+        record = {
+            "variant": ablation.trial_of("l0", options),
+            "epochs": [{"accuracy": 0.9}, {"accuracy": [3, 7, 5, 6][i]}],
+        }
+        (tmp_path / f"digits-wrn-10-1-x16-seed5-{i}.json").write_text(json.dumps(record))
+    assert comparison.best_trial(tmp_path, "l0", 16.0) == ways[1]
+    assert comparison.best_trial(tmp_path, "l0", 4.0) is None
+    jobs = comparison.jobs_of([("bar", {})], ["l0", "morphnet"], (16.0, 4.0), tmp_path, "wrn-16-2")
+    assert [(job.method, job.pruning_factor) for job in jobs[:4]] == [("bar", 16), ("bar", 4), ("l0", 16), ("bar", 16)]
+    assert [job.seed for job in jobs[:4]] == [10, 10, 10, 11]
+    assert jobs[2].options == ways[1]
+
+
+def test_each_method_has_as_many_trials(bench):
+    ablation, _ = bench
+    assert {len(ways) for ways in ablation.TRIALS.values()} == {4}
+
+
+def test_trials_of_single_weights_start_from_the_trained_network(bench, tmp_path, monkeypatch):
+    """At a factor of 10 and after a single epoch, it is far better than chance only if it starts from the teacher."""
+    ablation, _ = bench
+    name = ablation.trial_of("learning-compression", {"mu": 0.01})
+    options = ["--size", "8", "--epochs", "1", "1", "0", "--factors", "2", "--seeds", "5", "--variants", name]
+    ablation.main([*options, "--out", str(tmp_path / "out"), "--teachers", str(tmp_path)], standalone_mode=False)
+    (path,) = (tmp_path / "out").glob("*.json")
+    record = json.loads(path.read_text())
+    assert (record["method"], record["options"]) == ("learning-compression", {"mu": 0.01})
+    assert record["epochs"][0]["accuracy"] > 0.8
