@@ -57,12 +57,13 @@ def jobs_of(
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--factors", type=float, multiple=True, help="Again for each.  [default: 16, 4; of weights, 10 to 100]")
 @click.option("--single-weights", is_flag=True, help="The methods that zero single weights, on conv4.")
+@click.option("--seeds", type=int, multiple=True, default=SEEDS, show_default=True)
 @click.option("--jobs", default=1, show_default=True, help="So many runs at a time.")
 @click.option("--minutes", type=float, default=600.0, show_default=True, help="No run begins later than that.")
 @click.option("--trials", type=click.Path(path_type=Path), default=Path("results/trials"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/photographs"), show_default=True)
 @click.option("--list", "listed", is_flag=True, help="Only say which runs there are.")
-def main(factors, single_weights, jobs, minutes, trials, out, listed) -> None:
+def main(factors, single_weights, seeds, jobs, minutes, trials, out, listed) -> None:
     """Run BAR and its rivals on photographs, and record it.
 
     \b
@@ -76,7 +77,8 @@ def main(factors, single_weights, jobs, minutes, trials, out, listed) -> None:
         untried, tried, factors, model = UNTRIED_WEIGHTS, TRIED_WEIGHTS, factors or RATES, "conv4"
     else:
         untried, tried, factors, model = UNTRIED, TRIED, factors or (16.0, 4.0), "wrn-16-2"
-    configs, ends = jobs_of(untried, tried, factors, trials, model), time.monotonic() + 60 * minutes
+    configs = [job for job in jobs_of(untried, tried, factors, trials, model) if job.seed in seeds]
+    ends = time.monotonic() + 60 * minutes
     missing = [f"{m} at {f:g}" for m in tried for f in factors if best_trial(trials, m, f) is None]
     if missing:
         click.echo(f"left out, since their trials are not complete: {', '.join(missing)}", err=True)
