@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.progress import track
 
 import bar
-from bar import data, files, machine, methods, models, runs
+from bar import data, files, machine, methods, models, runs, storage
 from bar.barriers import log_barrier
 from bar.methods.budget_aware import NEAR, BudgetAware
 from bar.training import PRESETS, Settings, Training, steps_per_epoch
 
-QUICK = dataclasses.replace(PRESETS["quick"], follow=0.0)  # as it was for the first records: a stays at the budget
+FIXED = dataclasses.replace(PRESETS["quick"], follow=0.0)  # as it was for the first records: a stays at B
 FIRST = dataclasses.replace(
-    QUICK, lr=1e-3, cooldown_lr=1e-4, gate_travel=10.0, gate_betas=(0.9, 0.999), gate_decay=0.0,
+    FIXED, lr=1e-3, cooldown_lr=1e-4, gate_travel=10.0, gate_betas=(0.9, 0.999), gate_decay=0.0,
     pressure=31.0, reach=1.0, aim=1.0, patience=None,
 )  # fmt: skip
 FASTER = dataclasses.replace(FIRST, lr=5e-3, cooldown_lr=5e-4)
@@ -31,7 +31,7 @@ NIMBLE = {"gate_betas": (0.0, 0.9)}
 FOLLOWING = PRESETS["quick"]
 GENTLE = dataclasses.replace(FOLLOWING, pressure=31.0)  # the paper's lambda, on WRN-28-12
 EQUAL = (0.0, 0.01)
-UNCUT = "quick, nothing cut on the way"
+UNCUT = "fixed margin, nothing cut on the way"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,12 @@ TRIALS: dict[tuple[str, float], list[dict]] = {
 }
 
 
+RATES = (10.0, 20.0, 100 / 3, 100.0)  # factors of the number of weights: 90, 95, 97 and 99 % are zeroed
+for rate in RATES:  # on conv4, which has no batch norms
+    TRIALS["reparametrization", rate] = [{"lam": lam, "t_lr": 0.1} for lam in (1e3, 3e3, 1e4, 3e4)]
+    TRIALS["learning-compression", rate] = [{"mu": mu} for mu in (1e-3, 3e-3, 1e-2, 3e-2)]
+
+
 def trial_of(method: str, options: dict) -> str:
     """The name of the variant that is a trial."""
     return ", ".join([f"trial of {method}", *(f"{name} {value:g}" for name, value in options.items())])
@@ -89,19 +95,20 @@ VARIANTS: dict[str, Variant] = {
     "… and b early at 0.97 B": Variant(dataclasses.replace(FASTER, **LATER)),
     "… and gates without momentum": Variant(dataclasses.replace(FASTER, **NIMBLE)),
     "… and both": Variant(dataclasses.replace(FASTER, **LATER, **NIMBLE)),
-    UNCUT: Variant(dataclasses.replace(QUICK, patience=None)),
-    "quick": Variant(QUICK),
-    "quick, equal starts": Variant(dataclasses.replace(QUICK, gate_start=EQUAL)),
+    UNCUT: Variant(dataclasses.replace(FIXED, patience=None)),
+    "fixed margin": Variant(FIXED),
+    "fixed margin, equal starts": Variant(dataclasses.replace(FIXED, gate_start=EQUAL)),
     "the paper's settings": Variant(dataclasses.replace(
         Settings(), prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32
     )),
-    "quick, log barrier": Variant(QUICK, log_barrier=True),
-    "uniform": Variant(QUICK, method="uniform", distill=False),
-    "uniform, with the teacher": Variant(QUICK, method="uniform"),
-    "less pressure": Variant(dataclasses.replace(QUICK, pressure=31.0)),
+    "fixed margin, log barrier": Variant(FIXED, log_barrier=True),
+    "uniform": Variant(FIXED, method="uniform", distill=False),
+    "uniform, with the teacher": Variant(FIXED, method="uniform"),
+    "less pressure": Variant(dataclasses.replace(FIXED, pressure=31.0)),
     "following": Variant(FOLLOWING),
     "following, less pressure": Variant(GENTLE),
-    **{k: v for k, v in parts_of("quick", QUICK).items() if k not in ("quick, equal starts", "quick, log barrier")},
+    "fixed margin, linear schedule": Variant(FIXED, schedule="linear"),
+    "fixed margin, no distillation": Variant(FIXED, distill=False),
     **parts_of("following", FOLLOWING),
     **parts_of("following, less pressure", GENTLE),
     **{trial_of(method, options): trial(method, options) for (method, _), ways in TRIALS.items() for options in ways},
@@ -129,7 +136,7 @@ class Following(BudgetAware):
 
 
 class Watching(Following):
-    """Cuts nothing on the way, but notes what `quick` would have cut, and whether it has come back by the end."""
+    """Cuts nothing on the way, but notes what would have been cut, and whether it has come back by the end."""
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
@@ -143,7 +150,7 @@ class Watching(Following):
     def end_epoch(self) -> dict:
         record = super().end_epoch()
         self.dead_for = torch.where(self._live(), 0, self.dead_for + 1)
-        self.due |= self.dead_for >= max(2, round(QUICK.patience * self.settings.prune_epochs))
+        self.due |= self.dead_for >= max(2, round(FIXED.patience * self.settings.prune_epochs))
         return record
 
     def cut_record(self) -> dict:
@@ -153,7 +160,9 @@ class Watching(Following):
         }
 
 
-def train(name: str, settings: Settings, factor: float, seed: int, model: str, images, teacher) -> tuple[list, list]:
+def train(
+    name: str, settings: Settings, factor: float, seed: int, model: str, images, teacher, unpruned
+) -> tuple[list, list]:
     """The records of the epochs of one training, and V and b after each step of the pruning."""
     variant, steps = VARIANTS[name], settings.prune_epochs * steps_per_epoch(images, settings)
     torch.manual_seed(seed)
@@ -166,6 +175,8 @@ def train(name: str, settings: Settings, factor: float, seed: int, model: str, i
             pruner.budget.__class__ = LogBudget
         phases = settings.phases_of_pruning
     else:
+        if methods.find(variant.method).starts[0] == "unpruned":
+            network.load_state_dict(unpruned, strict=False)  # batch norms without weights store none
         epochs = (settings.prune_epochs, settings.finetune_epochs, settings.cooldown_epochs)
         given = {"preset": "quick", "epochs": epochs}
         pruner = methods.build(
@@ -212,9 +223,9 @@ def main(dataset, model, size, limit, epochs, factors, seeds, variants, trials, 
     \b
     Examples:
       python bench/ablation.py
-      python bench/ablation.py --factors 16 --seeds 5 --variants quick --variants start
+      python bench/ablation.py --factors 16 --seeds 5 --variants following --variants start
       python bench/ablation.py --dataset cifar10-jpeg --model wrn-16-2 --size 16 --limit 5000 --variants following
-      python bench/ablation.py --model resnet18-by-8 --size 32 --epochs 96 48 16 --variants quick --out results/lengths
+      python bench/ablation.py --model resnet18-by-8 --size 32 --epochs 96 48 16 --variants following
     """
     torch.set_num_threads(threads)
     unknown = [name for name in variants if name not in VARIANTS]
@@ -225,7 +236,7 @@ def main(dataset, model, size, limit, epochs, factors, seeds, variants, trials, 
     jobs = [(name, factor, seed) for seed in seeds for name in variants for factor in factors]
     if trials:
         mine = {
-            factor: [trial_of(m, o) for (m, f), ways in TRIALS.items() if f == factor for o in ways]
+            factor: [trial_of(m, o) for (m, f), ways in TRIALS.items() if f"{f:g}" == f"{factor:g}" for o in ways]
             for factor in factors
         }
         jobs = [(name, factor, seed) for seed in seeds for factor in factors for name in mine[factor]]
@@ -241,8 +252,8 @@ def main(dataset, model, size, limit, epochs, factors, seeds, variants, trials, 
         bar.run(config, teachers / config.name, device="cpu")
         folder = runs.place(teachers / config.name, config, images.fingerprint)
         unpruned = [json.loads(line) for line in (folder / runs.METRICS_FILE).read_text().splitlines()]
-        teacher = runs.teacher_in(folder, "cpu")
-        records, steps = train(name, settings, factor, seed, model, images, teacher)
+        teacher, weights = runs.teacher_in(folder, "cpu"), storage.load(folder).state_dict()
+        records, steps = train(name, settings, factor, seed, model, images, teacher, weights)
         result = {
             "variant": name, "method": VARIANTS[name].method, "options": VARIANTS[name].options,
             "settings": dataclasses.asdict(settings), "dataset_label": images.label,

@@ -5,20 +5,20 @@ values at each factor, on validation images of a seed that is not used again. Th
 images once, when they end. What is recorded is not run again, so the whole can be stopped and continued.
 """
 
-import itertools
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from ablation import TRIALS, trial_of
+from ablation import RATES, TRIALS, trial_of
 from rich.console import Console
 from rich.progress import track
 
 import bar
 from bar.runs.sweeps import sweep
 
-IMAGES = {"dataset": "cifar10-jpeg", "model": "wrn-16-2", "size": 16, "limit": 5000}
+IMAGES = {"dataset": "cifar10-jpeg", "size": 16, "limit": 5000}
 SEEDS = tuple(range(10, 15))
 # Those that nothing has to be chosen for come first; BAR is there with the preset, and with a fixed lower margin.
 UNTRIED = (
@@ -26,37 +26,44 @@ UNTRIED = (
     ("vector-quantization", {}), ("interpolative", {}),
 )  # fmt: skip
 TRIED = ("l0", "information-bottleneck", "morphnet")
+# Those that zero single weights, on the network of the poster and of Frankle & Carbin.
+UNTRIED_WEIGHTS = (("mp", {}), ("mp-ft", {}))
+TRIED_WEIGHTS = ("reparametrization", "learning-compression")
 
 
 def best_trial(folder: Path, method: str, factor: float) -> dict | None:
     """The options of the trial that kept most on validation images; None if not all have been made."""
     records = [json.loads(path.read_text()) for path in folder.glob(f"*-x{factor:g}-seed*.json")]
     found = {record["variant"]: record["epochs"][-1]["accuracy"] for record in records}
-    ways = {trial_of(method, options): options for options in TRIALS[method, factor]}
-    if not ways.keys() <= found.keys():
+    ways = {trial_of(method, options): options for options in TRIALS.get((method, factor), [])}
+    if not ways or not ways.keys() <= found.keys():
         return None
     return ways[max(ways, key=found.__getitem__)]
 
 
-def jobs_of(factors: tuple[float, ...], trials: Path) -> list[bar.RunConfig]:
+def jobs_of(
+    untried: Sequence[tuple[str, dict]], tried: Sequence[str], factors: Sequence[float], trials: Path, model: str
+) -> list[bar.RunConfig]:
     """The runs, those of a seed together, so that every method has as many seeds as any other when time is up."""
-    found = []
-    for seed, (method, options), factor in itertools.product(SEEDS, UNTRIED, factors):
-        found.append(bar.RunConfig(method=method, options=options, pruning_factor=factor, seed=seed, **IMAGES))
-    for seed, method, factor in itertools.product(SEEDS, TRIED, factors):
-        if (options := best_trial(trials, method, factor)) is not None:
-            found.append(bar.RunConfig(method=method, options=options, pruning_factor=factor, seed=seed, **IMAGES))
-    return sorted(found, key=lambda config: config.seed)
+    ways = [(method, factor, options) for method, options in untried for factor in factors]
+    chosen = [(method, factor, best_trial(trials, method, factor)) for method in tried for factor in factors]
+    ways += [way for way in chosen if way[2] is not None]
+    return [
+        bar.RunConfig(method=method, options=options, pruning_factor=factor, seed=seed, model=model, **IMAGES)
+        for seed in SEEDS for method, factor, options in ways
+    ]  # fmt: skip
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--factors", type=float, multiple=True, default=(16.0, 4.0), show_default=True)
+@click.option("--factors", type=float, multiple=True, help="Again for each.  [default: 16, 4; of weights, 10 to 100]")
+@click.option("--single-weights", is_flag=True, help="The methods that zero single weights, on conv4.")
+@click.option("--seeds", type=int, multiple=True, default=SEEDS, show_default=True)
 @click.option("--jobs", default=1, show_default=True, help="So many runs at a time.")
 @click.option("--minutes", type=float, default=600.0, show_default=True, help="No run begins later than that.")
 @click.option("--trials", type=click.Path(path_type=Path), default=Path("results/trials"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/photographs"), show_default=True)
 @click.option("--list", "listed", is_flag=True, help="Only say which runs there are.")
-def main(factors, jobs, minutes, trials, out, listed) -> None:
+def main(factors, single_weights, seeds, jobs, minutes, trials, out, listed) -> None:
     """Run BAR and its rivals on photographs, and record it.
 
     \b
@@ -66,8 +73,13 @@ def main(factors, jobs, minutes, trials, out, listed) -> None:
       python bench/comparison.py --minutes 60
       bar results --dir results/photographs
     """
-    configs, ends = jobs_of(factors, trials), time.monotonic() + 60 * minutes
-    missing = [f"{m} at {f:g}" for m in TRIED for f in factors if best_trial(trials, m, f) is None]
+    if single_weights:
+        untried, tried, factors, model = UNTRIED_WEIGHTS, TRIED_WEIGHTS, factors or RATES, "conv4"
+    else:
+        untried, tried, factors, model = UNTRIED, TRIED, factors or (16.0, 4.0), "wrn-16-2"
+    configs = [job for job in jobs_of(untried, tried, factors, trials, model) if job.seed in seeds]
+    ends = time.monotonic() + 60 * minutes
+    missing = [f"{m} at {f:g}" for m in tried for f in factors if best_trial(trials, m, f) is None]
     if missing:
         click.echo(f"left out, since their trials are not complete: {', '.join(missing)}", err=True)
     if listed:
