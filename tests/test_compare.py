@@ -10,6 +10,7 @@ import pytest
 
 from bar import paper
 from bar.runs import RunConfig, compare
+from bar.runs.compare.overview import what
 
 T_2 = 4.302653  # Student's t at 97.5 % with 2 degrees of freedom, from a printed table
 T_1 = 12.706205
@@ -115,6 +116,14 @@ def test_a_weight_that_is_tuned_for_each_budget_is_no_other_kind():
     assert sorted(zip(there.variant, there.pruning_factor, strict=True)) == [
         ("bar", 4), ("bar", 16), ("bar, follow 0.0", 4), ("l0", 4), ("l0", 16),
     ]  # fmt: skip
+
+
+def test_an_option_of_bar_is_told_once():
+    row = pd.Series(records(options={"follow": 0.0}, source="recorded"))
+    assert what(row) == "bar, follow 0.0"
+    assert compare.unusual(row) == ["follow 0.0"]
+    assert compare.label(row).count("follow") == 1
+    assert what(pd.Series(records(method="l0", options={"lam": 0.1}))) == "l0, lam 0.1"
 
 
 def test_missing_names_what_to_type():

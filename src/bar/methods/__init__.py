@@ -250,4 +250,5 @@ def options(name: str) -> pd.DataFrame:
     method = find(name)
     paper, quick = method.defaults("paper"), method.defaults("quick")
     rows = [(o.name, o.words, paper[o.name], quick[o.name], o.help) for o in method.options]
-    return pd.DataFrame(rows, columns=["option", "may be", "paper", "quick", "help"]).set_index("option")
+    columns = ["option", "may be", "paper", "quick", "help"]
+    return pd.DataFrame(rows, columns=columns, dtype=object).set_index("option")  # pandas would write None as NaN

@@ -60,8 +60,10 @@ def todays(run: pd.Series) -> bool:
     return of_method(now, run.method) == of_method(known, run.method)
 
 
-def unusual(run: pd.Series, keys: Iterable[str] = ("metric", "schedule", "distill")) -> list[str]:
+def unusual(run: pd.Series, keys: Iterable[str] = ("metric", "schedule", "distill", "options")) -> list[str]:
     """Return the choices of a run that are not the defaults of its method, each as ``name value``.
+
+    Options of BAR are choices; those of its rivals, such as a sparsity weight, are tuned for each budget.
 
     Examples
     --------
@@ -70,13 +72,13 @@ def unusual(run: pd.Series, keys: Iterable[str] = ("metric", "schedule", "distil
     """
     usual = RunConfig(method=run.method if run.method in methods.NAMES else "uniform")  # no file is run for this
     chosen = [key for key in keys if isinstance(run.get(key), str | bool | np.bool_)]  # not NaN
-    return [f"{key} {run[key]}" for key in chosen if run[key] != getattr(usual, key)]
+    options = run.options if run.method == "bar" and "options" in keys and isinstance(run.get("options"), dict) else {}
+    given = [f"{key} {run[key]}" for key in chosen if run[key] != getattr(usual, key)]
+    return given + [f"{name} {value}" for name, value in options.items()]
 
 
 def variant(run: pd.Series) -> str:
     """Return a run's method and choices that are not the default; ``bar-flops`` is BAR with a budget of FLOPs.
-
-    Options of BAR are choices; those of its rivals, such as a sparsity weight, are tuned for each budget.
 
     Examples
     --------
@@ -85,9 +87,7 @@ def variant(run: pd.Series) -> str:
     >>> variant(pd.Series({"method": "bar", "options": {"follow": 0.0}}))
     'bar, follow 0.0'
     """
-    differs = unusual(run, ("metric", "schedule", "distill", "start"))
-    if run.method == "bar" and isinstance(run.get("options"), dict):
-        differs += [f"{name} {value}" for name, value in run.options.items()]
+    differs = unusual(run, ("metric", "schedule", "distill", "start", "options"))
     return "bar-flops" if (run.method, differs) == ("bar", ["metric flops"]) else ", ".join([run.method, *differs])
 
 

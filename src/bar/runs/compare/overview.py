@@ -40,7 +40,7 @@ def what(run: pd.Series) -> str:
     if own.is_own(run.method):
         words = words.replace(run.method, run.method.rpartition(":")[2], 1)
     more = unusual(run, ("gates",)) if isinstance(run.get("gates"), str) else []
-    options = run.get("options")
+    options = run.get("options") if run.method != "bar" else None  # which `variant` has told
     more += [f"{name} {value}" for name, value in options.items()] if isinstance(options, dict) else []
     return ", ".join([words, *more])
 
