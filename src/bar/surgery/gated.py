@@ -100,9 +100,10 @@ class GatedNetwork(nn.Module):
         """What all features are ranked by, shape (total features,), in the order of `gates`; -inf for what was cut."""
         return torch.cat([gate.score for gate in self._gates])
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The network's output for a batch of images, shape (N, channels, height, width)."""
+    def forward(self, *inputs: Tensor):
+        """The network's output for a batch of images, shape (N, channels, height, width), or for several inputs."""
         self._follow()
+        images = next((x for x in inputs if x.is_floating_point()), self._gates[0].score)
         if self.training:
             z = self._gates[0].sample(self._gates)
             values = dict(zip(self._names, z.to(images.dtype).split(self._sizes), strict=True))
@@ -110,7 +111,19 @@ class GatedNetwork(nn.Module):
                 values.setdefault(name, images.new_ones(self.network.features(node)))
         else:
             values = self.values()
-        return self._with_gates[0](images, *(values[name] for name in self.network.convs))
+        return self._with_gates[0](*inputs, *(values[name] for name in self.network.convs))
+
+    @property
+    def whole(self) -> dict[str, str]:
+        """What is left whole, by its place in the network -> why: what flows into it keeps all its features."""
+        return self.network.whole
+
+    def extra_repr(self) -> str:
+        if not self.whole:
+            return ""
+        lines = [f"left whole: {place} {why}" for place, why in self.whole.items()]
+        share = 1 - self.smallest() / max(self.full(), 1)
+        return "\n".join([*lines, f"of the volume, {share:.0%} can still go"])
 
     def live(self) -> dict[fx.Node, Tensor]:
         """Which channels of each node are live in eval mode: node -> bool, shape (channels,); see `Network.live`."""
@@ -355,7 +368,9 @@ class GatedNetwork(nn.Module):
         """
         keep = self.network.live(alive)
         features = {name: keep[node].double() for name, node in self.network.convs.items()}
-        return int(cost.measure(metric)(self.network, features).round())
+        size = int(cost.measure(metric)(self.network, features).round())
+        which = list(cost.METRICS).index(metric)
+        return size - sum(work[which] for node, work in self.network.inside.items() if not keep[node].any())
 
     def smallest(self, metric: str = "volume") -> int:
         """Volume or FLOPs of the smallest network that pruning can leave: one feature in each convolution of the spine.
@@ -395,7 +410,7 @@ class GatedNetwork(nn.Module):
         BarError
             As `prune` does.
         """
-        regular = cost.count(prune(self, "regular"), self.network.input_size)
+        regular = cost.count(prune(self, "regular"), example_inputs=self.network.example_inputs())
         return {
             "volume": self.size("volume"), "flops": self.size("flops"),
             "volume_regular": regular.volume, "flops_regular": regular.flops,
