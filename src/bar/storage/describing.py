@@ -77,14 +77,20 @@ def _node(node: fx.Node) -> dict:
         "name": node.name,
         "op": node.op,
         "target": target,
-        "args": _argument(node.args),
+        "args": [_argument(a, node.target is operator.getitem or node.op == "output") for a in node.args],
         "kwargs": _argument(node.kwargs),
     }
 
 
-def _argument(value):
+def _argument(value, indexes: bool = False):
     if isinstance(value, fx.Node):
         return {"node": value.name}
+    if isinstance(value, slice):
+        return {"slice": [value.start, value.stop, value.step]}
+    if value is Ellipsis:
+        return {"ellipsis": True}
+    if isinstance(value, tuple) and (indexes or any(isinstance(v, slice) for v in value)):
+        return {"tuple": [_argument(v) for v in value]}
     if isinstance(value, list | tuple):
         return [_argument(v) for v in value]
     if isinstance(value, dict) and all(isinstance(k, str) for k in value):

@@ -49,13 +49,13 @@ class GatedNetwork(nn.Module):
         self._names = tuple(prunable)
         weights = {name: network.submodule(network.convs[name]).weight for name in network.convs}
         self._gates = nn.ModuleList(
-            gate_factory(len(weights[name])).to(
+            gate_factory(network.features(network.convs[name])).to(
                 weights[name].device,
                 torch.promote_types(weights[name].dtype, torch.float32),  # half precision rounds gate updates to 0
             )
             for name in prunable
         )
-        self._sizes = [len(weights[name]) for name in prunable]
+        self._sizes = [network.features(network.convs[name]) for name in prunable]
         self._spine = [name for name in network.spine() if name in self._names]
         self.register_load_state_dict_post_hook(_connect)
         self._watch = Watch(network, model)
