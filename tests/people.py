@@ -73,13 +73,13 @@ class Autoencoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.PReLU(6), nn.Conv2d(6, 8, 3, 2, 1), nn.Hardswish())
-        self.code, self.back = nn.Linear(32, 5), nn.Linear(5, 32)
+        self.coder, self.back = nn.Linear(32, 5), nn.Linear(5, 32)
         self.decoder = nn.Sequential(
             nn.ConvTranspose2d(8, 6, 4, 2, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.ConvTranspose2d(6, 3, 4, 2, 1)
         )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        code = self.code(self.encoder(x).view(len(x), -1))
+        code = self.coder(self.encoder(x).view(len(x), -1))
         image = torch.sigmoid(self.decoder(self.back(code).view(-1, 8, 2, 2)))
         return {"image": image, "codes": (code,)}
 
@@ -130,14 +130,14 @@ class Shuffled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = double(3, 8)
-        self.half, self.deep = double(4, 4), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.part, self.deep = double(4, 4), nn.Conv2d(8, 8, 3, padding=1, groups=8)
         self.parts = nn.ModuleList(nn.Conv2d(2, 2, 3, padding=1) for _ in range(3))
         self.last, self.fc = nn.Conv2d(7, 5, 1), nn.Linear(5, 4)
         self.scale = nn.Parameter(torch.rand(8, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         left, right = self.stem(x).chunk(2, dim=1)
-        x = torch.cat((left, self.half(right)), 1)
+        x = torch.cat((left, self.part(right)), 1)
         b, c, h, w = x.shape
         x = x.view(b, 2, c // 2, h, w).transpose(1, 2).contiguous().view(b, -1, h, w)
         x = self.deep(x) * self.scale

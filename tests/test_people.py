@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from people import LEFT_WHOLE, PEOPLE, inputs_of, person
 from test_surgery import randomise
@@ -29,7 +29,7 @@ def opened(gated):
 
 
 @pytest.mark.parametrize("name", PEOPLE)
-@settings(max_examples=max(1, settings().max_examples // 12))
+@settings(max_examples=max(1, settings().max_examples // 12), phases=[Phase.explicit, Phase.generate])
 @given(seed=st.integers(0, 10**6), share=st.floats(0, 1), connectivity=st.sampled_from(["mixed", "regular"]))
 def test_pruned_equals_gated(name, seed, share, connectivity, tmp_path_factory):
     torch.manual_seed(seed)
@@ -53,8 +53,12 @@ def test_pruned_equals_gated(name, seed, share, connectivity, tmp_path_factory):
         if name not in ("ecg", "convnext", "two-inputs"):  # whose linear layers are counted in another way by torch
             assert cost.flops == counter.get_total_flops()
         folder = tmp_path_factory.mktemp("network")
-        storage.save(pruned, folder)
-        close(bar.load(folder)(*inputs), expected)
+        if name == "own":  # nobody else knows its stochastic depth
+            with pytest.raises(bar.BarError, match="DropPath cannot be saved"):
+                storage.save(pruned, folder)
+        else:
+            storage.save(pruned, folder)
+            close(bar.load(folder)(*inputs), expected)
 
 
 @pytest.mark.parametrize("name", PEOPLE)
@@ -84,7 +88,9 @@ def test_training_with_open_gates_is_training_the_original(name):
     torch.manual_seed(0)
     net, inputs = person(name), inputs_of(name, 4)
     twin = copy.deepcopy(net)
-    gated = opened(bar.gate(net, example_inputs=inputs)).train()
+    gated = bar.gate(net, example_inputs=inputs).train()
+    for gate in gated.gates.values():
+        gate.log_alpha.data.fill_(50.0)  # always 1
     twin.train()
     if name == "own":  # the masks of its stochastic depth would be other ones
         for model in (net, twin):

@@ -131,9 +131,7 @@ def _run(ready: Callable, twin: nn.Module, model: nn.Module, inputs: list[Tensor
     """Run a network on the meta device; one that looks at values, on zeros."""
     try:
         quiet_call(ready(twin))(*inputs)
-    except (RuntimeError, NotImplementedError) as error:
-        if "meta" not in str(error).lower():
-            raise
+    except (RuntimeError, NotImplementedError):
         real = ready(copy.deepcopy(model).eval())
         device = next((p.device for p in real.parameters()), torch.device("cpu"))
         with undisturbed(), torch.no_grad():
@@ -206,14 +204,15 @@ def volume(network: Network, features: Mapping[str, Tensor]) -> Tensor:
     network : Network
         From `bar.network.trace`.
     features : mapping of str to Tensor of shape (features,)
-        Convolution -> how present each of its features is, in [0, 1]; all of `network.convs`, on one device.
+        Convolution -> how present each of its features is, in [0, 1]; all of `network.convs`, on one device. Those of
+        depthwise convolutions follow from their inputs, if they are not given.
 
     Returns
     -------
     Tensor
         A scalar >= 0, in values per image; differentiable. Depthwise convolutions count what passes through them.
     """
-    total = sum(present.sum() * network.area(network.convs[name]) for name, present in features.items())
+    total = sum(features[name].sum() * network.area(node) for name, node in network.convs.items())
     total = total + sum(inside[0] for inside in network.inside.values())
     depthwise = [node for node, kind in network.kinds.items() if kind == "depthwise"]
     flow = _presence(network, features) if depthwise else {}
@@ -270,6 +269,8 @@ def _presence(network: Network, features: Mapping[str, Tensor]) -> dict:
     """How present the channels of every node are, in [0, 1]; None where they are always present."""
 
     def rule(node: fx.Node, inputs: list, passed: Tensor | None) -> Tensor | None:
+        if network.kinds[node] == "depthwise" and node.target in features:
+            return features[node.target]
         if network.kinds[node] == "depthwise" and passed is None:
             return torch.ones(network.features(node))
         return features[node.target] if network.kinds[node] == "conv" else passed

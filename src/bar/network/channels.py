@@ -217,6 +217,12 @@ class Network:
 
         def shortest(node: fx.Node, paths: list[tuple]) -> tuple[int, int, tuple]:
             """The numbers of grouped and of all convolutions on the best path so far, and the path."""
+            if self.kinds[node] in ("product", "output"):  # which need all of them, but for scales that are never zero
+                signals = zip(self.sources(node), paths, strict=True)
+                scales = ("offset",) if self.kinds[node] == "product" else ()
+                paths = [p for n, p in signals if self.kinds[n] not in scales]
+                path = tuple(dict.fromkeys(n for p in paths for n in p[2]))
+                return sum(self.groups(n) > 1 for n in path), len(path), path
             grouped, length, path = min(paths, key=lambda p: p[:2], default=(0, 0, ()))
             if self.kinds[node] == "conv":
                 return grouped + (self.groups(node) > 1), length + 1, (*path, node)
@@ -238,6 +244,14 @@ class Network:
 
         reach = backwards(self, ends)
         return [n for n, kind in self.kinds.items() if kind in ("linear", "whole", "output") and reach[n]]
+
+    def reached(self, live: Mapping[fx.Node, Tensor]) -> bool:
+        """Whether a signal gets to everything that needs one, given what is live: no pruning is fatal then."""
+        for head in self.heads():  # a linear layer without input would lose its bias, too
+            read = self.kinds[head] == "output" or bool(live[head].any())
+            if read and self.kinds[head] != "whole" and not all(live[n].any() for n in self.sources(head)):
+                return False
+        return True
 
     def spaces(self) -> dict[fx.Node, fx.Node]:
         """Which signals hold the same channels, because sums join them: for each node, one that stands for them all."""

@@ -286,9 +286,8 @@ def called(on_meta: nn.Module, module: nn.Module, args: tuple, kwargs: dict) -> 
     try:
         with views.counted(on_meta) as found:
             return quiet_call(on_meta)(*args, **kwargs), _sum(found)
-    except (RuntimeError, NotImplementedError) as error:
-        if "meta" not in str(error).lower():
-            raise
+    except (RuntimeError, NotImplementedError):
+        pass
     device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
     def moved(value, to: Callable):
@@ -402,7 +401,7 @@ def record(
             raise BarError(f"cannot trace {type(model).__name__} with torch.fx{why}") from error
         finally:
             _restore(own, modes, contents)
-    module.training = modes[model]
+    module.training, module._tracer_cls = modes[model], fx.Tracer  # with which torch.fx unpickles it
     for path, view in tracer.views.items():
         owner, _, name = path.rpartition(".")
         module.get_submodule(owner)._modules[name] = view

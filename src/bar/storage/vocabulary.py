@@ -69,8 +69,10 @@ def _is_index(v) -> bool:
     if isinstance(v, slice):
         return all(end is None or type(end) is int for end in (v.start, v.stop, v.step))
     if isinstance(v, tuple):
-        return 0 < len(v) <= 8 and all(_is_index(part) for part in v if not isinstance(part, list)) and all(
-            _some_of(_PLACE, 2**20)(part) for part in v if isinstance(part, list)
+        return (
+            0 < len(v) <= 8
+            and all(_is_index(part) for part in v if not isinstance(part, list))
+            and all(_some_of(_PLACE, 2**20)(part) for part in v if isinstance(part, list))
         )
     return v is None or v is Ellipsis or type(v) is int
 
@@ -208,8 +210,21 @@ CALLS: dict[Callable, tuple[int, Arguments]] = {
     ),
     **dict.fromkeys((torch.cat, torch.stack, torch.concat), (1, _MANY)),
     **dict.fromkeys(
-        (F.sigmoid, F.logsigmoid, torch.exp, torch.abs, torch.neg, torch.square, torch.sqrt, torch.sin, torch.cos,
-         torch.clone, torch.log, operator.neg, operator.abs),
+        (
+            F.sigmoid,
+            F.logsigmoid,
+            torch.exp,
+            torch.abs,
+            torch.neg,
+            torch.square,
+            torch.sqrt,
+            torch.sin,
+            torch.cos,
+            torch.clone,
+            torch.log,
+            operator.neg,
+            operator.abs,
+        ),
         (1, _UNARY),
     ),
     F.hardsigmoid: (1, {**INPUT, **_IN_PLACE}),
@@ -223,10 +238,15 @@ CALLS: dict[Callable, tuple[int, Arguments]] = {
     **dict.fromkeys((torch.amax, torch.amin), (1, _BOUND)),
     F.pad: (
         2,
-        {**INPUT, "pad": _some_of(_whole(-4096, 2**24), 8), "mode": _one_of("constant", "reflect", "replicate", "circular"),
-         "value": _or(is_number, _none)},
+        {
+            **INPUT,
+            "pad": _some_of(_whole(-4096, 2**24), 8),
+            "mode": _one_of("constant", "reflect", "replicate", "circular"),
+            "value": _or(is_number, _none),
+        },
     ),
-    F.interpolate: (1, {**INPUT, **_RESIZE}),
+    F.interpolate: (1, {**INPUT, **_RESIZE, "antialias": is_flag}),
+    F.normalize: (1, {**INPUT, "p": is_number, "dim": _DIM, "eps": is_number, "out": _none}),
     F.pixel_shuffle: (2, {**INPUT, "upscale_factor": _whole(1, 64)}),
     F.pixel_unshuffle: (2, {**INPUT, "downscale_factor": _whole(1, 64)}),
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), (2, _FILTER)),
@@ -241,8 +261,13 @@ CALLS: dict[Callable, tuple[int, Arguments]] = {
     torch.matmul: (2, {**INPUT, "other": is_node}),
     F.layer_norm: (
         2,
-        {**INPUT, "normalized_shape": _some_of(_WIDTH, 8), "weight": _or(is_node, _none), "bias": _or(is_node, _none),
-         "eps": is_number},
+        {
+            **INPUT,
+            "normalized_shape": _some_of(_WIDTH, 8),
+            "weight": _or(is_node, _none),
+            "bias": _or(is_node, _none),
+            "eps": is_number,
+        },
     ),
     torch.flatten: (1, _FLATTEN),
     torch.narrow: (4, {**INPUT, "dim": _DIM, "start": _PLACE, "length": _PLACE}),
@@ -250,7 +275,9 @@ CALLS: dict[Callable, tuple[int, Arguments]] = {
     torch.index_add: (4, {**INPUT, "dim": _DIM, "index": is_node, "source": is_node, "alpha": is_number}),
     torch.mean: (1, _MEAN),
     torch.add: (2, _ADD),
-    **dict.fromkeys((operator.add, operator.iadd, operator.sub, operator.mul, operator.truediv, operator.pow), (2, _BINARY)),
+    **dict.fromkeys(
+        (operator.add, operator.iadd, operator.sub, operator.mul, operator.truediv, operator.pow), (2, _BINARY)
+    ),
     torch.softmax: (2, _SOFTMAX),
     torch.log_softmax: (2, _SOFTMAX),
     F.softmax: (1, _F_SOFTMAX),

@@ -57,6 +57,8 @@ class GatedNetwork(nn.Module):
         )
         self._sizes = [network.features(network.convs[name]) for name in prunable]
         self._spine = [name for name in network.spine() if name in self._names]
+        # whether something reads some of a signal's channels only
+        self._slices = "pick" in network.kinds.values()
         self.register_load_state_dict_post_hook(_connect)
         self._watch = Watch(network, model)
         self.connect_()
@@ -179,6 +181,13 @@ class GatedNetwork(nn.Module):
         gates = self.gates
         for name in self._spine:
             gates[name].floor_()
+        count = 1
+        while self._slices and count < 2 * max(self._sizes) and not self.network.reached(self.live()):
+            for gate in self._gates:  # a slice may leave out just the features that are kept
+                best = torch.zeros_like(gate.alive)
+                best[gate.score.topk(min(count, len(best))).indices] = True
+                gate.settle_(gate.alive | best)
+            count *= 2
         return self
 
     @torch.no_grad()
@@ -367,7 +376,8 @@ class GatedNetwork(nn.Module):
             For one image, counted as in `size`.
         """
         keep = self.network.live(alive)
-        features = {name: keep[node].double() for name, node in self.network.convs.items()}
+        kinds = self.network.kinds.items()
+        features = {node.target: keep[node].double() for node, kind in kinds if kind in ("conv", "depthwise")}
         size = int(cost.measure(metric)(self.network, features).round())
         which = list(cost.METRICS).index(metric)
         return size - sum(work[which] for node, work in self.network.inside.items() if not keep[node].any())

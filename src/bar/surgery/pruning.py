@@ -50,12 +50,8 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
     gated._follow()
     gated._check()
     network, values, keep = gated.network, gated.values(), gated.live()
-    for head in network.heads():  # a linear layer without input would lose its bias, too
-        sources = [keep[n].any() for n in network.sources(head)]
-        if network.kinds[head] != "whole" and not (all(sources) and keep[head].any()):
-            raise BarError(
-                "fatal pruning: every path from input to output crosses a convolution without a live feature"
-            )
+    if not network.reached(keep):
+        raise BarError("fatal pruning: every path from input to output crosses a convolution without a live feature")
     if connectivity == "regular":
         keep = same_width(network, keep, network.spaces())
     pruned = rewire(network, keep, Plain(), values, gated._gates[0].union)
