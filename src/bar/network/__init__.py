@@ -3,8 +3,9 @@
 from bar.network import blocks
 from bar.network.channels import Network, ask, backwards, follow, forwards
 from bar.network.checks import check_hooks, own_ways
-from bar.network.recording import on_meta, quiet_call, symbolic_trace, undisturbed
+from bar.network.recording import symbolic_trace
 from bar.network.rewriting import KeepUnread, is_pointwise, stride_first
+from bar.network.running import on_meta, quiet_call, undisturbed
 from bar.network.tracing import trace
 from bar.network.views import CONVOLUTIONS, work
 

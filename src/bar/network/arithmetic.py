@@ -1,4 +1,4 @@
-"""Operations that join signals, or move channels, or give each channel something of its own; see `bar.network.kinds`."""
+"""Operations that join signals, move channels, or give each channel something of its own; see `bar.network.kinds`."""
 
 import functools
 import operator

@@ -11,11 +11,6 @@ from bar.network.recording import Recording, record
 BATCHES = (2, 3)  # how many images a network is recorded with: what differs is a multiple of that
 
 
-def batches(shapes: list[tuple], dtypes: list[torch.dtype | None], images: int) -> list[Tensor]:
-    """Inputs on the meta device."""
-    return [torch.empty(images, *s, device="meta", dtype=d) for s, d in zip(shapes, dtypes, strict=True)]
-
-
 def frozen_sizes(model: nn.Module, inputs: list[Tensor], leaves: dict[str, str], first: Recording) -> dict:
     """Where a recording holds the number of images: node -> its arguments, with `Times` there.
 
@@ -73,18 +68,18 @@ class Times:
 
 
 def _both(a, b):
-    """Arguments that are the same in both recordings, with `Times` where they are multiples of the numbers of images."""
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        parts = [_both(x, y) for x, y in zip(a, b, strict=True)]
-        return tuple(parts) if isinstance(a, tuple) else parts
+    """Arguments that are the same in both recordings, with `Times` for multiples of the numbers of images."""
+    if isinstance(a, slice) and isinstance(b, slice):
+        return slice(*_both(_ends(a), _ends(b)))
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         return {k: _both(v, b[k]) for k, v in a.items()}
-    if type(a) is int and type(b) is int and a != b and a * BATCHES[1] == b * BATCHES[0]:
-        return Times(a // BATCHES[0])
-    if isinstance(a, slice) and isinstance(b, slice):
-        return slice(*(_both(x, y) for x, y in zip(_ends(a), _ends(b), strict=True)))
+    if isinstance(a, list | tuple) and isinstance(b, type(a)) and len(a) == len(b):
+        parts = [_both(x, y) for x, y in zip(a, b, strict=True)]
+        return tuple(parts) if isinstance(a, tuple) else parts
     if a is b or (type(a) is type(b) and (a == b or a != a)):
         return a
+    if type(a) is type(b) is int and a * BATCHES[1] == b * BATCHES[0]:
+        return Times(a // BATCHES[0])
     raise ValueError
 
 

@@ -1,8 +1,8 @@
 """Operations that only move values: what they do to channels is found by moving numbers, and written in one form.
 
-A view, a transpose and another view may be a shuffle of channels; `x.chunk(2, 1)[0]` is half of the channels, and so is
-`x[:, :8]`; `x.view(len(x), -1)` is `flatten(x, 1)`. Whatever the spelling, each value of the result is one of the values
-that went in. So each chain of such operations is run once on an image that holds the numbers 1, 2, 3, … (0 is padding).
+A view, a transpose and another view may be a shuffle of channels; `x.chunk(2, 1)[0]` is half of the channels, and so
+is `x[:, :8]`; `x.view(len(x), -1)` is `flatten(x, 1)`. Whatever the spelling, each value of the result is one of those
+that went in. So each chain of such operations is run once on an image that holds the numbers 1, 2, 3, … (0: padding).
 If channel j of what comes out is, as a whole, channel map[j] of what went in, the chain is replaced by one selection of
 channels and perhaps one change of the shape of pixels. A chain that does something else to channels stays as it is.
 """
@@ -34,7 +34,7 @@ class _Move:
     def __init__(self, before: Tensor, after: Tensor) -> None:
         """Of numbered values; `channels` is None if channels are torn apart."""
         self.shape, self.channels, self.pixels = tuple(after.shape[2:]), None, None
-        _, width, *sides = before.shape
+        width = before.shape[1]
         area, count = before[0, 0].numel(), before[0].numel()
         self.columns = 1
         if after.ndim < 2 or len(after) != BATCH or after.numel() == 0:

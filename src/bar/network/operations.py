@@ -224,7 +224,8 @@ ELEMENTWISE = (
     "double", "type_as", "hardtanh", "log", "sin", "cos",
 )  # fmt: skip
 
-# The first row that matches, and whose operation fits the shapes, applies. Channelwise operations act on each channel by itself and keep a zero one at zero.
+# The first row that matches, and whose operation fits the shapes, applies. Channelwise operations act on each channel
+# by itself and keep a zero one at zero.
 TABLE = (
     Row(DEPTHWISE, views.CONVOLUTIONS[:3], _is_depthwise),
     Row(CONV, views.CONVOLUTIONS[:3]),
@@ -234,7 +235,7 @@ TABLE = (
     Row(FLATTEN, (nn.Flatten, torch.flatten, "flatten"), _from_channels_on),
     Row(CHANNELWISE, (torch.flatten, torch.unflatten), _pixels),
     Row(ADD, (operator.add, torch.add, "add", "add_"), _two_signals),
-    Row(MERGE, (operator.add, operator.sub, torch.maximum, torch.minimum, torch.max, torch.min, "maximum"), _two_signals),
+    Row(MERGE, (operator.add, operator.sub, torch.maximum, torch.minimum, torch.max, torch.min), _two_signals),
     Row(MERGE, (torch.add, torch.sub, "add", "add_", "sub", "sub_"), _two_and_a_factor),
     Row(PRODUCT, (operator.mul, torch.mul, torch.multiply, "mul", "mul_"), _two_signals),
     Row(CAT, (torch.cat, torch.concat, torch.concatenate)),
@@ -244,7 +245,8 @@ TABLE = (
     Row(PICK, (torch.narrow, F.pad, operator.getitem), _picks),
     Row(CHANNELWISE, (operator.getitem,), _shrinks_no_channels),
     Row(CHANNELWISE, (F.pad,), _pads_pixels),
-    Row(CHANNELWISE, (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d, nn.ConstantPad2d), _zeros),
+    Row(CHANNELWISE, (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)),
+    Row(CHANNELWISE, (nn.ConstantPad2d,), _zeros),
     Row(CHANNELWISE, (nn.ZeroPad1d, nn.ReflectionPad1d, nn.ReplicationPad1d, nn.ZeroPad3d, nn.ReflectionPad3d)),
     Row(CHANNELWISE, ("transpose", "flip", torch.transpose, torch.flip), _turns_pixels),
     Row(CHANNELWISE, (torch.mean, "mean", torch.sum, "sum", torch.amax, "amax", torch.amin, "amin"), _over_pixels),

@@ -19,8 +19,9 @@ from bar.network.checks import Refusal, check_hooks, check_name, own_ways, place
 from bar.network.modes import compare_modes, drop_functional_dropout
 from bar.network.movements import rewrite_movements
 from bar.network.operations import IN_PLACE_OPERATORS, operations_of
-from bar.network.recording import called, first_line, on_meta, record, undisturbed
+from bar.network.recording import record
 from bar.network.rewriting import drop_expansions, keep_unread, name_in_place_results
+from bar.network.running import called, first_line, on_meta, undisturbed
 
 _MULTIPLE = ("conv", "depthwise", "norm", "linear", "slopes")  # layers of which pruning makes smaller ones
 
@@ -37,19 +38,13 @@ def _kinds(
     for node in module.graph.nodes:
         untouched = all(n in fixed for n in node.all_input_nodes)
         why = reasons.get(node.target) if node.op == "call_module" else None
-        if why is not None:
-            kind = "channelwise" if _passes(node, modules[node.target], shapes, leaves) else None
-        else:
+        layer = why is not None and next(modules[node.target].parameters(), None) is not None
+        if why is None:
             kind, why = _known_kind(node, modules, shapes, fixed)
-        if kind is None:
-            kind = "opaque" if untouched else "whole"
-        kinds[node] = kind
-        if kind == "whole" or (
-            node.op == "call_module"
-            and kind == "opaque"
-            and why is not None
-            and list(modules[node.target].parameters())
-        ):
+        else:
+            kind = _passes(node, modules[node.target], shapes, leaves)
+        kinds[node] = kind = kind or ("opaque" if untouched else "whole")
+        if kind == "whole" or (layer and kind == "opaque"):
             whole[node] = why
         if kind in ("input", "linear", "whole") or (untouched and kind not in ("conv", "depthwise")):
             fixed.add(node)
@@ -63,16 +58,22 @@ def _known_kind(node: fx.Node, modules: dict, shapes: dict, fixed: set) -> tuple
     why = "mixes channels, or is not known"
     for operation in operations_of(node, modules):
         sources = operation.sources(node)
+        free = [n for n in sources if n not in fixed]
         if not sources or any(n.op != "get_attr" for n in node.all_input_nodes if n not in sources):
             why = "depends on more than a signal"
-        elif all(n in fixed for n in sources) and operation.name not in ("conv", "depthwise", "norm", "linear"):
-            plain = operation.name in ("channelwise", "add", "cat", "flatten") and shapes[node][:1] == (BATCHES[0],)
-            return (operation.name if plain and operation.fits(shapes, node, fixed) else None), None
-        elif all(len(shapes[n]) > 1 for n in sources if n not in fixed) and operation.fits(shapes, node, fixed):
+        elif not free and operation.name not in ("conv", "depthwise", "norm", "linear"):
+            return _plain_kind(operation, node, shapes, fixed), None
+        elif all(len(shapes[n]) > 1 for n in free) and operation.fits(shapes, node, fixed):
             return operation.name, None
         else:
             why = "does not keep the channels where they are"
     return None, why
+
+
+def _plain_kind(operation, node: fx.Node, shapes: dict, fixed: set) -> str | None:
+    """The name of an operation on what no gate affects, where its name says something; blocks are found by sums."""
+    plain = operation.name in ("channelwise", "add", "cat", "flatten") and shapes[node][:1] == (BATCHES[0],)
+    return operation.name if plain and operation.fits(shapes, node, fixed) else None
 
 
 def _reasons(module: fx.GraphModule, leaves: dict[str, str]) -> dict[str, str]:
@@ -91,19 +92,20 @@ def _reasons(module: fx.GraphModule, leaves: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _passes(node: fx.Node, module: nn.Module, shapes: dict, leaves: dict[str, str]) -> bool:
-    """Whether a module does nothing in eval mode, and keeps zeros at zero in training mode, as stochastic depth does."""
+def _passes(node: fx.Node, module: nn.Module, shapes: dict, leaves: dict[str, str]) -> str | None:
+    """Channelwise, if a module does nothing in eval mode and keeps zeros in training mode, as stochastic depth does."""
     if node.target not in leaves or node.kwargs or len(node.args) != 1 or list(module.parameters()):
-        return False
+        return None
     if own_ways(module) is not None or shapes[node] != shapes[node.args[0]]:
-        return False
+        return None
     zeros = torch.zeros(shapes[node])
     try:
         with undisturbed(), torch.no_grad():
             twin = copy.deepcopy(module)
-            return twin.eval()(zeros) is zeros and not twin.train()(zeros.clone()).any()
+            passes = twin.eval()(zeros) is zeros and not twin.train()(zeros.clone()).any()
     except Exception:  # whatever a user's module raises
-        return False
+        return None
+    return "channelwise" if passes else None
 
 
 class _OnMeta(fx.Interpreter):
@@ -177,13 +179,8 @@ def trace(
     >>> {name: (net.features(node), net.area(node)) for name, node in net.convs.items()}
     {'0': (8, 16)}
     """
-    sizes, dtypes = _inputs(model, input_size, example_inputs)
-    check_hooks("", model)
-    leaves: dict[str, str] = {}
-    for name, layer in model.named_modules():
-        check_name(name)
-        if name and (why := own_ways(layer)) is not None:
-            leaves[name] = why
+    sizes, dtypes = _given(example_inputs) if example_inputs is not None else _size(model, input_size)
+    leaves = _leaves(model)
     recording, (dropped, auxiliary), frozen, in_place = _recorded(model, sizes, dtypes, leaves)
     module = recording.module
     _check_memory(module, in_place, sizes, dtypes)
@@ -210,28 +207,40 @@ def trace(
             "their own: the gated and the pruned network have no such part, and return the main output alone",
             stacklevel=5,  # whoever called `bar.gate`
         )
-    nodes = list(module.graph.nodes)
-    modules = dict(module.named_modules())
+    nodes, modules = dict.fromkeys(module.graph.nodes), dict(module.named_modules())
     return Network(
         module, sizes[0], {n: kinds[n] for n in nodes}, fixed & set(nodes), {n: shapes[n] for n in nodes}, dropouts,
-        auxiliary, {place_of(n, modules): why for n, why in whole.items() if n in shapes and n in set(nodes)},
-        tuple(sizes), tuple(dtypes), {n: w for n, w in inside.items() if n in shapes and kinds[n] in ("whole", "opaque")},
+        auxiliary, {place_of(n, modules): why for n, why in whole.items() if n in nodes},
+        tuple(sizes), tuple(dtypes), {n: inside[n] for n in nodes if n in inside and kinds[n] in ("whole", "opaque")},
     )  # fmt: skip
 
 
-def _inputs(model: nn.Module, input_size: Iterable[int] | None, example_inputs) -> tuple[list[tuple], list]:
+def _leaves(model: nn.Module) -> dict[str, str]:
+    """The modules that are not looked into from the start: path -> why."""
+    check_hooks("", model)
+    leaves: dict[str, str] = {}
+    for name, layer in model.named_modules():
+        check_name(name)
+        if name and (why := own_ways(layer)) is not None:
+            leaves[name] = why
+    return leaves
+
+
+def _given(example_inputs: Tensor | Sequence[Tensor]) -> tuple[list[tuple], list]:
     """The shape of one image of each input, and their types."""
-    dtype = next((p.dtype for p in model.parameters()), None)
-    if example_inputs is not None:
-        found = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
-        if not found or not all(isinstance(x, Tensor) and x.ndim > 1 for x in found):
-            raise BarError("example_inputs must be batches, each a tensor of shape (images, channels, ...)")
-        return [tuple(x.shape[1:]) for x in found], [x.dtype for x in found]
+    found = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
+    if not found or not all(isinstance(x, Tensor) and x.ndim > 1 for x in found):
+        raise BarError("example_inputs must be batches, each a tensor of shape (images, channels, ...)")
+    return [tuple(x.shape[1:]) for x in found], [x.dtype for x in found]
+
+
+def _size(model: nn.Module, input_size: Iterable[int] | None) -> tuple[list[tuple], list]:
+    """The shape of one image of the only input, and the type of the weights."""
     size = tuple(int(s) for s in input_size or ())
-    dims = {int(type(m).__name__[4:5] or 0) for m in model.modules() if type(m) in views.CONVOLUTIONS[:3]}
-    if (len(size) != 3 and len(size) - 1 not in dims) or min(size) < 1:
+    dims = {views.CONVOLUTIONS.index(type(m)) + 2 for m in model.modules() if type(m) in views.CONVOLUTIONS[:3]}
+    if len(size) not in dims | {3} or min(size) < 1:
         raise BarError(f"input size must be three positive numbers (channels, height, width), not {size}")
-    return [size], [dtype]
+    return [size], [next((p.dtype for p in model.parameters()), None)]
 
 
 def _batch(sizes: list[tuple], dtypes: list, images: int) -> list[Tensor]:
@@ -239,7 +248,7 @@ def _batch(sizes: list[tuple], dtypes: list, images: int) -> list[Tensor]:
 
 
 def _recorded(model: nn.Module, sizes: list[tuple], dtypes: list, leaves: dict[str, str]):
-    """What the model does, with modules left whole until it does the same in all modes and for all numbers of images."""
+    """What the model does, with modules left whole until it does so in all modes and for all numbers of images."""
     while True:
         before = len(leaves)
         try:

@@ -1,8 +1,9 @@
 """Layers with a forward of their own that calls the layer's own function: seen as the plain layer that they are.
 
 Many libraries write ``class BatchNormAct(nn.BatchNorm2d)``, whose forward calls `F.batch_norm` with the module's own
-tensors and then an activation, or a convolution that pads its input first. A *view* is an object of the plain class with
-the same parameters and buffers, in the same dictionaries: what is trained, loaded or moved in one is so in the other.
+tensors and then an activation, or a convolution that pads its input first. A *view* is an object of the plain class
+with the same parameters and buffers, in the same dictionaries: what is trained, loaded or moved in one is so in the
+other.
 """
 
 import contextlib
@@ -14,39 +15,51 @@ from torch import Tensor, fx, nn
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _CONVOLUTIONS = {F.conv1d: nn.Conv1d, F.conv2d: nn.Conv2d, F.conv3d: nn.Conv3d}
+_FUNCTIONS = _CONVOLUTIONS | {F.linear: nn.Linear, F.batch_norm: nn.BatchNorm2d}
 CONVOLUTIONS = (*_CONVOLUTIONS.values(), nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def seen(module: nn.Module, path: str, function: Callable, args: tuple, kwargs: dict) -> nn.Module | None:
     """The plain layer that a call inside a module's forward amounts to; None if it is another call."""
 
-    def own(value, name: str) -> bool:
-        """Whether an argument is the module's own tensor of a name."""
-        if isinstance(value, fx.Proxy):
-            return value.node.op == "get_attr" and value.node.target == f"{path}.{name}"
-        return value is getattr(module, name, None)
-
-    def named(*names: str) -> dict:
+    def named(names: tuple[str, ...]) -> dict:
         return dict(zip(names, args[1:], strict=False)) | kwargs
 
-    if function is F.linear and isinstance(module, nn.Linear):
-        given = named("weight", "bias")
-        return _view(module, nn.Linear) if own(given["weight"], "weight") and own(given.get("bias"), "bias") else None
-    kind = _CONVOLUTIONS.get(function)
-    if kind is not None and isinstance(module, kind) and type(module).forward is not kind.forward:
-        given = named("weight", "bias", "stride", "padding", "dilation", "groups")
-        if own(given["weight"], "weight") and own(given.get("bias"), "bias"):
-            return _convolution(module, kind, given)
-    norm = next((n for n in NORMS[:3] if isinstance(module, n)), None)
-    if function is F.batch_norm and norm is not None and type(module).forward is not norm.forward:
-        names = "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"
-        given = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5} | named(*names)
-        training = module.training or module.running_mean is None
-        right = given["eps"] == module.eps and bool(given["training"]) == training and module.momentum is not None
-        right = right and (not training or given["momentum"] == module.momentum)
-        if right and all(own(given[name], name) for name in names[:4]):
-            return _view(module, norm)
-    return None
+    def own(given: dict, names: tuple[str, ...]) -> bool:
+        """Whether arguments are the module's own tensors of these names."""
+        for name in names:
+            value = given.get(name)
+            if isinstance(value, fx.Proxy):
+                right = value.node.op == "get_attr" and value.node.target == f"{path}.{name}"
+            else:
+                right = value is getattr(module, name, None)
+            if not right:
+                return False
+        return True
+
+    kind = _FUNCTIONS.get(function)
+    kinds = NORMS[:3] if kind is nn.BatchNorm2d else (kind,)
+    kind = next((k for k in kinds if k is not None and isinstance(module, k)), None)
+    if kind is None or type(module).forward is kind.forward:
+        return None
+    given = named(_NORM_ARGUMENTS if kind in NORMS else _CONVOLUTION_ARGUMENTS)
+    if not own(given, _NORM_ARGUMENTS[:4] if kind in NORMS else _CONVOLUTION_ARGUMENTS[:2]):
+        return None
+    if kind in NORMS:
+        return _view(module, kind) if _same_norm(module, given) else None
+    return _view(module, kind) if kind is nn.Linear else _convolution(module, kind, given)
+
+
+_CONVOLUTION_ARGUMENTS = ("weight", "bias", "stride", "padding", "dilation", "groups")
+_NORM_ARGUMENTS = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+
+
+def _same_norm(module: nn.Module, given: dict) -> bool:
+    """Whether a batch norm's own forward normalises as the plain one does."""
+    training = module.training or module.running_mean is None
+    momentum = given.get("momentum", 0.1) == module.momentum or not training
+    right = given.get("eps", 1e-5) == module.eps and bool(given.get("training", False)) == training
+    return right and momentum and module.momentum is not None
 
 
 def _view(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
@@ -97,7 +110,7 @@ def _empty(tensor: Tensor) -> Tensor:
 
 
 def work(conv: nn.Module, inputs: tuple, out: Tensor) -> tuple[int, int]:
-    """How many numbers a convolution or linear layer returns for one image, and its FLOPs, 2 per multiply-accumulate."""
+    """How many numbers a convolution or linear layer returns for one image, and its FLOPs: 2 per product."""
     if not isinstance(out, Tensor) or out.ndim < 2:
         return 0, 0
     # multiply-accumulates: behind each number that comes out, or of a transposed one, that goes in

@@ -98,6 +98,9 @@ _CONV = {
     "padding": _or(_MARGINS, _one_of("same", "valid")), "dilation": _SIDES, "groups": _WIDTH, "bias": is_flag,
     "padding_mode": _one_of("zeros", "reflect", "replicate", "circular"),
 }  # fmt: skip
+_TRANSPOSED = _CONV | {"output_padding": _MARGINS}
+_ADAPTIVE, _DROPOUT = {"output_size": _SIZE}, {"p": _SHARE, **_IN_PLACE}
+_ADAPTIVE_MAX = _ADAPTIVE | {"return_indices": _is_false}
 _MAX = {
     "kernel_size": _SIDES, "stride": _STRIDE, "padding": _MARGINS, "dilation": _SIDES, "return_indices": _is_false,
     "ceil_mode": is_flag,
@@ -116,9 +119,7 @@ _INSTANCES = {k: v for k, v in _NORM.items() if k != "bias"}
 _PADDING = {"padding": _or(_whole(-4096, 4096), _some_of(_whole(-4096, 4096), 6))}
 LAYERS: dict[type[nn.Module], Arguments] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV),
-    **dict.fromkeys(
-        (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _CONV | {"output_padding": _MARGINS}
-    ),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _TRANSPOSED),
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _NORM),
     nn.SyncBatchNorm: _INSTANCES,
     **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _INSTANCES),
@@ -140,12 +141,12 @@ LAYERS: dict[type[nn.Module], Arguments] = {
     **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _MAX),
     nn.AvgPool1d: {k: v for k, v in _AVERAGE.items() if k != "divisor_override"},
     **dict.fromkeys((nn.AvgPool2d, nn.AvgPool3d), _AVERAGE),
-    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), {"output_size": _SIZE}),
+    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _ADAPTIVE),
     **dict.fromkeys(
         (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
-        {"output_size": _SIZE, "return_indices": _is_false},
+        _ADAPTIVE_MAX,
     ),
-    **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), {"p": _SHARE, **_IN_PLACE}),
+    **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _DROPOUT),
     nn.Softplus: {"beta": is_number, "threshold": is_number},
     nn.Threshold: {"threshold": is_number, "value": is_number, **_IN_PLACE},
     nn.LeakyReLU: {"negative_slope": is_number, **_IN_PLACE},
@@ -181,8 +182,8 @@ _ORDER = {f"/{i}": _or(_DIM, _some_of(_DIM, 8)) for i in range(8)}
 _TWO = {**INPUT, "dim0": _DIM, "dim1": _DIM}
 _MANY = {"tensors": are_nodes, "dim": _DIM}
 _FILTER = {
-    **INPUT, "weight": is_node, "bias": _or(is_node, _none), "stride": _SIDES, "padding": _or(_MARGINS, _one_of("same")),
-    "dilation": _SIDES, "groups": _WIDTH,
+    **INPUT, "weight": is_node, "bias": _or(is_node, _none), "stride": _SIDES,
+    "padding": _or(_MARGINS, _one_of("same")), "dilation": _SIDES, "groups": _WIDTH,
 }  # fmt: skip
 _POOLS = {**INPUT, **_POOL}
 # function -> how many of its arguments must be given, and a check for each

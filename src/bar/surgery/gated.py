@@ -14,7 +14,7 @@ from bar.surgery.layers import Gated
 from bar.surgery.loading import check_fits
 from bar.surgery.pruning import prune
 from bar.surgery.rewiring import rewire
-from bar.surgery.settling import settled
+from bar.surgery.settling import settled, widen
 from bar.surgery.watching import Watch
 
 
@@ -57,7 +57,6 @@ class GatedNetwork(nn.Module):
         )
         self._sizes = [network.features(network.convs[name]) for name in prunable]
         self._spine = [name for name in network.spine() if name in self._names]
-        # whether something reads some of a signal's channels only
         self._slices = "pick" in network.kinds.values()
         self.register_load_state_dict_post_hook(_connect)
         self._watch = Watch(network, model)
@@ -123,9 +122,8 @@ class GatedNetwork(nn.Module):
     def extra_repr(self) -> str:
         if not self.whole:
             return ""
-        lines = [f"left whole: {place} {why}" for place, why in self.whole.items()]
-        share = 1 - self.smallest() / max(self.full(), 1)
-        return "\n".join([*lines, f"of the volume, {share:.0%} can still go"])
+        share = f"{1 - self.smallest() / max(self.full(), 1):.0%} of the volume can still go"
+        return "\n".join([*(f"left whole: {place} {why}" for place, why in self.whole.items()), share])
 
     def live(self) -> dict[fx.Node, Tensor]:
         """Which channels of each node are live in eval mode: node -> bool, shape (channels,); see `Network.live`."""
@@ -181,13 +179,8 @@ class GatedNetwork(nn.Module):
         gates = self.gates
         for name in self._spine:
             gates[name].floor_()
-        count = 1
-        while self._slices and count < 2 * max(self._sizes) and not self.network.reached(self.live()):
-            for gate in self._gates:  # a slice may leave out just the features that are kept
-                best = torch.zeros_like(gate.alive)
-                best[gate.score.topk(min(count, len(best))).indices] = True
-                gate.settle_(gate.alive | best)
-            count *= 2
+        if self._slices:
+            widen(self)
         return self
 
     @torch.no_grad()

@@ -164,7 +164,7 @@ class Wiring:
         return self.graph.call_method("new_zeros", (images, (count, width, *self.network.shapes[node][2:])))
 
     def operand(self, node: fx.Node, axis: int | None, channels: Tensor) -> fx.Node:
-        """What a sum or product reads of a signal or a parameter, whose channels are in that dimension, if it has any."""
+        """What a sum or product reads of a signal or a parameter, which has its channels in that dimension."""
         if node not in self.network.fixed:
             return self.taken(node, channels if axis is not None else torch.zeros(1, dtype=torch.long))
         twin = self.held[node][0]
