@@ -71,12 +71,16 @@ def _both(a, b):
     """Arguments that are the same in both recordings, with `Times` for multiples of the numbers of images."""
     if isinstance(a, slice) and isinstance(b, slice):
         return slice(*_both(_ends(a), _ends(b)))
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        return {k: _both(v, b[k]) for k, v in a.items()}
-    if isinstance(a, list | tuple) and isinstance(b, type(a)) and len(a) == len(b):
-        parts = [_both(x, y) for x, y in zip(a, b, strict=True)]
+    if isinstance(a, dict) and isinstance(b, dict):
+        return dict(_both([*a.items()], [*b.items()]))
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        parts = [_both(x, y) for x, y in zip(a, b, strict=True)]  # a ValueError, if one is longer
         return tuple(parts) if isinstance(a, tuple) else parts
-    if a is b or (type(a) is type(b) and (a == b or a != a)):
+    return _number(a, b)
+
+
+def _number(a, b):
+    if a is b or (type(a) is type(b) and (a == b or repr(a) == repr(b))):  # NaN is not NaN
         return a
     if type(a) is type(b) is int and a * BATCHES[1] == b * BATCHES[0]:
         return Times(a // BATCHES[0])

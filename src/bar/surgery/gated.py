@@ -120,10 +120,12 @@ class GatedNetwork(nn.Module):
         return self.network.whole
 
     def extra_repr(self) -> str:
-        if not self.whole:
-            return ""
         share = f"{1 - self.smallest() / max(self.full(), 1):.0%} of the volume can still go"
-        return "\n".join([*(f"left whole: {place} {why}" for place, why in self.whole.items()), share])
+        return (
+            "\n".join([*(f"left whole: {place} {why}" for place, why in self.whole.items()), share])
+            if self.whole
+            else ""
+        )
 
     def live(self) -> dict[fx.Node, Tensor]:
         """Which channels of each node are live in eval mode: node -> bool, shape (channels,); see `Network.live`."""
@@ -339,22 +341,11 @@ class GatedNetwork(nn.Module):
         return self.size_of({name: torch.ones_like(gate.alive) for name, gate in self.gates.items()}, metric)
 
     def uncut(self, metric: str = "volume") -> int:
-        """Volume or FLOPs of what is still computed while training: all that has not been cut (`cut_`).
-
-        Parameters
-        ----------
-        metric : str
-            "volume" or "flops".
-
-        Returns
-        -------
-        int
-            For one image, counted as in `size`; at least `size`, at most `full`.
-        """
+        """Volume or FLOPs of what is still computed while training: all that has not been cut (`cut_`); as `size`."""
         return self.size_of({name: ~gate.cut for name, gate in self.gates.items()}, metric)
 
     def size_of(self, alive: dict[str, Tensor], metric: str) -> int:
-        """Volume or FLOPs if just these features were alive.
+        """Volume or FLOPs, counted as in `size`, if just these features were alive.
 
         Parameters
         ----------
@@ -362,11 +353,6 @@ class GatedNetwork(nn.Module):
             For every gated convolution, which features are alive. Those that then are not live do not count.
         metric : str
             "volume" or "flops".
-
-        Returns
-        -------
-        int
-            For one image, counted as in `size`.
         """
         keep = self.network.live(alive)
         kinds = self.network.kinds.items()
