@@ -35,13 +35,13 @@ class Network:
     input_size : tuple of int
         (channels, height, width) of one image.
     kinds : dict
-        Graph node -> the name of what it does to channels (`bar.network.operations`): input, conv, depthwise, norm,
-        linear, channelwise, add, cat, flatten, output; "opaque" for anything that reads no gated feature, such as a
-        softmax behind the last linear layer.
+        Graph node -> the name of what it does to channels (`bar.network.operations`), such as conv, norm, channelwise
+        or add; "whole" for what is left whole; "opaque" for anything that reads no gated feature, such as a softmax
+        behind the last linear layer.
     fixed : set
         The nodes whose channels are always present: those before the first convolutions, and those after linear layers.
     shapes : dict
-        Graph node -> shape of what it returns, for one image (batch of 1).
+        Graph node -> shape of what it returns, for a batch of two images.
     convs : dict
         Name of a convolution -> its node, in order of execution; depthwise ones are not among them, since their
         features live or die with their input.

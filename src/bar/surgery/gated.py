@@ -355,8 +355,7 @@ class GatedNetwork(nn.Module):
             "volume" or "flops".
         """
         keep = self.network.live(alive)
-        kinds = self.network.kinds.items()
-        features = {node.target: keep[node].double() for node, kind in kinds if kind in ("conv", "depthwise")}
+        features = {n.target: keep[n].double() for n, k in self.network.kinds.items() if k in ("conv", "depthwise")}
         size = int(cost.measure(metric)(self.network, features).round())
         which = list(cost.METRICS).index(metric)
         return size - sum(work[which] for node, work in self.network.inside.items() if not keep[node].any())
