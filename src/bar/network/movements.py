@@ -69,6 +69,9 @@ def rewrite_movements(module: fx.GraphModule, values: dict[fx.Node, object]) -> 
         source = _moved(node, modules)
         if source is None or not (source in transit or isinstance(values.get(source), Tensor)):
             continue
+        layer = modules[node.target] if node.op == "call_module" else None
+        if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1) and source not in transit:
+            continue  # in that form already
         anchor, numbers = transit.get(source) or (source, _numbered(values[source].shape))
         if numbers is None:
             continue
