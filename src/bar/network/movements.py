@@ -67,11 +67,8 @@ def rewrite_movements(module: fx.GraphModule, values: dict[fx.Node, object]) -> 
     for node in list(graph.nodes):
         _unite(graph, node, module, values)
         source = _moved(node, modules)
-        if source is None or not (source in transit or isinstance(values.get(source), Tensor)):
+        if source not in transit and (_is_flatten(node, modules) or not isinstance(values.get(source), Tensor)):
             continue
-        layer = modules[node.target] if node.op == "call_module" else None
-        if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1) and source not in transit:
-            continue  # in that form already
         anchor, numbers = transit.get(source) or (source, _numbered(values[source].shape))
         if numbers is None:
             continue
@@ -90,6 +87,12 @@ def rewrite_movements(module: fx.GraphModule, values: dict[fx.Node, object]) -> 
         elif new is not node:
             _take_over(values, node, new)
             node.replace_all_uses_with(new)
+
+
+def _is_flatten(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a node is a layer that is in the one form already."""
+    layer = modules[node.target] if node.op == "call_module" else None
+    return isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1)
 
 
 def _take_over(values: dict, node: fx.Node, new: fx.Node) -> None:
