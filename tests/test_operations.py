@@ -13,19 +13,19 @@ from bar.network import operations
 DOCUMENT = Path(__file__).parents[1] / "ARCHITECTURE.md"
 
 
-class Clamped(nn.Module):
-    def __init__(self, low: float, high: float) -> None:
+class Summed(nn.Module):
+    def __init__(self, dim: int) -> None:
         super().__init__()
         self.first, self.norm, self.second = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
-        self.low, self.high = low, high
+        self.dim = dim
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.clamp(self.norm(self.first(x)), self.low, max=self.high)
-        return torch.clamp(self.second(x), self.low, self.high).flatten(1)
+        x = torch.cumsum(self.norm(self.first(x)), dim=self.dim)
+        return self.second(x).cumsum(self.dim).flatten(1)
 
 
 @pytest.fixture
-def with_clamp(monkeypatch: pytest.MonkeyPatch) -> None:
+def with_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     """Apply the diff that the document shows."""
     diff = re.search(r"```diff\n(.*?)```", DOCUMENT.read_text("utf-8"), re.S).group(1)
     added = "".join(line[1:] + "\n" for line in diff.splitlines() if line.startswith("+"))
@@ -36,13 +36,13 @@ def with_clamp(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_before():
-    with pytest.raises(bar.BarError, match="clamp"):
-        bar.gate(Clamped(0, 6), (3, 8, 8))
+    with pytest.raises(bar.BarError, match="cumsum"):
+        bar.gate(Summed(-1), (3, 8, 8))
 
 
-def test_one_row_is_enough(with_clamp):
+def test_one_row_is_enough(with_sums):
     torch.manual_seed(0)
-    gated = bar.gate(Clamped(0, 6).double(), (3, 8, 8)).eval()
+    gated = bar.gate(Summed(-1).double(), (3, 8, 8)).eval()
     gated.gates["first"].log_alpha.data[2:6] = -9
     pruned, images = bar.prune(gated), torch.rand(4, 3, 8, 8, dtype=torch.float64)
     assert pruned.get_submodule("first").out_channels == 4
@@ -50,13 +50,13 @@ def test_one_row_is_enough(with_clamp):
     assert bar.count(pruned, (3, 8, 8)).volume == gated.size() < gated.full()
 
 
-def test_its_condition_counts(with_clamp):
-    with pytest.raises(bar.BarError, match="clamp"):
-        bar.gate(Clamped(1, 6), (3, 8, 8))
+def test_its_condition_counts(with_sums):
+    with pytest.raises(bar.BarError, match="cumsum"):
+        bar.gate(Summed(1), (3, 8, 8))
 
 
 def test_every_operation_is_in_the_table():
-    made = {"input", "output", "opaque"}  # these are no calls, or any
+    made = {"input", "output", "opaque", "whole"}  # these are no calls, or any
     assert {row.operation.name for row in operations.TABLE} | made == operations.OPERATIONS.keys()
 
 

@@ -9,14 +9,15 @@ One counting rule for every network, pruned or not:
 And the same rule in expectation, where each feature is present with a known probability: differentiable, for L_S.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
 from bar.errors import BarError, nearest
-from bar.network import Network, follow, on_meta, quiet_call, symbolic_trace
+from bar.network import CONVOLUTIONS, Network, follow, on_meta, quiet_call, symbolic_trace, undisturbed, work
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,18 @@ class Cost:
     layers: dict[str, dict[str, int]]
 
 
-def count(model: nn.Module, input_size: Iterable[int], linear: bool = False) -> Cost:
+def count(
+    model: nn.Module,
+    input_size: Iterable[int] | None = None,
+    linear: bool = False,
+    *,
+    example_inputs: Sequence[Tensor] | None = None,
+) -> Cost:
     """Count what a network costs for one image, by running it on the meta device.
 
-    Counted are the outputs and FLOPs of every ``nn.Conv2d`` that runs, as often as it runs; each feature of a grouped
-    convolution reads the input channels of its group only, and of a depthwise one a single channel. Not counted are
-    other convolutions (``nn.Conv1d``, ``nn.Conv3d``, transposed ones) and calls of ``F.conv2d``.
+    Counted are the outputs and FLOPs of every convolution that runs (``nn.Conv1d`` to ``nn.Conv3d``, transposed ones
+    too), as often as it runs; each feature of a grouped convolution reads the input channels of its group only, and of
+    a depthwise one a single channel. Not counted are calls of ``F.conv2d`` and its like outside of such a layer.
 
     Parameters
     ----------
@@ -56,6 +63,8 @@ def count(model: nn.Module, input_size: Iterable[int], linear: bool = False) -> 
         (channels, height, width) of one image.
     linear : bool
         Count the FLOPs of linear layers too. The paper counts convolutions only.
+    example_inputs : sequence of Tensor, optional
+        Instead of the size, for a network of several inputs: a batch for each of them.
 
     Returns
     -------
@@ -77,26 +86,36 @@ def count(model: nn.Module, input_size: Iterable[int], linear: bool = False) -> 
 
     def note(name: str):
         def hook(module: nn.Module, _inputs: tuple, out: Tensor) -> None:
-            volume = out[0].numel()
-            per_output = module.weight[0].numel()  # multiply-accumulates behind each output number
+            volume, flops = work(module, _inputs, out)
+            if not volume:
+                return
             before = layers.get(name, {"volume": 0, "flops": 0})
             layers[name] = {
                 "features": out.shape[1],
                 "area": out[0, 0].numel(),
-                "volume": before["volume"] + volume * isinstance(module, nn.Conv2d),
-                "flops": before["flops"] + 2 * volume * per_output,
+                "volume": before["volume"] + volume * isinstance(module, CONVOLUTIONS),
+                "flops": before["flops"] + flops,
                 "parameters": sum(p.numel() for p in module.parameters()),
             }
 
         return hook
 
-    for name, module in twin.named_modules():
-        if isinstance(module, nn.Conv2d) or (linear and isinstance(module, nn.Linear)):
-            module.register_forward_hook(note(name))
-    size = tuple(input_size)
+    def ready(twin: nn.Module) -> nn.Module:
+        layers.clear()
+        for name, module in twin.named_modules():
+            if isinstance(module, CONVOLUTIONS) or (linear and isinstance(module, nn.Linear)):
+                module.register_forward_hook(note(name))
+        return twin
+
+    dtype = next(iter(twin.parameters()), torch.empty(0)).dtype
+    if example_inputs is None:
+        size = tuple(input_size or ())
+        inputs = [torch.empty(1, *size, device="meta", dtype=dtype)]
+    else:
+        inputs = [x[:1].to("meta") for x in example_inputs]
+        size = tuple(tuple(x.shape[1:]) for x in inputs)
     try:
-        dtype = next(iter(twin.parameters()), torch.empty(0)).dtype
-        quiet_call(twin)(torch.empty(1, *size, device="meta", dtype=dtype))
+        _run(ready, twin, model, inputs)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BarError(f"{type(model).__name__} cannot take an image of size {size}: {reason}") from error
@@ -106,6 +125,17 @@ def count(model: nn.Module, input_size: Iterable[int], linear: bool = False) -> 
         parameters=sum(p.numel() for p in model.parameters()),
         layers=layers,
     )
+
+
+def _run(ready: Callable, twin: nn.Module, model: nn.Module, inputs: list[Tensor]) -> None:
+    """Run a network on the meta device; one that looks at values, on zeros."""
+    try:
+        quiet_call(ready(twin))(*inputs)
+    except (RuntimeError, NotImplementedError):
+        real = ready(copy.deepcopy(model).eval())
+        device = next((p.device for p in real.parameters()), torch.device("cpu"))
+        with undisturbed(), torch.no_grad():
+            quiet_call(real)(*(torch.zeros(x.shape, dtype=x.dtype, device=device) for x in inputs))
 
 
 class _PeakActivations(fx.Interpreter):
@@ -174,14 +204,16 @@ def volume(network: Network, features: Mapping[str, Tensor]) -> Tensor:
     network : Network
         From `bar.network.trace`.
     features : mapping of str to Tensor of shape (features,)
-        Convolution -> how present each of its features is, in [0, 1]; all of `network.convs`, on one device.
+        Convolution -> how present each of its features is, in [0, 1]; all of `network.convs`, on one device. Those of
+        depthwise convolutions follow from their inputs, if they are not given.
 
     Returns
     -------
     Tensor
         A scalar >= 0, in values per image; differentiable. Depthwise convolutions count what passes through them.
     """
-    total = sum(present.sum() * network.area(network.convs[name]) for name, present in features.items())
+    total = sum(features[name].sum() * network.area(node) for name, node in network.convs.items())
+    total = total + sum(inside[0] for inside in network.inside.values())
     depthwise = [node for node, kind in network.kinds.items() if kind == "depthwise"]
     flow = _presence(network, features) if depthwise else {}
     for node in depthwise:
@@ -209,7 +241,7 @@ def flops(network: Network, features: Mapping[str, Tensor]) -> Tensor:
         A scalar >= 0, in FLOPs per image, 2 per multiply-accumulate; differentiable.
     """
     flow = _presence(network, features)
-    total = torch.zeros(())
+    total = torch.zeros(()) + sum(inside[1] for inside in network.inside.values())
     for node, kind in network.kinds.items():
         if kind in ("conv", "depthwise"):
             (source,) = network.sources(node)
@@ -225,14 +257,20 @@ def flops(network: Network, features: Mapping[str, Tensor]) -> Tensor:
 
 
 def flops_of_pair(network: Network, node: fx.Node) -> int:
-    """FLOPs per image of a convolution for one input channel and one feature: 2 per kernel tap and output pixel."""
-    return 2 * network.submodule(node).weight[0, 0].numel() * network.area(node)
+    """FLOPs per image of a convolution for one input channel and one feature: 2 per kernel tap and output pixel.
+
+    Of a transposed one, 2 per kernel tap and input pixel.
+    """
+    conv = network.submodule(node)
+    return 2 * conv.weight[0, 0].numel() * network.area(network.sources(node)[0] if conv.transposed else node)
 
 
 def _presence(network: Network, features: Mapping[str, Tensor]) -> dict:
     """How present the channels of every node are, in [0, 1]; None where they are always present."""
 
     def rule(node: fx.Node, inputs: list, passed: Tensor | None) -> Tensor | None:
+        if network.kinds[node] == "depthwise" and node.target in features:
+            return features[node.target]
         if network.kinds[node] == "depthwise" and passed is None:
             return torch.ones(network.features(node))
         return features[node.target] if network.kinds[node] == "conv" else passed

@@ -210,7 +210,7 @@ def scales(network: Network) -> dict[str, Tensor]:
         gamma = network.submodule(node).weight if kind == "norm" else None
         if gamma is not None:
             return gamma.abs()
-        if wanted is None or kind in ("norm", "conv", "linear", "opaque", "output"):
+        if wanted is None or kind in ("norm", "conv", "linear", "opaque", "whole", "output"):
             return torch.full((network.features(node),), torch.inf, device=_device(network))
         return wanted
 

@@ -313,13 +313,15 @@ class _Paths(fx.Interpreter):
         if not any(isinstance(x, Tensor) and x.requires_grad for x in inputs):  # no layer so far
             out = super().run_node(node)
             return torch.ones_like(out) if isinstance(out, Tensor) else out
-        if kind == "add":
+        if kind in ("add", "product", "merge"):
             return sum(inputs)
-        if kind == "opaque":  # behind linear layers, such as a softmax: each output may depend on all inputs
-            return sum(x.sum() for x in inputs if isinstance(x, Tensor)).expand(network.shapes[node])
-        if kind == "channelwise":
+        if kind in ("opaque", "whole", "filter"):  # such as a softmax: each output may depend on all inputs
+            return sum(x.sum() for x in inputs if isinstance(x, Tensor)).expand(
+                len(inputs[0]), *network.shapes[node][1:]
+            )
+        if kind in ("channelwise", "offset"):
             return self._passed(node, inputs[0])
-        return inputs[0] if kind == "norm" else super().run_node(node)
+        return inputs[0] if kind in ("norm", "slopes") else super().run_node(node)
 
     def _passed(self, node: fx.Node, x: Tensor) -> Tensor:
         """Activations let all numbers pass, and maxima are replaced by means, since any pixel may be the largest."""
@@ -331,7 +333,7 @@ class _Paths(fx.Interpreter):
         if isinstance(layer, nn.AdaptiveMaxPool2d) or node.target is F.adaptive_max_pool2d:
             return F.adaptive_avg_pool2d(x, self.network.shapes[node][2:])
         pools = isinstance(layer, nn.AvgPool2d | nn.AdaptiveAvgPool2d) or node.target is F.avg_pool2d
-        return super().run_node(node) if pools or self.network.shapes[node] != x.shape else x
+        return super().run_node(node) if pools or self.network.shapes[node][1:] != x.shape[1:] else x
 
 
 def on_paths(network: nn.Module, input_size: Iterable[int]) -> dict[str, Tensor]:

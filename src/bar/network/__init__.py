@@ -2,26 +2,30 @@
 
 from bar.network import blocks
 from bar.network.channels import Network, ask, backwards, follow, forwards
-from bar.network.checks import check_hooks, check_layer
-from bar.network.recording import quiet_call, symbolic_trace, undisturbed
+from bar.network.checks import check_hooks, own_ways
+from bar.network.recording import symbolic_trace
 from bar.network.rewriting import KeepUnread, is_pointwise, stride_first
-from bar.network.tracing import on_meta, trace
+from bar.network.running import on_meta, quiet_call, undisturbed
+from bar.network.tracing import trace
+from bar.network.views import CONVOLUTIONS, work
 
 __all__ = [
+    "CONVOLUTIONS",
     "KeepUnread",
     "Network",
     "ask",
     "backwards",
     "blocks",
     "check_hooks",
-    "check_layer",
     "follow",
     "forwards",
     "is_pointwise",
     "on_meta",
+    "own_ways",
     "quiet_call",
     "stride_first",
     "symbolic_trace",
     "trace",
     "undisturbed",
+    "work",
 ]

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor, fx, nn
 
-from bar.network.operations import OPERATIONS, Operation
+from bar.network.kinds import Operation
+from bar.network.operations import OPERATIONS
 
 
 @dataclass
@@ -34,13 +35,13 @@ class Network:
     input_size : tuple of int
         (channels, height, width) of one image.
     kinds : dict
-        Graph node -> the name of what it does to channels (`bar.network.operations`): input, conv, depthwise, norm,
-        linear, channelwise, add, cat, flatten, output; "opaque" for anything that reads no gated feature, such as a
-        softmax behind the last linear layer.
+        Graph node -> the name of what it does to channels (`bar.network.operations`), such as conv, norm, channelwise
+        or add; "whole" for what is left whole; "opaque" for anything that reads no gated feature, such as a softmax
+        behind the last linear layer.
     fixed : set
         The nodes whose channels are always present: those before the first convolutions, and those after linear layers.
     shapes : dict
-        Graph node -> shape of what it returns, for one image (batch of 1).
+        Graph node -> shape of what it returns, for a batch of two images.
     convs : dict
         Name of a convolution -> its node, in order of execution; depthwise ones are not among them, since their
         features live or die with their input.
@@ -49,6 +50,12 @@ class Network:
         mode it has.
     auxiliary : tuple of str
         Modules that run in training mode only, and that the graph leaves out: auxiliary heads.
+    whole : dict
+        What is left whole, by its place -> why.
+    input_sizes, input_types : tuple
+        Of each input: the shape of one image, and its type, None for that of the weights.
+    inside : dict
+        Node that is called as it is -> volume and FLOPs of the convolutions in it, for one image.
     """
 
     module: fx.GraphModule
@@ -58,6 +65,10 @@ class Network:
     shapes: dict[fx.Node, torch.Size]
     dropouts: dict[str, str] = field(default_factory=dict)
     auxiliary: tuple[str, ...] = ()
+    whole: dict[str, str] = field(default_factory=dict)
+    input_sizes: tuple[tuple[int, ...], ...] = ()
+    input_types: tuple = ()
+    inside: dict[fx.Node, tuple[int, int]] = field(default_factory=dict)
     convs: dict[str, fx.Node] = field(init=False)
 
     def __getstate__(self) -> dict:
@@ -73,7 +84,8 @@ class Network:
         ]
         return vars(self) | {
             "kinds": [(nodes[i], kind, self.shapes[node]) for i, (node, kind) in enumerate(self.kinds.items())],
-            "fixed": [place[node] for node in self.fixed], "shapes": None, "convs": None,
+            "fixed": [place[node] for node in self.fixed],
+            "inside": [(place[node], work) for node, work in self.inside.items()], "shapes": None, "convs": None,
         }  # fmt: skip
 
     def __setstate__(self, state: dict) -> None:
@@ -87,10 +99,16 @@ class Network:
         self.kinds = {node: kind for node, (_, kind, _) in zip(nodes, state["kinds"], strict=True)}
         self.shapes = {node: shape for node, (_, _, shape) in zip(nodes, state["kinds"], strict=True)}
         self.fixed = {nodes[i] for i in state["fixed"]}
+        self.inside = {nodes[i]: work for i, work in state["inside"]}
         self.__post_init__()
 
     def __post_init__(self) -> None:
         self.convs = {n.target: n for n, kind in self.kinds.items() if kind == "conv"}
+
+    def example_inputs(self) -> list[Tensor]:
+        """An image for each input, on the meta device."""
+        sizes = zip(self.input_sizes, self.input_types, strict=True)
+        return [torch.empty(1, *size, dtype=dtype, device="meta") for size, dtype in sizes]
 
     def operation(self, node: fx.Node) -> Operation:
         """What a node does to channels."""
@@ -164,20 +182,21 @@ class Network:
 
         def reached(node: fx.Node, inputs: list[Tensor], passed: Tensor | None) -> Tensor:
             kind = self.kinds[node]
-            if kind in ("conv", "linear"):
+            if kind == "conv":
                 fed = inputs[0].view(self.groups(node), -1).any(1)
                 here = fed.repeat_interleave(self.features(node) // len(fed))
-                own = alive.get(node.target) if kind == "conv" else None
+                own = alive.get(node.target)
                 return here if own is None else here & own.detach().cpu()
-            if kind in ("input", "opaque"):
-                return torch.full((self.features(node),), all(p.any() for p in inputs))
-            return passed
+            if passed is None:  # always present, or new: of what nothing reaches, only an opaque node is gone
+                gone = kind in ("opaque", "output") and not all(p.any() for p in inputs)
+                return torch.full((self.features(node),), not gone)
+            return passed.bool()
 
         flow = follow(self, reached, torch.logical_or)
 
         def read(node: fx.Node, wanted: Tensor | None) -> Tensor:
             if self.kinds[node] == "output":
-                return flow[node]
+                return torch.ones_like(flow[node])
             return torch.zeros_like(flow[node]) if wanted is None else wanted & flow[node]
 
         return ask(self, read)
@@ -198,35 +217,73 @@ class Network:
 
         def shortest(node: fx.Node, paths: list[tuple]) -> tuple[int, int, tuple]:
             """The numbers of grouped and of all convolutions on the best path so far, and the path."""
+            if self.kinds[node] in ("product", "output"):  # which need all of them, but for scales that are never zero
+                signals = zip(self.sources(node), paths, strict=True)
+                scales = ("offset",) if self.kinds[node] == "product" else ()
+                paths = [p for n, p in signals if self.kinds[n] not in scales]
+                path = tuple(dict.fromkeys(n for p in paths for n in p[2]))
+                return sum(self.groups(n) > 1 for n in path), len(path), path
             grouped, length, path = min(paths, key=lambda p: p[:2], default=(0, 0, ()))
             if self.kinds[node] == "conv":
                 return grouped + (self.groups(node) > 1), length + 1, (*path, node)
             return grouped, length, path
 
         best = forwards(self, shortest)
-        heads = {n for node, kind in self.kinds.items() if kind in ("linear", "output") for n in best[node][2]}
+        heads = {n for node in self.heads() for n in best[node][2]}
         return [name for name, node in self.convs.items() if node in heads]
+
+    def heads(self) -> list[fx.Node]:
+        """What must be reached, since it makes something of nothing: linear layers, what is left whole, the output.
+
+        Not those that only scale something: where the network has nothing to scale, they do not matter.
+        """
+
+        def ends(node: fx.Node, asked: list[bool]) -> tuple[bool, list[bool]]:
+            here = self.kinds[node] == "output" or any(asked)
+            return here, [here and self.kinds[node] != "product" for _ in self.sources(node)]
+
+        reach = backwards(self, ends)
+        return [n for n, kind in self.kinds.items() if kind in ("linear", "whole", "output") and reach[n]]
+
+    def reached(self, live: Mapping[fx.Node, Tensor]) -> bool:
+        """Whether a signal gets to everything that needs one, given what is live: no pruning is fatal then."""
+        for head in self.heads():  # a linear layer without input would lose its bias, too
+            read = self.kinds[head] == "output" or bool(live[head].any())
+            if read and self.kinds[head] != "whole" and not all(live[n].any() for n in self.sources(head)):
+                return False
+        return True
 
     def spaces(self) -> dict[fx.Node, fx.Node]:
         """Which signals hold the same channels, because sums join them: for each node, one that stands for them all."""
         joined = DisjointSet(self.kinds)
         for node, kind in self.kinds.items():
             sources = self.sources(node)
-            same = kind == "depthwise" and self.features(node) == self.features(sources[0])
-            if same or kind in ("norm", "channelwise", "add"):
+            if kind in ("norm", "channelwise", "add", "depthwise", "offset", "merge", "product", "filter", "slopes"):
                 for source in sources:
-                    joined.merge(node, source)
+                    # a parameter, or the scale of all channels, is no signal of the same channels
+                    if self.features(source) == self.features(node) and (kind == "add" or source not in self.fixed):
+                        joined.merge(node, source)
         return {node: joined[node] for node in self.kinds}
 
-    def returned(self) -> dict[fx.Node, bool]:
-        """Which nodes' features are the network's own outputs, with no convolution or linear layer in between."""
+    def kept(self) -> dict[fx.Node, str | None]:
+        """Which nodes' features are needed whole, and what for, None if they are not.
 
-        def reaches(node: fx.Node, asked: list[bool]) -> tuple[bool, list[bool]]:
-            kind = self.kinds[node]
-            ends = kind == "output" or (kind not in ("conv", "linear") and any(asked))
-            return any(asked), [ends for _ in self.sources(node)]
+        That is so if they are the network's own outputs, or flow into something that is left whole, with no convolution
+        or linear layer in between; and if they are read only through something that makes a number of a zero, too, such
+        as the sigmoid of a scale: then a feature without a gate goes with the channel that it scales.
+        """
 
-        return backwards(self, reaches)
+        def asks(node: fx.Node, asked: list[str | None]) -> tuple[str | None, list[str | None]]:
+            kind, sources = self.kinds[node], self.sources(node)
+            here = next((a for a in ("output", "whole") if a in asked), None)
+            if here is None and asked and all(a == "offset" for a in asked):
+                here = "offset"
+            if kind in ("conv", "linear", "opaque"):
+                return here, [None] * len(sources)
+            ask = kind if kind in ("output", "whole") else here
+            return here, ["offset" if kind == "offset" and ask is None else ask] * len(sources)
+
+        return backwards(self, asks)
 
 
 def forwards(network: Network, rule: Callable) -> dict:

@@ -21,6 +21,13 @@ def place_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     return f"{node.name!r} ({what}, in " + (f"module {path!r})" if path else "the network itself)")
 
 
+def path_of(node: fx.Node | None) -> str:
+    """The path of the module that did what a node does."""
+    stack = {} if node is None else node.meta.get("nn_module_stack", {})
+    path, _ = next(reversed(stack.values()), ("", None))
+    return path
+
+
 def check_name(name: str) -> None:
     """Refuse the name of a module that torch.fx cannot write into source code."""
     last = name.rpartition(".")[2]
@@ -28,40 +35,58 @@ def check_name(name: str) -> None:
         raise BarError(f"module {name!r} cannot have this name, since Python reads {last!r} differently: rename it")
 
 
-def check_layer(name: str, module: nn.Module) -> None:
-    """Refuse a layer that may not compute what its class does, since the smaller layer that replaces it would."""
+class Refusal(BarError):
+    """What one module does cannot be followed; it may be left whole instead, unless it is the network itself."""
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def own_ways(module: nn.Module) -> str | None:
+    """Why a module may not compute what its class does, so that no smaller one can replace it; None if it does."""
     if parametrize.is_parametrized(module):
-        raise BarError(
-            f"the {', '.join(module.parametrizations)} of {name!r} is parametrized: call "
-            "torch.nn.utils.parametrize.remove_parametrizations on it first"
-        )
-    check_hooks(name, module)
-    for layer in (nn.Conv2d, nn.BatchNorm2d, nn.Linear):
-        for method in ("forward", "_conv_forward") if isinstance(module, layer) else ():
-            if method in vars(module) or getattr(type(module), method, None) is not getattr(layer, method, None):
-                kind = f"{type(module).__name__}, an nn.{layer.__name__}"
-                raise BarError(f"{name!r} ({kind}) has a {method} of its own, which pruning does not know")
+        return f"its {', '.join(module.parametrizations)} is parametrized"
+    if found := next(_hooks(module), None):
+        kind, hook = found
+        return f"has a {kind} ({getattr(hook, '__name__', type(hook).__name__)})"
+    if "forward" in vars(module):
+        return "has a forward of its own"
+    for layer in LAYERS:
+        own = getattr(type(module), "_conv_forward", None) is not getattr(layer, "_conv_forward", None)
+        if isinstance(module, layer) and (own or "_conv_forward" in vars(module)):
+            return "has a _conv_forward of its own"
+    return None
+
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def _hooks(module: nn.Module) -> Iterator[tuple[str, object]]:
+    for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+        yield "forward hook", hook
+    for hook in (*module._backward_pre_hooks.values(), *module._backward_hooks.values()):
+        yield "backward hook", hook
 
 
 def check_hooks(name: str, module: nn.Module) -> None:
     """Refuse a module with a hook around its call, which neither the gated nor the pruned network would call."""
-    hooks = {
-        "forward hook": [*module._forward_pre_hooks.values(), *module._forward_hooks.values()],
-        "backward hook": [*module._backward_pre_hooks.values(), *module._backward_hooks.values()],
-    }
-    for kind, found in hooks.items():
-        if found:
-            what = getattr(found[0], "__name__", type(found[0]).__name__)
-            raise BarError(
-                f"{repr(name) if name else 'the network itself'} has a {kind} ({what}), which may change what it "
-                "computes: remove it first (with torch.nn.utils.remove_weight_norm, remove_spectral_norm or "
-                "prune.remove, where these have put it there)"
-            )
+    for kind, hook in _hooks(module):
+        what = getattr(hook, "__name__", type(hook).__name__)
+        raise BarError(
+            f"{repr(name) if name else 'the network itself'} has a {kind} ({what}), which may change what it "
+            "computes: remove it first (with torch.nn.utils.remove_weight_norm, remove_spectral_norm or "
+            "prune.remove, where these have put it there)"
+        )
 
 
-def check_ties(module: fx.GraphModule) -> None:
-    """Refuse weights that two layers share, whole or in part: pruning one of them would change the other."""
+def tied(module: fx.GraphModule) -> dict[str, str]:
+    """The layers that share a tensor with others, whole or in part: pruning one of them would change the other.
+
+    Path of a module -> why.
+    """
     places: dict[object, list[tuple[int, int, str]]] = {}  # memory -> first and last byte, name
+    found: dict[str, str] = {}
     for name, tensor in _tensors(module):
         if tensor.is_meta or tensor.numel() == 0:
             memory, first, last = id(tensor), 0, 0
@@ -72,12 +97,10 @@ def check_ties(module: fx.GraphModule) -> None:
         memory = (tensor.device, memory)
         for other_first, other_last, other in places.get(memory, ()):
             if other != name and first <= other_last and other_first <= last:
-                same = (first, last) == (other_first, other_last)
-                raise BarError(
-                    f"{other!r} and {name!r} {'are one tensor' if same else 'share memory'}: tied weights cannot be "
-                    "pruned, since each layer needs a smaller one of its own. Give one of the two a copy"
-                )
+                for one, two in ((name, other), (other, name)):
+                    found.setdefault(one.rpartition(".")[0], f"its {one.rpartition('.')[2]} is also {two!r}")
         places.setdefault(memory, []).append((first, last, name))
+    return found
 
 
 def _tensors(module: fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
@@ -85,7 +108,7 @@ def _tensors(module: fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
     for node in module.graph.nodes:
         if node.op == "call_module":
             layer = module.get_submodule(node.target)
-            for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
+            for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
                 yield f"{node.target}.{name}", tensor
         elif node.op == "get_attr":
             yield node.target, operator.attrgetter(node.target)(module)

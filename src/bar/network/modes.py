@@ -8,32 +8,32 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from bar.errors import BarError
-from bar.network.checks import place_of
+from bar.network.checks import Refusal, path_of, place_of
 from bar.network.recording import record
 from bar.network.rewriting import name_in_place_results
 
 
-def compare_modes(model: nn.Module, module: fx.GraphModule) -> tuple[set[fx.Node], tuple[str, ...]]:
+def compare_modes(
+    model: nn.Module, module: fx.GraphModule, inputs: list[Tensor], leaves: dict[str, str]
+) -> tuple[set[fx.Node], tuple[str, ...]]:
     """Refuse a model that computes something else in training mode, by name.
 
     Returns the calls of F.dropout in the graph of the eval mode that drop in training mode, and the names of modules
     that only training has, for outputs of their own.
     """
     twin = _twin(model)
-    learning = _learning(twin)
+    learning = _learning(twin, inputs, leaves)
     in_place = name_in_place_results(learning)
-    without = record(twin, training=False, inference=True)
+    without = record(twin, inputs, leaves, inference=True).module
     name_in_place_results(without)
     table: dict = {}
     in_eval, in_training, ungraded = (_value_numbers(graph, table) for graph in (module, learning, without))
     _check_without_gradients(module, without, in_eval, ungraded)
     known = set(in_eval.values())
-    output = _output(module)
-    if output.all_input_nodes != [output.args[0]]:
-        return set(), ()  # several outputs: refused anyway
+    returned = _output(module).all_input_nodes
     # What only training mode changes in place in the model itself, such as an average that it keeps.
     changed = [n for n in in_place if in_training[n] not in known and _origin(n).op == "get_attr"]
-    if changed or in_eval[output.args[0]] not in {in_training[n] for n in _returned(_output(learning))}:
+    if changed or not {in_eval[n] for n in returned} <= {in_training[n] for n in _returned(_output(learning))}:
         modules = dict(module.named_modules()) | dict(learning.named_modules())
         raise _refusal_of_training_mode([*changed, *_first_differences(in_eval, in_training)], modules)
     drops = {in_training[n] for n in in_training if is_dropout(n) and n.kwargs["training"]}
@@ -48,18 +48,20 @@ def _check_without_gradients(
         return
     more, fewer = (ungraded, in_eval) if len(ungraded) > len(in_eval) else (in_eval, ungraded)
     modules = dict(module.named_modules()) | dict(without.named_modules())
-    other = (place_of(n, modules) for n in more if more[n] not in set(fewer.values()))
-    raise BarError(
-        f"{next(other, 'the network itself')} makes the network compute something else where torch needs no gradients, "
-        "or each time that it is called"
+    other = next((n for n in more if more[n] not in set(fewer.values())), None)
+    raise Refusal(
+        f"{place_of(other, modules) if other else 'the network itself'} makes the network compute something else where "
+        "torch needs no gradients, or each time that it is called",
+        path_of(other),
     )
 
 
-def _refusal_of_training_mode(differences: list[fx.Node], modules: dict[str, nn.Module]) -> BarError:
+def _refusal_of_training_mode(differences: list[fx.Node], modules: dict[str, nn.Module]) -> Refusal:
     where = place_of(differences[0], modules) if differences else "the network itself"
-    return BarError(
+    return Refusal(
         f"{where} makes the network compute something else in training mode, which pruning cannot follow: only "
-        "nn.Dropout, F.dropout and StochasticDepth may act while training and not afterwards"
+        "nn.Dropout, F.dropout and modules may act while training and not afterwards",
+        path_of(differences[0] if differences else None),
     )
 
 
@@ -68,14 +70,18 @@ def _output(module: fx.GraphModule) -> fx.Node:
     return output
 
 
-def _learning(twin: nn.Module) -> fx.GraphModule:
-    """What a model does in training mode; refused if it changes a buffer."""
+def _learning(twin: nn.Module, inputs: list[Tensor], leaves: dict[str, str]) -> fx.GraphModule:
+    """What a model does in training mode; refused if it changes a buffer, but for the count of a batch norm."""
     versions = {name: (id(buffer), buffer._version) for name, buffer in twin.named_buffers()}
-    learning = record(twin, training=True)
+    learning = record(twin, inputs, leaves, training=True)
+    counts = {f"{path}.num_batches_tracked" for path in learning.views}
     for name, buffer in twin.named_buffers():
-        if versions.get(name) != (id(buffer), buffer._version):
-            raise BarError(f"the buffer {name!r} is changed in training mode, in a way that pruning cannot follow")
-    return learning
+        if name not in counts and versions.get(name) != (id(buffer), buffer._version):
+            raise Refusal(
+                f"the buffer {name!r} is changed in training mode, in a way that pruning cannot follow",
+                name.rpartition(".")[0],
+            )
+    return learning.module
 
 
 def _returned(output: fx.Node) -> list[fx.Node]:

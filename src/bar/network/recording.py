@@ -1,35 +1,26 @@
 """Record what a model does with `torch.fx`: from any thread, leaving random states unchanged, in either mode."""
 
-import contextlib
 import copy
+import inspect
 import operator
 import random
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import StochasticDepth
 
 from bar.errors import BarError
-from bar.network.checks import place_of
-
-
-@contextlib.contextmanager
-def undisturbed(cuda: bool = False) -> Iterator[None]:
-    """Restore the global random generators afterwards; `cuda`: those of GPUs too, even if CUDA is not in use yet."""
-    devices = range(torch.cuda.device_count()) if cuda or torch.cuda.is_initialized() else ()
-    state, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(numbers)  # noqa: NPY002
+from bar.network import views
+from bar.network.checks import Refusal, place_of
+from bar.network.running import called, first_line, on_meta, undisturbed
 
 
 class _Draws(TorchDispatchMode):
@@ -68,37 +59,101 @@ class _OneThread(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
-def quiet_call(network: nn.Module) -> Callable:
-    """A callable that runs a network without printing its graph on an error, as ``torch.fx`` does by itself."""
-    return network.forward if isinstance(network, fx.GraphModule) else network
-
-
 def symbolic_trace(model: nn.Module) -> fx.GraphModule:
     """As ``torch.fx.symbolic_trace``, in several threads at once."""
     with _TRACING:
         return fx.GraphModule(model, _OneThread().trace(model), type(model).__name__)
 
 
-class _Tracer(_OneThread):
-    """Also records a subclass of a layer with the same forward as that layer, and notes modules that draw numbers."""
+class _Unfit(BarError):
+    """The input does not fit: no module that is left whole would change that."""
+
+
+class Recorder(_OneThread):
+    """Records a model with known shapes, and leaves whole, as one call, what cannot be recorded.
+
+    Every operation is also done on the ``meta`` device, so that sizes are numbers, and loops and conditions on them are
+    followed. Tensors themselves stay unknown: a module that decides by their values becomes a call of its own.
+
+    Parameters
+    ----------
+    twin : nn.Module
+        The same modules on the ``meta`` device, from `on_meta`.
+    inputs : list of Tensor
+        On the ``meta`` device.
+    leaves : dict of str to str
+        Paths of modules that are not looked into, and why; more are added.
+    """
 
     draws: _Draws | None = None
-    drawn: str | None = None  # the path of the first one
+    drawn: str | None = None  # the path of the first module that draws numbers
+
+    def __init__(self, twin: nn.Module, inputs: list[Tensor], leaves: dict[str, str]) -> None:
+        super().__init__()
+        self.twin, self.leaves = twin, leaves
+        self.views: dict[str, nn.Module] = {}  # layers with a forward of their own, see `bar.network.views`
+        self.values: dict[fx.Node, object] = {}
+        self._inputs, self._cache, self._running = list(inputs), {}, False
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict):
-        if self.draws is None or threading.get_ident() != self._thread:
-            return super().call_module(m, forward, args, kwargs)
-        before = self.draws.state()
-        out = super().call_module(m, forward, args, kwargs)
-        if self.drawn is None and self.draws.state() != before:
+        if self._running or threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        try:
+            path = self.path_of_module(m)
+        except NameError:  # made inside forward, as in nn.ReLU()(x)
+            if any(True for _ in m.parameters()):
+                raise
+            return type(m).forward(m, *args, **kwargs)
+        before = self.draws.state() if self.draws else None
+        place = next(iter(reversed(self.graph.nodes)), None), dict(self.module_stack), dict(self.num_calls)
+        try:
+            out = super().call_module(m, forward, args, kwargs)
+        except _Unfit:
+            raise
+        except Exception as error:  # fx and forward may raise anything
+            if path in self.leaves:
+                raise
+            self._forget(*place)
+            self.leaves[path] = f"cannot be traced: {first_line(error)}"
+            out = super().call_module(m, forward, args, kwargs)
+        if self.drawn is None and before is not None and self.draws.state() != before:
             self.drawn = self.path_of_module(m)
         return out
 
+    def _forget(self, last: fx.Node | None, stack: dict, calls: dict) -> None:
+        """Undo what has been recorded since."""
+        while (node := next(iter(reversed(self.graph.nodes)), None)) is not last:
+            self.graph.erase_node(node)
+            self.values.pop(node, None)
+        there = set(self.graph.nodes)
+        for name, proxy in list(self._cache.items()):
+            if proxy.node not in there:
+                del self._cache[name]
+        self.module_stack.clear()
+        self.module_stack.update(stack)
+        self.num_calls.clear()
+        self.num_calls.update(calls)
+
+    def _proxy_placeholder(self, name: str, concrete_args, sig, fn_for_analysis):
+        """An input that is given; other parameters of the network's forward have their defaults."""
+        if name.startswith("*"):
+            if self._inputs and not name.startswith("**"):
+                raise _Unfit(f"{type(self.root).__name__} must take its inputs one by one, not as {name}")
+            return {} if name.startswith("**") else ()
+        default = sig.parameters[name].default
+        if not self._inputs and default is not inspect.Parameter.empty:
+            return default
+        return super()._proxy_placeholder(name, concrete_args, sig, fn_for_analysis)
+
+    def getattr(self, attr: str, attr_val, parameter_proxy_cache: dict):
+        self._cache = parameter_proxy_cache
+        if self._running:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        layers = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
-        layers += (StochasticDepth,)
-        same = any(isinstance(module, layer) and type(module).forward is layer.forward for layer in layers)
-        return same or super().is_leaf_module(module, name)
+        same = any(isinstance(module, layer) and type(module).forward is layer.forward for layer in LAYERS)
+        return name in self.leaves or same or super().is_leaf_module(module, name)
 
     def create_node(self, kind: str, target, args, kwargs, name=None, type_expr=None) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
@@ -109,21 +164,142 @@ class _Tracer(_OneThread):
             )
         return node
 
+    def create_proxy(self, kind: str, target, args, kwargs, *rest, **options):
+        """Record a call, and do it on the meta device; what is no tensor is returned as it is."""
+        if kind == "call_function" and (found := self._layer(target, args, kwargs)) is not None:
+            kind, target, args, kwargs = "call_module", found, args[:1], {}
+        if target in _JOINS and args and isinstance(args[0], fx.Proxy):  # what chunk returns, one by one
+            args = (list(args[0]), *args[1:])
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
+        node = proxy.node
+        if kind == "output":
+            return proxy
+        self.values[node] = value = self._value(node)
+        if kind.startswith("call") and not _has_tensor(value) and value is not None:
+            named = target is getattr and node.args[1] in ("dtype", "device")
+            if not named and not isinstance(value, torch.dtype | torch.device):
+                self.graph.erase_node(node)  # a number, known from the shapes
+                del self.values[node]
+                return value
+        return proxy
+
+    def _layer(self, function: Callable, args: tuple, kwargs: dict) -> str | None:
+        """The path of the layer whose own function this is, inside of its own forward."""
+        path, _ = next(reversed(self.module_stack.values()), ("", None))
+        if not path or not args or not isinstance(args[0], fx.Proxy):
+            return None
+        module = submodule(self.root, path)
+        view = None if module is None else views.seen(module, path, function, args, kwargs)
+        if view is None or (path in self.views and not views.same(self.views[path], view)):
+            return None
+        self.views[path] = view
+        return path
+
+    def _known(self, node: fx.Node):
+        """What a node returned; constants are recorded by torch.fx itself."""
+        if node not in self.values:
+            self.values[node] = self._value(node)
+        return self.values[node]
+
+    def _value(self, node: fx.Node):
+        """What a node returns, on the meta device."""
+        if node.op == "placeholder":
+            if not self._inputs:
+                raise _Unfit(f"the network needs one more input, {node.target!r}: give example_inputs")
+            return self._inputs.pop(0)
+        if node.op == "get_attr":
+            owner, _, name = node.target.rpartition(".")
+            tensor = _held(submodule(self.root, owner) if owner else self.root, name)
+            return torch.empty_like(tensor, device="meta") if isinstance(tensor, Tensor) else tensor
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._known)
+        count = self.draws.count if self.draws else 0
+        self._running = True
+        try:
+            with torch.device("meta"):
+                if node.op == "call_module":
+                    view = self.views.get(node.target)
+                    layer = submodule(self.twin, node.target) if view is None else views.on_meta_like(view)
+                    if type(layer) in views.NORMS:  # which takes long on the meta device
+                        return torch.empty_like(args[0])
+                    return called(layer, submodule(self.root, node.target), args, kwargs)[0]
+                if node.op == "call_method":
+                    return getattr(args[0], node.target)(*args[1:], **kwargs)
+                return node.target(*args, **kwargs)
+        except Exception as error:
+            if node.op != "call_module":
+                raise
+            where = place_of(node, dict(self.root.named_modules()))
+            raise _Unfit(f"the network cannot take this input: {where} fails with: {first_line(error)}") from error
+        finally:
+            self._running = False
+            if self.draws:
+                self.draws.count = count
+
+    def check_inputs(self) -> None:
+        """Refuse inputs that nothing takes."""
+        if self._inputs:
+            raise BarError(
+                f"{type(self.root).__name__} takes fewer inputs than are given: {len(self._inputs)} are left"
+            )
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        value = self.values.get(obj.node)
+        return super().to_bool(obj) if _has_tensor(value) else bool(value)
+
+    def iter(self, obj: fx.Proxy) -> Iterator:
+        return (obj[i] for i in range(len(obj)))
 
     def place(self, error: Exception) -> str:
         """The module, and the line of the user's code, that an error while tracing comes from."""
         path, _ = next(reversed(self.module_stack.values()), ("", None))
         frames = [
-            f for f in traceback.extract_tb(error.__traceback__)[1:] if not f.filename.startswith(torch.__path__[0])
-        ]
+            f for f in traceback.extract_tb(error.__traceback__)[1:]
+            if not f.filename.startswith((torch.__path__[0], str(Path(__file__).parent)))
+        ]  # fmt: skip
         line = [f"line {frames[-1].lineno} of {frames[-1].filename}"] if frames else []
         return "".join(f", {part}" for part in ([f"module {path!r}"] if path else []) + line)
 
 
+_JOINS = (torch.cat, torch.concat, torch.concatenate, torch.stack)
+LAYERS = (*views.CONVOLUTIONS, *views.NORMS, nn.Linear, StochasticDepth)
+
+
+def _held(module: nn.Module, name: str):
+    """An attribute of a module, without the `getattr` that torch.fx replaces."""
+    places = module._parameters, module._buffers, vars(module)
+    return next(place[name] for place in places if name in place)
+
+
+def _has_tensor(value) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_has_tensor, value))
+    if isinstance(value, dict):
+        return any(map(_has_tensor, value.values()))
+    return isinstance(value, Tensor)
+
+
 class _Proxy(fx.Proxy):
-    """The proxy of torch.fx, except that ``x += y`` is not recorded as ``x = x + y``."""
+    """The proxy of torch.fx, with known sizes, and ``x += y`` is not recorded as ``x = x + y``."""
+
+    def __getattr__(self, name: str):
+        value = self.tracer.values.get(self.node)
+        if name not in ("dtype", "device") and hasattr(value, name):
+            found = getattr(value, name)
+            if not isinstance(found, Tensor) and not callable(found):
+                return found
+        return super().__getattr__(name)
+
+    def __iter__(self) -> Iterator:
+        return self.tracer.iter(self)
+
+    def __len__(self) -> int:
+        return len(self.tracer.values[self.node])
+
+    def __bool__(self) -> bool:
+        return self.tracer.to_bool(self)
 
     def _record(self, operation: Callable, other) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operation, (self, other), {})
@@ -141,22 +317,36 @@ class _Proxy(fx.Proxy):
         return self._record(operator.itruediv, other)
 
 
-def record(model: nn.Module, training: bool, inference: bool = False) -> fx.GraphModule:
-    """What torch.fx records of a model in one of its modes; the model is left as it was."""
+@dataclass(frozen=True)
+class Recording:
+    """What was recorded: the graph, the layers that are seen as plain ones, and what each node returned."""
+
+    module: fx.GraphModule
+    views: dict[str, nn.Module]
+    values: dict[fx.Node, object]
+
+
+def record(
+    model: nn.Module, inputs: list[Tensor], leaves: dict[str, str], training: bool = False, inference: bool = False
+) -> Recording:
+    """What a model does with these inputs in one of its modes; the model is left as it was."""
+    twin = on_meta(model)
     own = {m: vars(m).copy() for m in model.modules()}
     contents = [(name, *found) for name, m in model.named_modules() for found in _containers(m)]
     modes = {m: m.training for m in own}
-    tracer = _Tracer()
+    tracer = Recorder(twin, inputs, leaves)
     grad = torch.inference_mode() if inference else torch.enable_grad()
     with _TRACING, undisturbed(), grad, _Draws() as tracer.draws:
         try:
             model.train(training)
             before = tracer.draws.state()
             module = fx.GraphModule(model, tracer.trace(model), type(model).__name__)
+            tracer.check_inputs()
             if tracer.draws.state() != before:
-                raise BarError(
+                raise Refusal(
                     f"{f'module {tracer.drawn!r}' if tracer.drawn else 'the network itself'} draws random numbers when "
-                    f"it is called{' in training mode' if training else ''}, which would be the same in every step"
+                    f"it is called{' in training mode' if training else ''}, which would be the same in every step",
+                    tracer.drawn or "",
                 )
             _check_attributes(model, own, contents)
         except BarError:
@@ -170,8 +360,24 @@ def record(model: nn.Module, training: bool, inference: bool = False) -> fx.Grap
             raise BarError(f"cannot trace {type(model).__name__} with torch.fx{why}") from error
         finally:
             _restore(own, modes, contents)
-    module.training = modes[model]
-    return module
+    module.training, module._tracer_cls = modes[model], fx.Tracer  # with which torch.fx unpickles it
+    for path, view in tracer.views.items():
+        owner, _, name = path.rpartition(".")
+        module.get_submodule(owner)._modules[name] = view
+    return Recording(module, tracer.views, {n: v for n, v in zip(module.graph.nodes, _in_order(tracer), strict=True)})
+
+
+def _in_order(tracer: Recorder) -> list:
+    return [tracer.values.get(node) for node in tracer.graph.nodes]
+
+
+def submodule(root: nn.Module, path: str) -> nn.Module | None:
+    """The module at a path, None if there is none; without the checks of torch."""
+    for part in path.split("."):
+        root = root._modules.get(part)
+        if root is None:
+            return None
+    return root
 
 
 def _check_attributes(model: nn.Module, before: dict[nn.Module, dict], contents: list[tuple]) -> None:
@@ -184,9 +390,10 @@ def _check_attributes(model: nn.Module, before: dict[nn.Module, dict], contents:
     ]
     changed += [(name, key) for name, key, container, held in contents if _differs(container, held)]
     for name, key in changed:
-        raise BarError(
+        raise Refusal(
             f"{f'module {name!r}' if name else 'the network itself'} changes its attribute {key!r} when it is "
-            "called, which would happen only once, while the network is traced"
+            "called, which would happen only once, while the network is traced",
+            name,
         )
 
 

@@ -4,8 +4,9 @@ import operator
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from bar.network import views
 from bar.network.operations import IN_PLACE_OPERATORS
 
 
@@ -31,19 +32,17 @@ def name_in_place_results(module: fx.GraphModule) -> set[fx.Node]:
     return found
 
 
-def flatten_views(module: fx.GraphModule) -> None:
-    """Replace x.view(x.size(0), -1) and x.view(-1, width) by flatten(x, 1), which fits any number of channels."""
-    for node in list(module.graph.nodes):
-        if node.op == "call_method" and node.target in ("view", "reshape") and len(node.args) == 3:
-            source, rows, columns = node.args
-            if (columns == -1 and _is_batch_size(rows)) or (rows == -1 and isinstance(columns, int)):
-                with module.graph.inserting_before(node):
-                    flat = module.graph.call_function(torch.flatten, (source, 1))
-                flat.meta.update(node.meta)
-                if columns != -1:
-                    flat.meta["columns"] = (columns,)  # to be compared when shapes are known
-                node.replace_all_uses_with(flat)
-                module.graph.erase_node(node)
+def drop_expansions(module: fx.GraphModule, values: dict) -> None:
+    """Let products and sums read what is expanded for them, since they expand it themselves."""
+    joins = {operator.mul, operator.add, operator.sub, torch.mul, torch.add, "mul", "add"}
+    for node in module.graph.find_nodes(op="call_method"):
+        if node.target in ("expand", "expand_as") and isinstance(values.get(node), Tensor):
+            source, shape = node.args[0], values[node].shape
+            for user in list(node.users):
+                others = [values.get(n) for n in user.all_input_nodes if n is not node]
+                wide = any(isinstance(v, Tensor) and v.shape == shape for v in others)
+                if user.target in joins and wide and len(shape) == getattr(values.get(source), "ndim", 0):
+                    user.replace_input_with(node, source)
 
 
 def stride_first(module: fx.GraphModule) -> fx.GraphModule:
@@ -89,30 +88,17 @@ def is_pointwise(conv: nn.Conv2d) -> bool:
     return conv.kernel_size == (1, 1) and conv.padding in ((0, 0), "valid", "same")
 
 
-def _is_batch_size(value) -> bool:
-    """Whether a node is x.size(0), x.size()[0] or x.shape[0]."""
-    if not isinstance(value, fx.Node):
-        return False
-    if value.op == "call_method" and value.target == "size":
-        return value.args[1:] == (0,)
-    if value.op == "call_function" and value.target is operator.getitem and value.args[1] == 0:
-        sizes = value.args[0]
-        return (sizes.op, sizes.target) == ("call_method", "size") or (
-            sizes.op == "call_function" and sizes.target is getattr and sizes.args[1] == "shape"
-        )
-    return False
-
-
 class KeepUnread(fx.Tracer):
     """The tracer with which torch.fx unpickles a network; unlike its own, it keeps tensors that no operation reads."""
 
     proxy_buffer_attributes = True
 
 
-def keep_unread(model: nn.Module, module: fx.GraphModule) -> list[fx.Node]:
+def keep_unread(model: nn.Module, module: fx.GraphModule, read: set[str]) -> list[fx.Node]:
     """Add the buffers that no forward reads, such as a count of epochs, to the graph, since torch.fx drops them.
 
-    Only those of modules that are called; the buffers of a layer come with the layer.
+    Only those of modules that are called; the buffers of a layer come with the layer. Nor those that have been read
+    when the network was recorded, and are constants now, such as the channels that a pruned network selects.
     """
     called = {n.target for n in module.graph.find_nodes(op="call_module")}
     there = _reached(module, called)
@@ -121,7 +107,12 @@ def keep_unread(model: nn.Module, module: fx.GraphModule) -> list[fx.Node]:
     for name, buffer in model.named_buffers(remove_duplicate=False):
         owner, _, last = name.rpartition(".")
         part = _followed(model.get_submodule(owner))
-        if owner not in there or name in named or (owner in called and (not part or last in STATISTICS)):
+        if (
+            owner not in there
+            or name in named
+            or name in read
+            or (owner in called and (not part or last in STATISTICS))
+        ):
             continue
         if owner not in called:
             persistent = last not in model.get_submodule(owner)._non_persistent_buffers_set
@@ -155,4 +146,4 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # the buffe
 
 def _followed(module: nn.Module) -> bool:
     """Whether pruning makes another layer in place of this one."""
-    return isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear)
+    return isinstance(module, (*views.CONVOLUTIONS, *views.NORMS, nn.Linear))

@@ -1,68 +1,129 @@
 """Read a CNN: its convolutions, their areas, and which feature feeds which (sections 3.3 and 4).
 
-Everything follows from tracing a plain ``nn.Module`` with `torch.fx`; no network is known by name.
+Everything follows from tracing a plain ``nn.Module`` with `torch.fx`; no network is known by name. What cannot be
+followed is left whole: it keeps all that flows into it, and is called as it is.
 """
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, fx, nn
 
 from bar.errors import BarError
+from bar.network import views
+from bar.network.batches import BATCHES, frozen_sizes, thaw
 from bar.network.channels import Network
-from bar.network.checks import check_hooks, check_layer, check_name, check_ties, place_of
+from bar.network.checks import Refusal, check_hooks, check_name, own_ways, place_of, tied
 from bar.network.modes import compare_modes, drop_functional_dropout
-from bar.network.operations import IN_PLACE_OPERATORS, operation_of
+from bar.network.movements import rewrite_movements
+from bar.network.operations import IN_PLACE_OPERATORS, operations_of
 from bar.network.recording import record
-from bar.network.rewriting import flatten_views, keep_unread, name_in_place_results
+from bar.network.rewriting import drop_expansions, keep_unread, name_in_place_results
+from bar.network.running import called, first_line, on_meta, undisturbed
+
+_MULTIPLE = ("conv", "depthwise", "norm", "linear", "slopes")  # layers of which pruning makes smaller ones
 
 
-def _known_kind(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
-    """The name of a node's operation in the table; None if it is not known how features pass through it."""
-    operation = operation_of(node, modules)
-    if operation is None:
-        return None
-    if operation.name == "channelwise" and len(node.all_input_nodes) > 1:  # such as a size, computed from the images
-        return None
-    return operation.name
-
-
-def _kinds(module: fx.GraphModule) -> tuple[dict[fx.Node, str], set[fx.Node]]:
-    """The kind of every node, and those that no gate can affect, where unknown operations are allowed ("opaque")."""
+def _kinds(
+    module: fx.GraphModule, shapes: dict[fx.Node, torch.Size], leaves: dict[str, str]
+) -> tuple[dict[fx.Node, str], set[fx.Node], dict[fx.Node, str]]:
+    """The kind of every node, the nodes that no gate can affect, and what is left whole, and why."""
     modules = dict(module.named_modules())
+    reasons = _reasons(module, leaves)
     kinds: dict[fx.Node, str] = {}
+    whole: dict[fx.Node, str] = {}
     fixed: set[fx.Node] = set()  # nodes whose channels are always present: the images, outputs of linear layers
     for node in module.graph.nodes:
-        kind = _known_kind(node, modules)
         untouched = all(n in fixed for n in node.all_input_nodes)
-        if kind is None and not untouched:
-            raise BarError(
-                f"cannot follow features through {place_of(node, modules)}: it is not known to keep a zero feature at "
-                "zero. Write it with convolution, batch norm, linear, pooling, add, cat, flatten(1) and activations "
-                "with f(0) = 0"
-            )
-        if not untouched and any(n.op == "get_attr" for n in node.all_input_nodes):
-            raise BarError(
-                f"{place_of(node, modules)} combines features with a parameter of its own, which pruning cannot follow"
-            )
-        kinds[node] = "opaque" if node.op == "get_attr" else kind or "opaque"
-        if kind in ("input", "linear") or (untouched and kind not in ("conv", "depthwise")):
+        why = reasons.get(node.target) if node.op == "call_module" else None
+        layer = why is not None and next(modules[node.target].parameters(), None) is not None
+        if why is None:
+            kind, why = _known_kind(node, modules, shapes, fixed)
+        else:
+            kind = _passes(node, modules[node.target], shapes, leaves)
+        kinds[node] = kind = kind or ("opaque" if untouched else "whole")
+        if kind == "whole" or (layer and kind == "opaque"):
+            whole[node] = why
+        if kind in ("input", "linear", "whole") or (untouched and kind not in ("conv", "depthwise")):
             fixed.add(node)
-    return kinds, fixed
+    return kinds, fixed, whole
+
+
+def _known_kind(node: fx.Node, modules: dict, shapes: dict, fixed: set) -> tuple[str | None, str | None]:
+    """The name of a node's operation in the table, and if there is none, why."""
+    if node.op in ("output", "placeholder"):
+        return {"output": "output", "placeholder": "input"}[node.op], None
+    why = "mixes channels, or is not known"
+    for operation in operations_of(node, modules):
+        sources = operation.sources(node)
+        free = [n for n in sources if n not in fixed]
+        if not sources or any(n.op != "get_attr" for n in node.all_input_nodes if n not in sources):
+            why = "depends on more than a signal"
+        elif not free and operation.name not in ("conv", "depthwise", "norm", "linear"):
+            return _plain_kind(operation, node, shapes, fixed), None
+        elif all(len(shapes[n]) > 1 for n in free) and operation.fits(shapes, node, fixed):
+            return operation.name, None
+        else:
+            why = "does not keep the channels where they are"
+    return None, why
+
+
+def _plain_kind(operation, node: fx.Node, shapes: dict, fixed: set) -> str | None:
+    """The name of an operation on what no gate affects, where its name says something; blocks are found by sums."""
+    plain = operation.name in ("channelwise", "add", "cat", "flatten") and shapes[node][:1] == (BATCHES[0],)
+    return operation.name if plain and operation.fits(shapes, node, fixed) else None
+
+
+def _reasons(module: fx.GraphModule, leaves: dict[str, str]) -> dict[str, str]:
+    """Why modules are not followed: path -> reason."""
+    found = dict(tied(module)) | leaves
+    called = [n.target for n in module.graph.find_nodes(op="call_module")]
+    layers = (*views.CONVOLUTIONS, *views.NORMS, nn.Linear, nn.PReLU)
+    for path in called:
+        layer = module.get_submodule(path)
+        if called.count(path) > 1 and (isinstance(layer, layers) or path in leaves):
+            found.setdefault(path, f"is called {called.count(path)} times")
+    for node in module.graph.find_nodes(op="get_attr"):
+        owner, _, parameter = node.target.rpartition(".")
+        if owner in called:
+            found.setdefault(owner, f"its {parameter} is read by something else, too")
+    return found
+
+
+def _passes(node: fx.Node, module: nn.Module, shapes: dict, leaves: dict[str, str]) -> str | None:
+    """Channelwise, if a module does nothing in eval mode and keeps zeros in training mode, as stochastic depth does."""
+    if node.target not in leaves or node.kwargs or len(node.args) != 1 or list(module.parameters()):
+        return None
+    if own_ways(module) is not None or shapes[node] != shapes[node.args[0]]:
+        return None
+    zeros = torch.zeros(shapes[node])
+    try:
+        with undisturbed(), torch.no_grad():
+            twin = copy.deepcopy(module)
+            passes = twin.eval()(zeros) is zeros and not twin.train()(zeros.clone()).any()
+    except Exception:  # whatever a user's module raises
+        return None
+    return "channelwise" if passes else None
 
 
 class _OnMeta(fx.Interpreter):
     """Runs a graph on the meta device, noting the shape that each node returns."""
 
-    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(module, graph=graph)
+    def __init__(self, module: nn.Module, in_place: Iterable[fx.Node] = ()) -> None:
+        super().__init__(on_meta(module), graph=module.graph)
+        self.whole, self.in_place = module, in_place
         self.extra_traceback = False
-        self.modules = dict(module.named_modules())
+        self.modules = dict(self.module.named_modules())
         self.shapes: dict[fx.Node, torch.Size] = {}
+        self.inside: dict[fx.Node, tuple[int, int]] = {}
         # torch counts how often a tensor, or another that shares its memory, was changed in place
         self.versions: dict[fx.Node, int | None] = {}
+
+    def call_module(self, target: str, args: tuple, kwargs: dict):
+        out, self.work = called(self.fetch_attr(target), self.whole.get_submodule(target), args, kwargs)
+        return out
 
     def run_node(self, node: fx.Node) -> Tensor:
         for source in node.all_input_nodes:
@@ -74,49 +135,34 @@ class _OnMeta(fx.Interpreter):
         try:
             out = super().run_node(node)
         except Exception as error:  # modules raise anything from RuntimeError to AssertionError
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             where = place_of(node, self.modules)
             raise BarError(f"the network cannot take this input: {where} fails with: {reason}") from error
         self.shapes[node] = getattr(out, "shape", torch.Size())
+        if node.op == "call_module":
+            self.inside[node] = self.work
         self.versions[node] = getattr(out, "_version", None)
+        for source in node.all_input_nodes:
+            if node not in self.in_place and self.versions.get(source) != getattr(self.env[source], "_version", None):
+                raise BarError(f"{place_of(node, self.modules)} changes its input in place: use inplace=False")
         return out
 
 
-def on_meta(model: nn.Module) -> nn.Module:
-    """A copy of a model without values, to compute shapes without memory or arithmetic.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Any model; it is not changed.
-
-    Returns
-    -------
-    nn.Module
-        The same modules in eval mode, with all parameters and buffers on the ``meta`` device.
-
-    Examples
-    --------
-    >>> on_meta(nn.Linear(3, 5)).weight.device
-    device(type='meta')
-    """
-    memo: dict[int, Tensor] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
-    memo |= {id(b): b.to("meta") for b in model.buffers()}
-    plain = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor)]
-    memo |= {id(t): t.detach().to("meta") for t in plain}  # such as what weight norm computes, or a user's constant
-    return copy.deepcopy(model, memo).eval()
-
-
 @torch.inference_mode(False)
-def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
+def trace(
+    model: nn.Module, input_size: Iterable[int] | None = None, example_inputs: Sequence[Tensor] | None = None
+) -> Network:
     """Read a CNN with `torch.fx`.
 
     Parameters
     ----------
     model : nn.Module
-        A plain network of one image batch in, one tensor out. It is not changed; the result shares its modules.
+        A plain network of batches of images in, tensors out. It is not changed; the result shares its modules.
     input_size : iterable of int
-        (channels, height, width) of one image.
+        (channels, height, width) of one image; (channels, length) and (channels, depth, height, width) for networks of
+        other dimensions. Sizes that the network computes with are those of this input.
+    example_inputs : sequence of Tensor, optional
+        Instead of the size, for networks of several inputs: one batch for each, of any number of images.
 
     Returns
     -------
@@ -125,8 +171,7 @@ def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
     Raises
     ------
     BarError
-        When the model cannot be traced, the input does not fit, or an operation is one that features cannot be followed
-        through. The message names the node.
+        When the model cannot be traced, the input does not fit, or there is nothing to prune.
 
     Examples
     --------
@@ -134,30 +179,25 @@ def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
     >>> {name: (net.features(node), net.area(node)) for name, node in net.convs.items()}
     {'0': (8, 16)}
     """
-    size = tuple(int(s) for s in input_size)
-    if len(size) != 3 or min(size) < 1:
-        raise BarError(f"input size must be three positive numbers (channels, height, width), not {size}")
-    for name, layer in model.named_modules():
-        check_name(name)
-        check_hooks(name, layer)
-    # Tracing freezes `self.training`; only modules such as nn.Dropout see later changes of it.
-    module = record(model, training=False)
-    for node in module.graph.find_nodes(op="call_module"):
-        check_layer(node.target, module.get_submodule(node.target))
-    check_ties(module)
-    in_place = name_in_place_results(module)
-    dropped, auxiliary = compare_modes(model, module)
-    dropouts = drop_functional_dropout(model, module, dropped)
-    flatten_views(module)
-    module.graph.eliminate_dead_code(lambda node: node.is_impure() or node in in_place)
-
-    kinds, fixed = _kinds(module)
-    _check_calls(type(model).__name__, module, kinds)
-    shapes = _shapes(module, size, kinds, fixed)
+    sizes, dtypes = _given(example_inputs) if example_inputs is not None else _size(model, input_size)
+    leaves = _leaves(model)
+    recording, (dropped, auxiliary), frozen, in_place = _recorded(model, sizes, dtypes, leaves)
+    module = recording.module
+    _check_memory(module, in_place, sizes, dtypes)
     for node in in_place:
         node.target = IN_PLACE_OPERATORS.get(node.target, node.target)
+    values, read = dict(recording.values), {n.target for n in module.graph.find_nodes(op="get_attr")}
+    thaw(module, frozen)
+    drop_expansions(module, values)
+    rewrite_movements(module, values)
+    dropouts = drop_functional_dropout(model, module, dropped)
+    module.graph.eliminate_dead_code(lambda node: node.is_impure() or node in in_place)
+    shapes, inside = _shapes(module, sizes, dtypes)
+    kinds, fixed, whole = _kinds(module, shapes, leaves)
+    if "conv" not in kinds.values():
+        raise BarError(f"{type(model).__name__} has no convolution that reads several channels: nothing can be pruned")
     module.graph.eliminate_dead_code()
-    for node in keep_unread(model, module):
+    for node in keep_unread(model, module, read):
         kinds[node], shapes[node] = "opaque", node.meta["shape"]
         fixed.add(node)
     module.recompile()
@@ -167,47 +207,78 @@ def trace(model: nn.Module, input_size: Iterable[int]) -> Network:
             "their own: the gated and the pruned network have no such part, and return the main output alone",
             stacklevel=5,  # whoever called `bar.gate`
         )
-    nodes = list(module.graph.nodes)
+    nodes, modules = dict.fromkeys(module.graph.nodes), dict(module.named_modules())
     return Network(
-        module, size, {n: kinds[n] for n in nodes}, fixed & set(nodes), {n: shapes[n] for n in nodes}, dropouts,
-        auxiliary,
+        module, sizes[0], {n: kinds[n] for n in nodes}, fixed & set(nodes), {n: shapes[n] for n in nodes}, dropouts,
+        auxiliary, {place_of(n, modules): why for n, why in whole.items() if n in nodes},
+        tuple(sizes), tuple(dtypes), {n: inside[n] for n in nodes if n in inside and kinds[n] in ("whole", "opaque")},
     )  # fmt: skip
 
 
-def _check_calls(name: str, module: fx.GraphModule, kinds: dict[fx.Node, str]) -> None:
-    """Refuse what does not take one tensor, or return one, or calls a layer twice, or has nothing to prune."""
-    images = list(module.graph.find_nodes(op="placeholder"))
-    if len(images) != 1 or images[0].target.startswith("*"):
-        raise BarError(f"{name} must take one tensor, the images")
-    called = [n.target for n, kind in kinds.items() if kind in ("conv", "depthwise", "norm", "linear")]
-    for layer in called:
-        if called.count(layer) > 1:
-            raise BarError(f"{layer!r} is called {called.count(layer)} times: a shared layer cannot be pruned")
-    for node in module.graph.find_nodes(op="get_attr"):
-        owner, _, parameter = node.target.rpartition(".")
-        if owner in called:
-            raise BarError(f"the network computes with the {parameter} of {owner!r} itself, which pruning changes")
-    if "conv" not in kinds.values():
-        raise BarError(f"{name} has no nn.Conv2d that reads several channels: nothing can be pruned")
-    if not isinstance(next(reversed(kinds)).args[0], fx.Node):
-        raise BarError(f"{name} must return one tensor, not a tuple, list or dict")
+def _leaves(model: nn.Module) -> dict[str, str]:
+    """The modules that are not looked into from the start: path -> why."""
+    check_hooks("", model)
+    leaves: dict[str, str] = {}
+    for name, layer in model.named_modules():
+        check_name(name)
+        if name and (why := own_ways(layer)) is not None:
+            leaves[name] = why
+    return leaves
 
 
-def _shapes(
-    module: fx.GraphModule, size: tuple[int, int, int], kinds: dict[fx.Node, str], fixed: set[fx.Node]
-) -> dict[fx.Node, torch.Size]:
-    """The shape of what each node returns, for one image; refuses what only shapes can show."""
-    meta = _OnMeta(on_meta(module), module.graph)
-    dtype = next((p.dtype for p in module.parameters()), None)
-    meta.run(torch.empty(1, *size, device="meta", dtype=dtype))
-    shapes, modules = meta.shapes, dict(module.named_modules())
-    for node, kind in kinds.items():
-        if kind == "add" and len({shapes[n] for n in node.all_input_nodes}) != 1:
-            raise BarError(f"{place_of(node, modules)} adds signals of different shapes; broadcasting is not supported")
-        if kind == "linear" and len(shapes[node]) != 2 and node.all_input_nodes[0] not in fixed:
-            raise BarError(f"{node.target!r} is a linear layer on features that have not been flattened")
-        if shapes[node][1:] != node.meta.get("columns", shapes[node][1:]):
-            raise BarError(
-                f"{place_of(node, modules)} reshapes images into each other; only flatten(1) can be followed"
-            )
-    return shapes
+def _given(example_inputs: Tensor | Sequence[Tensor]) -> tuple[list[tuple], list]:
+    """The shape of one image of each input, and their types."""
+    found = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
+    if not found or not all(isinstance(x, Tensor) and x.ndim > 1 for x in found):
+        raise BarError("example_inputs must be batches, each a tensor of shape (images, channels, ...)")
+    return [tuple(x.shape[1:]) for x in found], [x.dtype for x in found]
+
+
+def _size(model: nn.Module, input_size: Iterable[int] | None) -> tuple[list[tuple], list]:
+    """The shape of one image of the only input, and the type of the weights."""
+    size = tuple(int(s) for s in input_size or ())
+    dims = {views.CONVOLUTIONS.index(type(m)) + 2 for m in model.modules() if type(m) in views.CONVOLUTIONS[:3]}
+    if len(size) not in dims | {3} or min(size) < 1:
+        raise BarError(f"input size must be three positive numbers (channels, height, width), not {size}")
+    return [size], [next((p.dtype for p in model.parameters()), None)]
+
+
+def _batch(sizes: list[tuple], dtypes: list, images: int) -> list[Tensor]:
+    return [torch.empty(images, *s, device="meta", dtype=d) for s, d in zip(sizes, dtypes, strict=True)]
+
+
+def _recorded(model: nn.Module, sizes: list[tuple], dtypes: list, leaves: dict[str, str]):
+    """What the model does, with modules left whole until it does so in all modes and for all numbers of images."""
+    while True:
+        before = len(leaves)
+        try:
+            two, three = (_batch(sizes, dtypes, images) for images in BATCHES)
+            recording = record(model, two, leaves)
+            frozen = frozen_sizes(model, three, leaves, recording)
+            in_place = name_in_place_results(recording.module)
+            modes = compare_modes(model, recording.module, two, leaves)
+        except Refusal as error:
+            path = error.path
+            while path in leaves:
+                path = path.rpartition(".")[0]
+            if not path:
+                raise BarError(str(error)) from error
+            leaves[path] = str(error)
+            continue
+        if len(leaves) == before:
+            return recording, modes, frozen, in_place
+
+
+def _check_memory(module: fx.GraphModule, in_place: set[fx.Node], sizes: list[tuple], dtypes: list) -> None:
+    """Refuse operations in place whose effect is read under another name."""
+    _OnMeta(module, in_place).run(*_batch(sizes, dtypes, BATCHES[0]))
+
+
+def _shapes(module: fx.GraphModule, sizes: list[tuple], dtypes: list) -> tuple[dict, dict]:
+    """The shape of what each node returns, for two images, and the volume and FLOPs inside of each module for one."""
+    meta = _OnMeta(module, set(module.graph.nodes))
+    meta.run(*_batch(sizes, dtypes, BATCHES[0]))
+    for node in module.graph.nodes:
+        if node.args and isinstance(node.args[0], fx.Node):
+            node.meta["ndim"] = len(meta.shapes[node.args[0]])
+    return meta.shapes, meta.inside

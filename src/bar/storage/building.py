@@ -202,6 +202,13 @@ def _from_json(value, made: Mapping[str, fx.Node], left: int = _DEEPEST):
     if isinstance(value, list):
         return [_from_json(v, made, left - 1) for v in value]
     if isinstance(value, dict):
+        if "slice" in value:
+            start, stop, step = value["slice"]
+            return slice(start, stop, step)
+        if "ellipsis" in value:
+            return Ellipsis
+        if "tuple" in value:
+            return tuple(_from_json(v, made, left - 1) for v in value["tuple"])
         if "node" in value:
             if value["node"] not in made:
                 raise BarError(f"a node reads {ascii(value['node'])[:60]}, which is not before it")
@@ -245,7 +252,7 @@ _ACCEPTS: dict[str, Callable[[object, list, dict], bool]] = {
 
 
 def _is_output(value) -> bool:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return len(value) > 0 and all(map(_is_output, value))
     if isinstance(value, dict):
         return len(value) > 0 and all(k.isidentifier() and _is_output(v) for k, v in value.items())

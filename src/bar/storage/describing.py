@@ -77,19 +77,23 @@ def _node(node: fx.Node) -> dict:
         "name": node.name,
         "op": node.op,
         "target": target,
-        "args": _argument(node.args),
+        "args": [_argument(a, node.target is operator.getitem or node.op == "output") for a in node.args],
         "kwargs": _argument(node.kwargs),
     }
 
 
-def _argument(value):
+def _argument(value, indexes: bool = False):
     if isinstance(value, fx.Node):
         return {"node": value.name}
+    if isinstance(value, slice) or value is Ellipsis:
+        return {"ellipsis": True} if value is Ellipsis else {"slice": [value.start, value.stop, value.step]}
+    if isinstance(value, tuple) and indexes:
+        return {"tuple": [_argument(v) for v in value]}
     if isinstance(value, list | tuple):
         return [_argument(v) for v in value]
     if isinstance(value, dict) and all(isinstance(k, str) for k in value):
-        return {"kwargs": {k: _argument(v) for k, v in value.items()}}
-    if value is None or isinstance(value, bool | int | float | str):
+        return {"kwargs": {k: _argument(v, indexes) for k, v in value.items()}}
+    if isinstance(value, bool | int | float | str | None):
         return value
     raise BarError(f"cannot save an argument of type {type(value).__name__}")
 

@@ -56,7 +56,25 @@ def _or(*checks: Check) -> Check:
 
 
 def _or_pair(check: Check) -> Check:
-    return lambda v: check(v) or (isinstance(v, list | tuple) and len(v) == 2 and all(map(check, v)))
+    """One for each of up to three dimensions, or one for all."""
+    return lambda v: check(v) or (isinstance(v, list | tuple) and 0 < len(v) < 4 and all(map(check, v)))
+
+
+def _some_of(check: Check, most: int) -> Check:
+    return lambda v: isinstance(v, list | tuple) and 0 < len(v) <= most and all(map(check, v))
+
+
+def _is_index(v) -> bool:
+    """Whether a value is one that a tensor may be indexed by."""
+    if isinstance(v, slice):
+        return all(end is None or type(end) is int for end in (v.start, v.stop, v.step))
+    if isinstance(v, tuple):
+        return (
+            0 < len(v) <= 8
+            and all(_is_index(part) for part in v if not isinstance(part, list))
+            and all(_some_of(_PLACE, 2**20)(part) for part in v if isinstance(part, list))
+        )
+    return v is None or v is Ellipsis or type(v) is int
 
 
 def _one_of(*texts: str) -> Check:
@@ -75,28 +93,62 @@ _NORM = {
     "num_features": _WIDTH, "eps": is_number, "momentum": _or(is_number, _none), "affine": is_flag,
     "track_running_stats": is_flag, "bias": is_flag,
 }  # fmt: skip
+_CONV = {
+    "in_channels": _WIDTH, "out_channels": _WIDTH, "kernel_size": _SIDES, "stride": _SIDES,
+    "padding": _or(_MARGINS, _one_of("same", "valid")), "dilation": _SIDES, "groups": _WIDTH, "bias": is_flag,
+    "padding_mode": _one_of("zeros", "reflect", "replicate", "circular"),
+}  # fmt: skip
+_TRANSPOSED = _CONV | {"output_padding": _MARGINS}
+_ADAPTIVE, _DROPOUT = {"output_size": _SIZE}, {"p": _SHARE, **_IN_PLACE}
+_ADAPTIVE_MAX = _ADAPTIVE | {"return_indices": _is_false}
+_MAX = {
+    "kernel_size": _SIDES, "stride": _STRIDE, "padding": _MARGINS, "dilation": _SIDES, "return_indices": _is_false,
+    "ceil_mode": is_flag,
+}  # fmt: skip
+_AVERAGE = {
+    "kernel_size": _SIDES, "stride": _STRIDE, "padding": _MARGINS, "ceil_mode": is_flag, "count_include_pad": is_flag,
+    "divisor_override": _or(_WIDTH, _none),
+}  # fmt: skip
+_SCALE = _or(_or_pair(lambda v: is_number(v) and 0 < v <= 64), _none)
+_RESIZE = {
+    "size": _or(_SIDES, _none), "scale_factor": _SCALE,
+    "mode": _one_of("nearest", "linear", "bilinear", "bicubic", "trilinear", "area", "nearest-exact"),
+    "align_corners": _or(is_flag, _none), "recompute_scale_factor": _or(is_flag, _none),
+}  # fmt: skip
+_INSTANCES = {k: v for k, v in _NORM.items() if k != "bias"}
+_PADDING = {"padding": _or(_whole(-4096, 4096), _some_of(_whole(-4096, 4096), 6))}
 LAYERS: dict[type[nn.Module], Arguments] = {
-    nn.Conv2d: {
-        "in_channels": _WIDTH, "out_channels": _WIDTH, "kernel_size": _SIDES, "stride": _SIDES,
-        "padding": _or(_MARGINS, _one_of("same", "valid")), "dilation": _SIDES, "groups": _WIDTH, "bias": is_flag,
-        "padding_mode": _one_of("zeros", "reflect", "replicate", "circular"),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _TRANSPOSED),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _NORM),
+    nn.SyncBatchNorm: _INSTANCES,
+    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _INSTANCES),
+    nn.GroupNorm: {"num_groups": _WIDTH, "num_channels": _WIDTH, "eps": is_number, "affine": is_flag},
+    nn.LayerNorm: {
+        "normalized_shape": _or(_WIDTH, _some_of(_WIDTH, 8)), "eps": is_number, "elementwise_affine": is_flag,
+        "bias": is_flag,
     },
-    nn.BatchNorm2d: _NORM,
-    nn.BatchNorm1d: _NORM,
+    nn.Upsample: {k: v for k, v in _RESIZE.items() if k != "recompute_scale_factor"},
+    nn.PixelShuffle: {"upscale_factor": _whole(1, 64)},
+    nn.PixelUnshuffle: {"downscale_factor": _whole(1, 64)},
+    **dict.fromkeys(
+        (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d,
+         nn.ReplicationPad2d),
+        _PADDING,
+    ),
     nn.Linear: {"in_features": _WIDTH, "out_features": _WIDTH, "bias": is_flag},
     nn.Flatten: {"start_dim": _DIM, "end_dim": _DIM},
-    nn.MaxPool2d: {
-        "kernel_size": _SIDES, "stride": _STRIDE, "padding": _MARGINS, "dilation": _SIDES, "return_indices": _is_false,
-        "ceil_mode": is_flag,
-    },
-    nn.AvgPool2d: {
-        "kernel_size": _SIDES, "stride": _STRIDE, "padding": _MARGINS, "ceil_mode": is_flag,
-        "count_include_pad": is_flag, "divisor_override": _or(_WIDTH, _none),
-    },
-    nn.AdaptiveAvgPool2d: {"output_size": _SIZE},
-    nn.AdaptiveMaxPool2d: {"output_size": _SIZE, "return_indices": _is_false},
-    nn.Dropout: {"p": _SHARE, **_IN_PLACE},
-    nn.Dropout2d: {"p": _SHARE, **_IN_PLACE},
+    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _MAX),
+    nn.AvgPool1d: {k: v for k, v in _AVERAGE.items() if k != "divisor_override"},
+    **dict.fromkeys((nn.AvgPool2d, nn.AvgPool3d), _AVERAGE),
+    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _ADAPTIVE),
+    **dict.fromkeys(
+        (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+        _ADAPTIVE_MAX,
+    ),
+    **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _DROPOUT),
+    nn.Softplus: {"beta": is_number, "threshold": is_number},
+    nn.Threshold: {"threshold": is_number, "value": is_number, **_IN_PLACE},
     nn.LeakyReLU: {"negative_slope": is_number, **_IN_PLACE},
     nn.PReLU: {"num_parameters": _WIDTH, "init": is_number},
     nn.RReLU: {"lower": is_number, "upper": is_number, **_IN_PLACE},
@@ -108,8 +160,8 @@ LAYERS: dict[type[nn.Module], Arguments] = {
     nn.Hardshrink: {"lambd": is_number},
     nn.Softmax: {"dim": _or(_DIM, _none)},
     nn.LogSoftmax: {"dim": _or(_DIM, _none)},
-    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Mish, nn.Hardswish), _IN_PLACE),
-    **{layer: {} for layer in (nn.Tanh, nn.Softsign, nn.Tanhshrink, nn.Identity, nn.Sigmoid)},
+    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid), _IN_PLACE),
+    **{layer: {} for layer in (nn.Tanh, nn.Softsign, nn.Tanhshrink, nn.Identity, nn.Sigmoid, nn.LogSigmoid)},
 }  # fmt: skip
 MODULES = {layer.__name__: layer for layer in LAYERS}
 
@@ -120,6 +172,20 @@ _SOFTMAX = {**INPUT, "dim": _or(_DIM, _none), "dtype": _none}
 _F_SOFTMAX = {**INPUT, "dim": _or(_DIM, _none), "_stacklevel": _whole(0, 99), "dtype": _none}
 _ADD = {**INPUT, "other": _operand, "alpha": is_number}
 _BINARY = {"/left": _operand, "/right": _operand}  # positional only
+_EXTENT = _or(_whole(-1, 2**24), is_node)
+_UNARY = {**INPUT}
+_LIMITS = {**INPUT, "min": _or(is_number, _none), "max": _or(is_number, _none)}
+_SUM = {**INPUT, "dim": _DIMS, "keepdim": is_flag, "dtype": _none}
+_BOUND = {**INPUT, "dim": _DIMS, "keepdim": is_flag}
+_EXTENTS = {f"/{i}": _or(_EXTENT, _some_of(_EXTENT, 8)) for i in range(8)}
+_ORDER = {f"/{i}": _or(_DIM, _some_of(_DIM, 8)) for i in range(8)}
+_TWO = {**INPUT, "dim0": _DIM, "dim1": _DIM}
+_MANY = {"tensors": are_nodes, "dim": _DIM}
+_FILTER = {
+    **INPUT, "weight": is_node, "bias": _or(is_node, _none), "stride": _SIDES,
+    "padding": _or(_MARGINS, _one_of("same")), "dilation": _SIDES, "groups": _WIDTH,
+}  # fmt: skip
+_POOLS = {**INPUT, **_POOL}
 # function -> how many of its arguments must be given, and a check for each
 CALLS: dict[Callable, tuple[int, Arguments]] = {
     **dict.fromkeys((F.tanh, F.softsign, F.tanhshrink, torch.relu, torch.selu, torch.tanh, torch.sigmoid), (1, INPUT)),
@@ -131,21 +197,88 @@ CALLS: dict[Callable, tuple[int, Arguments]] = {
     F.gelu: (1, {**INPUT, "approximate": _APPROXIMATE}),
     F.softshrink: (1, {**INPUT, "lambd": is_number}),
     F.hardshrink: (1, {**INPUT, "lambd": is_number}),
-    F.max_pool2d: (2, {**INPUT, **_POOL, "dilation": _SIDES, "ceil_mode": is_flag, "return_indices": _is_false}),
-    F.avg_pool2d: (
-        2,
-        {**INPUT, **_POOL, "ceil_mode": is_flag, "count_include_pad": is_flag, "divisor_override": _or(_WIDTH, _none)},
+    **dict.fromkeys(
+        (F.max_pool1d, F.max_pool2d, F.max_pool3d),
+        (2, {**INPUT, **_POOL, "dilation": _SIDES, "ceil_mode": is_flag, "return_indices": _is_false}),
     ),
-    F.adaptive_avg_pool2d: (2, {**INPUT, "output_size": _SIZE}),
-    F.adaptive_max_pool2d: (2, {**INPUT, "output_size": _SIZE, "return_indices": _is_false}),
-    torch.cat: (1, {"tensors": are_nodes, "dim": _DIM}),
+    **dict.fromkeys((F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), (2, {**INPUT, **_AVERAGE})),
+    **dict.fromkeys(
+        (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d), (2, {**INPUT, "output_size": _SIZE})
+    ),
+    **dict.fromkeys(
+        (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
+        (2, {**INPUT, "output_size": _SIZE, "return_indices": _is_false}),
+    ),
+    **dict.fromkeys((torch.cat, torch.stack, torch.concat), (1, _MANY)),
+    **dict.fromkeys(
+        (
+            F.sigmoid,
+            F.logsigmoid,
+            torch.exp,
+            torch.abs,
+            torch.neg,
+            torch.square,
+            torch.sqrt,
+            torch.sin,
+            torch.cos,
+            torch.clone,
+            torch.log,
+            operator.neg,
+            operator.abs,
+        ),
+        (1, _UNARY),
+    ),
+    F.hardsigmoid: (1, {**INPUT, **_IN_PLACE}),
+    F.hardtanh: (1, {**INPUT, "min_val": is_number, "max_val": is_number, **_IN_PLACE}),
+    F.softplus: (1, {**INPUT, "beta": is_number, "threshold": is_number}),
+    **dict.fromkeys((torch.clamp, torch.clip), (1, _LIMITS)),
+    **dict.fromkeys((torch.sub, torch.mul, torch.div), (2, _ADD)),
+    **dict.fromkeys((torch.maximum, torch.minimum), (2, {**INPUT, "other": is_node})),
+    torch.pow: (2, {**INPUT, "exponent": is_number}),
+    torch.sum: (1, _SUM),
+    **dict.fromkeys((torch.amax, torch.amin), (1, _BOUND)),
+    F.pad: (
+        2,
+        {
+            **INPUT,
+            "pad": _some_of(_whole(-4096, 2**24), 8),
+            "mode": _one_of("constant", "reflect", "replicate", "circular"),
+            "value": _or(is_number, _none),
+        },
+    ),
+    F.interpolate: (1, {**INPUT, **_RESIZE, "antialias": is_flag}),
+    F.normalize: (1, {**INPUT, "p": is_number, "dim": _DIM, "eps": is_number, "out": _none}),
+    F.pixel_shuffle: (2, {**INPUT, "upscale_factor": _whole(1, 64)}),
+    F.pixel_unshuffle: (2, {**INPUT, "downscale_factor": _whole(1, 64)}),
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), (2, _FILTER)),
+    operator.getitem: (2, {"/signal": is_node, "/index": _is_index}),
+    torch.unflatten: (3, {**INPUT, "dim": _DIM, "sizes": _some_of(_whole(1, 2**24), 8)}),
+    torch.transpose: (3, _TWO),
+    torch.permute: (2, {**INPUT, "dims": _some_of(_DIM, 8)}),
+    torch.reshape: (2, {**INPUT, "shape": _some_of(_EXTENT, 8)}),
+    torch.flip: (2, {**INPUT, "dims": _some_of(_DIM, 8)}),
+    torch.unsqueeze: (2, {**INPUT, "dim": _DIM}),
+    torch.squeeze: (2, {**INPUT, "dim": _DIM}),
+    torch.matmul: (2, {**INPUT, "other": is_node}),
+    F.layer_norm: (
+        2,
+        {
+            **INPUT,
+            "normalized_shape": _some_of(_WIDTH, 8),
+            "weight": _or(is_node, _none),
+            "bias": _or(is_node, _none),
+            "eps": is_number,
+        },
+    ),
     torch.flatten: (1, _FLATTEN),
     torch.narrow: (4, {**INPUT, "dim": _DIM, "start": _PLACE, "length": _PLACE}),
     torch.index_select: (3, {**INPUT, "dim": _DIM, "index": is_node}),
     torch.index_add: (4, {**INPUT, "dim": _DIM, "index": is_node, "source": is_node, "alpha": is_number}),
     torch.mean: (1, _MEAN),
     torch.add: (2, _ADD),
-    **dict.fromkeys((operator.add, operator.iadd, operator.sub, operator.mul, operator.truediv), (2, _BINARY)),
+    **dict.fromkeys(
+        (operator.add, operator.iadd, operator.sub, operator.mul, operator.truediv, operator.pow), (2, _BINARY)
+    ),
     torch.softmax: (2, _SOFTMAX),
     torch.log_softmax: (2, _SOFTMAX),
     F.softmax: (1, _F_SOFTMAX),
@@ -153,7 +286,22 @@ CALLS: dict[Callable, tuple[int, Arguments]] = {
 }
 FUNCTIONS = {f"{f.__module__}.{f.__name__}": f for f in CALLS}
 METHODS: dict[str, tuple[int, Arguments]] = {
-    **dict.fromkeys(("relu", "tanh", "contiguous", "sigmoid"), (1, INPUT)),
+    **dict.fromkeys(
+        ("relu", "tanh", "contiguous", "sigmoid", "abs", "neg", "square", "sqrt", "exp", "clone", "t"), (1, INPUT)
+    ),
+    **dict.fromkeys(("clamp", "clip"), (1, _LIMITS)),
+    **dict.fromkeys(("sub", "mul", "div"), (2, _ADD)),
+    "pow": (2, {**INPUT, "exponent": is_number}),
+    "sum": (1, _SUM),
+    **dict.fromkeys(("amax", "amin"), (1, _BOUND)),
+    "size": (2, {**INPUT, "dim": _DIM}),
+    "new_zeros": (2, {**INPUT, "size": _some_of(_EXTENT, 8)}),
+    **dict.fromkeys(("view", "reshape", "expand"), (2, {**INPUT, **_EXTENTS})),
+    "expand_as": (2, {**INPUT, "other": is_node}),
+    "permute": (2, {**INPUT, **_ORDER}),
+    "flip": (2, {**INPUT, **_ORDER}),
+    "transpose": (3, _TWO),
+    **dict.fromkeys(("squeeze", "unsqueeze"), (2, {**INPUT, "dim": _DIM})),
     "flatten": (1, _FLATTEN),
     "add": (2, _ADD),
     "mean": (1, _MEAN),

@@ -14,7 +14,7 @@ from bar.surgery.layers import Gated
 from bar.surgery.loading import check_fits
 from bar.surgery.pruning import prune
 from bar.surgery.rewiring import rewire
-from bar.surgery.settling import settled
+from bar.surgery.settling import settled, widen
 from bar.surgery.watching import Watch
 
 
@@ -49,14 +49,15 @@ class GatedNetwork(nn.Module):
         self._names = tuple(prunable)
         weights = {name: network.submodule(network.convs[name]).weight for name in network.convs}
         self._gates = nn.ModuleList(
-            gate_factory(len(weights[name])).to(
+            gate_factory(network.features(network.convs[name])).to(
                 weights[name].device,
                 torch.promote_types(weights[name].dtype, torch.float32),  # half precision rounds gate updates to 0
             )
             for name in prunable
         )
-        self._sizes = [len(weights[name]) for name in prunable]
+        self._sizes = [network.features(network.convs[name]) for name in prunable]
         self._spine = [name for name in network.spine() if name in self._names]
+        self._slices = "pick" in network.kinds.values()
         self.register_load_state_dict_post_hook(_connect)
         self._watch = Watch(network, model)
         self.connect_()
@@ -100,9 +101,10 @@ class GatedNetwork(nn.Module):
         """What all features are ranked by, shape (total features,), in the order of `gates`; -inf for what was cut."""
         return torch.cat([gate.score for gate in self._gates])
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The network's output for a batch of images, shape (N, channels, height, width)."""
+    def forward(self, *inputs: Tensor):
+        """The network's output for a batch of images, shape (N, channels, height, width), or for several inputs."""
         self._follow()
+        images = next((x for x in inputs if x.is_floating_point()), self._gates[0].score)
         if self.training:
             z = self._gates[0].sample(self._gates)
             values = dict(zip(self._names, z.to(images.dtype).split(self._sizes), strict=True))
@@ -110,7 +112,20 @@ class GatedNetwork(nn.Module):
                 values.setdefault(name, images.new_ones(self.network.features(node)))
         else:
             values = self.values()
-        return self._with_gates[0](images, *(values[name] for name in self.network.convs))
+        return self._with_gates[0](*inputs, *(values[name] for name in self.network.convs))
+
+    @property
+    def whole(self) -> dict[str, str]:
+        """What is left whole, by its place in the network -> why: what flows into it keeps all its features."""
+        return self.network.whole
+
+    def extra_repr(self) -> str:
+        share = f"{1 - self.smallest() / max(self.full(), 1):.0%} of the volume can still go"
+        return (
+            "\n".join([*(f"left whole: {place} {why}" for place, why in self.whole.items()), share])
+            if self.whole
+            else ""
+        )
 
     def live(self) -> dict[fx.Node, Tensor]:
         """Which channels of each node are live in eval mode: node -> bool, shape (channels,); see `Network.live`."""
@@ -166,6 +181,8 @@ class GatedNetwork(nn.Module):
         gates = self.gates
         for name in self._spine:
             gates[name].floor_()
+        if self._slices:
+            widen(self)
         return self
 
     @torch.no_grad()
@@ -324,22 +341,11 @@ class GatedNetwork(nn.Module):
         return self.size_of({name: torch.ones_like(gate.alive) for name, gate in self.gates.items()}, metric)
 
     def uncut(self, metric: str = "volume") -> int:
-        """Volume or FLOPs of what is still computed while training: all that has not been cut (`cut_`).
-
-        Parameters
-        ----------
-        metric : str
-            "volume" or "flops".
-
-        Returns
-        -------
-        int
-            For one image, counted as in `size`; at least `size`, at most `full`.
-        """
+        """Volume or FLOPs of what is still computed while training: all that has not been cut (`cut_`); as `size`."""
         return self.size_of({name: ~gate.cut for name, gate in self.gates.items()}, metric)
 
     def size_of(self, alive: dict[str, Tensor], metric: str) -> int:
-        """Volume or FLOPs if just these features were alive.
+        """Volume or FLOPs, counted as in `size`, if just these features were alive.
 
         Parameters
         ----------
@@ -347,15 +353,12 @@ class GatedNetwork(nn.Module):
             For every gated convolution, which features are alive. Those that then are not live do not count.
         metric : str
             "volume" or "flops".
-
-        Returns
-        -------
-        int
-            For one image, counted as in `size`.
         """
         keep = self.network.live(alive)
-        features = {name: keep[node].double() for name, node in self.network.convs.items()}
-        return int(cost.measure(metric)(self.network, features).round())
+        features = {n.target: keep[n].double() for n, k in self.network.kinds.items() if k in ("conv", "depthwise")}
+        size = int(cost.measure(metric)(self.network, features).round())
+        which = list(cost.METRICS).index(metric)
+        return size - sum(work[which] for node, work in self.network.inside.items() if not keep[node].any())
 
     def smallest(self, metric: str = "volume") -> int:
         """Volume or FLOPs of the smallest network that pruning can leave: one feature in each convolution of the spine.
@@ -395,7 +398,7 @@ class GatedNetwork(nn.Module):
         BarError
             As `prune` does.
         """
-        regular = cost.count(prune(self, "regular"), self.network.input_size)
+        regular = cost.count(prune(self, "regular"), example_inputs=self.network.example_inputs())
         return {
             "volume": self.size("volume"), "flops": self.size("flops"),
             "volume_regular": regular.volume, "flops_regular": regular.flops,

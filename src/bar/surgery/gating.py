@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bar.errors import BarError, nearest
 from bar.gates import Gate
@@ -17,10 +17,13 @@ from bar.surgery.gated import GatedNetwork
 @torch.inference_mode(False)  # gates are there to be trained
 def gate(
     model: nn.Module,
-    input_size: Iterable[int],
+    input_size: Iterable[int] | None = None,
     protect: Sequence[str] = (),
     rule: str = "median",
     gate_factory: Callable[[int], nn.Module] | None = None,
+    *,
+    example_inputs: Sequence[Tensor] | None = None,
+    strict: bool = False,
 ) -> GatedNetwork:
     """Put a gate on every convolution of a plain network.
 
@@ -40,7 +43,7 @@ def gate(
     model : nn.Module
         A plain CNN. Its modules are shared, not copied: training the gated network, or moving it, trains or moves it.
     input_size : iterable of int
-        (channels, height, width) of one image.
+        (channels, height, width) of one image; without height for `torch.nn.Conv1d`, with depth before it for Conv3d.
     protect : sequence of str
         Names of convolutions that must keep all their features, or patterns such as ``"layer1.*"``.
     rule : str
@@ -48,6 +51,10 @@ def gate(
     gate_factory : callable, optional
         Makes the gate for a number of features, such as `bar.methods.information_bottleneck.GaussianGate`; by default
         a `bar.Gate` with this rule.
+    example_inputs : sequence of Tensor, optional
+        Instead of the size, for a network of several inputs: a batch for each of them.
+    strict : bool
+        Refuse a network of which something is left whole (`GatedNetwork.whole`).
 
     Returns
     -------
@@ -76,19 +83,24 @@ def gate(
       (4): Linear(in_features=16, out_features=2, bias=True)
     )
     """
-    network = trace(model, input_size)
+    network = trace(model, input_size, example_inputs)
+    if strict and network.whole:
+        place, why = next(iter(network.whole.items()))
+        raise BarError(f"cannot follow features through {place}: {why}; without strict=True, it is left whole")
     for pattern in protect:
         if not fnmatch.filter(network.convs, pattern):
             raise BarError(f"no convolution {pattern!r} to protect: {nearest(pattern, network.convs)}")
     _check_values(network)
-    whole, returned = _whole(network), network.returned()
+    whole, kept = _whole(network), network.kept()
     prunable = [
         name
         for name, node in network.convs.items()
-        if not (name in whole or returned[node] or any(fnmatch.fnmatchcase(name, pattern) for pattern in protect))
+        if not (name in whole or kept[node] or any(fnmatch.fnmatchcase(name, pattern) for pattern in protect))
     ]
     if not prunable:
-        raise BarError(f"{type(model).__name__} has no convolution that can be pruned")
+        place, why = next(iter(network.whole.items()), ("", ""))
+        because = f": {place} {why}, so that what flows into it is kept" if place else ""
+        raise BarError(f"{type(model).__name__} has no convolution that can be pruned{because}")
     with undisturbed():
         # Seeded by the generator, but not with the numbers that the caller will draw next.
         torch.default_generator.manual_seed(int(torch.randint(2**62, ())))

@@ -3,8 +3,10 @@
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from bar.network import views
 from bar.network.operations import is_depthwise
 
 
@@ -20,23 +22,38 @@ def filled(new: nn.Module, old: nn.Module, **tensors: Tensor | None) -> nn.Modul
     return new.train(old.training)
 
 
-def empty_conv(old: nn.Conv2d, outputs: Tensor, inputs: Tensor, depthwise: bool = False) -> nn.Conv2d:
+def empty_conv(old: nn.Module, outputs: Tensor, inputs: Tensor, depthwise: bool = False) -> nn.Module:
     """A convolution from the channels `inputs` to the features `outputs`, on the meta device."""
-    return nn.Conv2d(
-        len(inputs), len(outputs), old.kernel_size, old.stride, old.padding, old.dilation,
-        len(inputs) if depthwise else 1, old.bias is not None, old.padding_mode, "meta", old.weight.dtype,
+    kind = next(kind for kind in views.CONVOLUTIONS if isinstance(old, kind))
+    options = {"output_padding": old.output_padding} if old.transposed else {}
+    return kind(
+        len(inputs), len(outputs), old.kernel_size, old.stride, old.padding, dilation=old.dilation,
+        groups=len(inputs) if depthwise else 1, bias=old.bias is not None, padding_mode=old.padding_mode,
+        device="meta", dtype=old.weight.dtype, **options,
     )  # fmt: skip
 
 
 def smaller_conv(
-    old: nn.Conv2d, outputs: Tensor, inputs: Tensor, scale: Tensor | None, depthwise: bool = False
-) -> nn.Conv2d:
+    old: nn.Module, outputs: Tensor, inputs: Tensor, scale: Tensor | None, depthwise: bool = False
+) -> nn.Module:
     """The same as `empty_conv`, with the old weights, gate values folded in."""
-    new = empty_conv(old, outputs, inputs, depthwise)
-    factor = torch.ones_like(old.weight[:, 0, 0, 0]) if scale is None else scale
-    weight = old.weight[outputs] if depthwise else old.weight[outputs][:, inputs]
-    bias = None if old.bias is None else old.bias[outputs] * factor[outputs]
-    return filled(new, old, weight=weight * factor[outputs, None, None, None], bias=bias)
+    new, out = empty_conv(old, outputs, inputs, depthwise), 1 if old.transposed else 0
+    weight = old.weight.index_select(out, outputs.to(old.weight.device))
+    if not depthwise:
+        weight = weight.index_select(1 - out, inputs.to(old.weight.device))
+    factor = torch.ones_like(weight[:1, 0].flatten()[:1]) if scale is None else scale[outputs]
+    bias = None if old.bias is None else old.bias[outputs] * factor
+    return filled(new, old, weight=weight * _along(factor, out, weight), bias=bias)
+
+
+def _along(factor: Tensor, dim: int, weight: Tensor) -> Tensor:
+    """A factor for each feature, in the shape of a weight that has its features in this dimension."""
+    return factor.view(*[1] * dim, -1, *[1] * (weight.ndim - dim - 1))
+
+
+def smaller_slopes(old: nn.PReLU, channels: Tensor) -> nn.PReLU:
+    """The activation of some channels."""
+    return filled(nn.PReLU(len(channels), device="meta", dtype=old.weight.dtype), old, weight=old.weight[channels])
 
 
 def smaller_linear(old: nn.Linear, inputs: Tensor) -> nn.Linear:
@@ -44,10 +61,11 @@ def smaller_linear(old: nn.Linear, inputs: Tensor) -> nn.Linear:
     return filled(new, old, weight=old.weight[:, inputs], bias=old.bias)
 
 
-def smaller_norm(old: nn.BatchNorm2d, channels: Tensor, scale: Tensor | None, learns: bool) -> nn.BatchNorm2d:
+def smaller_norm(old: nn.Module, channels: Tensor, scale: Tensor | None, learns: bool) -> nn.Module:
     affine, track, weight, bias = old.affine or scale is not None, old.track_running_stats, None, None
     like = next((t for t in (old.weight, scale, old.running_mean) if t is not None), torch.empty(0))
-    new = nn.BatchNorm2d(len(channels), old.eps, old.momentum, affine, track, "meta", like.dtype)
+    kind = next(kind for kind in views.NORMS if isinstance(old, kind))
+    new = kind(len(channels), old.eps, old.momentum, affine, track, device="meta", dtype=like.dtype)
     if affine:
         new.requires_grad_(learns)  # where the old one has such a parameter, its setting counts
         factor = torch.ones_like(like) if scale is None else scale
@@ -62,31 +80,53 @@ def smaller_norm(old: nn.BatchNorm2d, channels: Tensor, scale: Tensor | None, le
 class PartOfConv(nn.Module):
     """Some features of a convolution, from some of its inputs."""
 
-    def __init__(self, whole: nn.Conv2d, smaller: nn.Conv2d, outputs: Tensor, inputs: Tensor | None) -> None:
+    def __init__(self, whole: nn.Module, smaller: nn.Module, outputs: Tensor, inputs: Tensor | None) -> None:
         super().__init__()
         self.whole = whole
         self._options = (smaller,)  # in a tuple, so that its weights, which have no values, are not registered
-        self.register_buffer("outputs", _some(outputs, whole.weight.shape[0]))
-        self.register_buffer("inputs", None if inputs is None else _some(inputs, whole.weight.shape[1]))
+        self._out = 1 if whole.transposed else 0  # the dimension of the weight that is features
+        self.register_buffer("outputs", _some(outputs, whole.weight.shape[self._out]))
+        self.register_buffer("inputs", None if inputs is None else _some(inputs, whole.weight.shape[1 - self._out]))
 
     @property
-    def options(self) -> nn.Conv2d:
+    def options(self) -> nn.Module:
         """Stride, padding and the like, as those of a convolution without weights."""
         return self._options[0]
 
     def forward(self, signal: Tensor, z: Tensor | None = None) -> Tensor:
-        weight = _select(_select(self.whole.weight, self.outputs), self.inputs, 1)
+        weight = _select(_select(self.whole.weight, self.outputs, self._out), self.inputs, 1 - self._out)
         bias = _select(self.whole.bias, self.outputs)
         if z is not None:
             z = _select(z, self.outputs)
-            weight, bias = weight * z[:, None, None, None], None if bias is None else bias * z
-        return self.options._conv_forward(signal, weight, bias)
+            weight, bias = weight * _along(z, self._out, weight), None if bias is None else bias * z
+        options = self.options
+        if options.transposed:
+            function = _TRANSPOSED[len(options.kernel_size) - 1]
+            return function(
+                signal, weight, bias, options.stride, options.padding, options.output_padding, 1, options.dilation
+            )
+        return options._conv_forward(signal, weight, bias)
+
+
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+class PartOfSlopes(nn.Module):
+    """An activation with a parameter for each channel, of some channels."""
+
+    def __init__(self, whole: nn.PReLU, channels: Tensor) -> None:
+        super().__init__()
+        self.whole = whole
+        self.register_buffer("channels", _some(channels, whole.num_parameters))
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return F.prelu(signal, _select(self.whole.weight, self.channels))
 
 
 class PartOfNorm(nn.Module):
     """Some channels of a batch norm; the running statistics of the others stay as they are."""
 
-    def __init__(self, whole: nn.BatchNorm2d, channels: Tensor) -> None:
+    def __init__(self, whole: nn.Module, channels: Tensor) -> None:
         super().__init__()
         self.whole = whole
         self.register_buffer("channels", _some(channels, whole.num_features))
@@ -103,7 +143,7 @@ class PartOfNorm(nn.Module):
             whole.num_batches_tracked.add_(1)
             momentum = 1 / float(whole.num_batches_tracked) if momentum is None else momentum
         batch = whole.training or mean is None
-        out = nn.functional.batch_norm(signal, mean, var, weight, bias, batch, momentum or 0.0, whole.eps)
+        out = F.batch_norm(signal, mean, var, weight, bias, batch, momentum or 0.0, whole.eps)
         if tracks and channels is not None:
             whole.running_mean[channels], whole.running_var[channels] = mean, var
         return out
@@ -133,7 +173,7 @@ class PartOfLinear(nn.Module):
         self.register_buffer("inputs", _some(inputs, whole.in_features))
 
     def forward(self, signal: Tensor) -> Tensor:
-        return nn.functional.linear(signal, _select(self.whole.weight, self.inputs, 1), self.whole.bias)
+        return F.linear(signal, _select(self.whole.weight, self.inputs, 1), self.whole.bias)
 
 
 def _some(channels: Tensor, width: int) -> Tensor | None:
@@ -151,17 +191,29 @@ class Plain:
     name = "Pruned"
     takes_gates = False
 
-    def convolution(self, old: nn.Conv2d, outputs: Tensor, inputs: Tensor, scale: Tensor | None) -> nn.Conv2d:
+    def __init__(self) -> None:
+        self._copies: dict = {}  # what is one object in the user's network stays one
+
+    def convolution(self, old: nn.Module, outputs: Tensor, inputs: Tensor, scale: Tensor | None) -> nn.Module:
         """From the channels `inputs` to the features `outputs`."""
         return smaller_conv(old, outputs, inputs, scale, is_depthwise(old))
 
-    def norm(self, old: nn.BatchNorm2d, channels: Tensor, scale: Tensor | None, learns: bool) -> nn.BatchNorm2d:
+    def norm(self, old: nn.Module, channels: Tensor, scale: Tensor | None, learns: bool) -> nn.Module:
         """Of these channels; `learns` says whether a weight that it did not have before is trained."""
         return smaller_norm(old, channels, scale, learns)
 
     def linear(self, old: nn.Linear, inputs: Tensor) -> nn.Linear:
         """From the columns `inputs`."""
         return smaller_linear(old, inputs)
+
+    def slopes(self, old: nn.PReLU, channels: Tensor) -> nn.Module:
+        """Of these channels."""
+        return smaller_slopes(old, channels)
+
+    def parameter(self, old: Tensor, dim: int, channels: Tensor) -> Tensor | None:
+        """Some of a parameter's numbers; None if it must stay whole."""
+        part = old.detach().index_select(dim, channels.to(old.device))
+        return nn.Parameter(part, old.requires_grad) if isinstance(old, nn.Parameter) else part
 
     def unchanged(self, old: nn.Module) -> nn.Module:
         """The same, not in place: where a block has been removed, its input and its output are one tensor."""
@@ -172,7 +224,10 @@ class Plain:
 
     def copied(self, old: nn.Module | Tensor) -> nn.Module | Tensor:
         """The same."""
-        return copy.deepcopy(old)
+        if isinstance(old, nn.Module):  # what is computed from weights, as by weight norm, cannot be copied by torch
+            plain = [t for m in old.modules() for t in vars(m).values() if isinstance(t, Tensor)]
+            self._copies |= {id(t): t.detach().clone() for t in plain if id(t) not in self._copies}
+        return copy.deepcopy(old, self._copies)
 
 
 class Gated:
@@ -185,18 +240,26 @@ class Gated:
     name = "Gated"
     takes_gates = True
 
-    def convolution(self, old: nn.Conv2d, outputs: Tensor, inputs: Tensor, scale: fx.Proxy | None) -> nn.Module:
+    def convolution(self, old: nn.Module, outputs: Tensor, inputs: Tensor, scale: fx.Proxy | None) -> nn.Module:
         """From the channels `inputs` to the features `outputs`."""
         depthwise = is_depthwise(old)
         return PartOfConv(old, empty_conv(old, outputs, inputs, depthwise), outputs, None if depthwise else inputs)
 
-    def norm(self, old: nn.BatchNorm2d, channels: Tensor, scale: fx.Proxy | None, learns: bool) -> nn.Module:
+    def norm(self, old: nn.Module, channels: Tensor, scale: fx.Proxy | None, learns: bool) -> nn.Module:
         """Of these channels."""
         return PartOfNorm(old, channels)
 
     def linear(self, old: nn.Linear, inputs: Tensor) -> nn.Module:
         """From the columns `inputs`."""
         return PartOfLinear(old, inputs)
+
+    def slopes(self, old: nn.PReLU, channels: Tensor) -> nn.Module:
+        """Of these channels."""
+        return PartOfSlopes(old, channels)
+
+    def parameter(self, old: Tensor, dim: int, channels: Tensor) -> Tensor | None:
+        """None: it keeps its shape, and what reads it selects."""
+        return None
 
     def unchanged(self, old: nn.Module) -> nn.Module:
         """The same, not in place: where a block has been removed, its input and its output are one tensor."""

@@ -38,8 +38,7 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
     torch.fx.GraphModule
         Plain modules and plain torch operations, in the mode (train or eval) of the gated network; a layer has the mode
         of the one it comes from, and what was frozen stays frozen; buffers that no forward reads are kept.
-        `print(net.code)` shows how they are called. It can be gated again only where no sum or branch needed channels
-        picked by an index: to prune in steps, shut more gates of the same gated network.
+        `print(net.code)` shows how they are called. It can be gated, and pruned, again.
 
     Raises
     ------
@@ -51,8 +50,7 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
     gated._follow()
     gated._check()
     network, values, keep = gated.network, gated.values(), gated.live()
-    heads = [n for n, kind in network.kinds.items() if kind in ("linear", "output")]
-    if not all(keep[n].any() for n in heads):  # a linear layer without input would lose its bias, too
+    if not network.reached(keep):
         raise BarError("fatal pruning: every path from input to output crosses a convolution without a live feature")
     if connectivity == "regular":
         keep = same_width(network, keep, network.spaces())

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from bar.network import KeepUnread, Network, stride_first
@@ -84,8 +85,9 @@ class Wiring:
             self._constant(node)
         elif node.op == "placeholder":
             self._images(node)
-        elif self.keep[node].any() and (parts := [self.held[n] for n in sources if n in self.held]):
-            twin = self.network.operation(node).rebuild(self, node, parts)
+        elif self.keep[node].any():
+            operation, parts = self.network.operation(node), [self.held[n] for n in sources if n in self.held]
+            twin = operation.rebuild(self, node, parts) if parts or operation.starved else None
             if twin is not None:
                 self.held[node] = twin
 
@@ -107,6 +109,8 @@ class Wiring:
 
     def _images(self, node: fx.Node) -> None:
         self.held[node] = self.graph.placeholder(node.target), torch.arange(self.network.features(node))
+        if len(self.held) < len(self.network.input_sizes):
+            return  # gates follow the last input
         tracer = fx.proxy.GraphAppendingTracer(self.graph)
         prefix = "gate_" if node.target.startswith("z") else "z"  # the user's parameter may be called z0
         for i, name in enumerate(self.network.convs if self.layers.takes_gates else ()):
@@ -125,6 +129,77 @@ class Wiring:
     def select(self, twin: fx.Node, places: Tensor) -> fx.Node:
         """Some channels of a signal."""
         return self.graph.call_function(torch.index_select, (twin, 1, self.index(places)))
+
+    def chosen(self, twin: fx.Node, places: Tensor, width: int) -> fx.Node:
+        """The channels at some places of a signal of that width; no call, if they are all."""
+        if torch.equal(places, torch.arange(width)):
+            return twin
+        if len(places) and torch.equal(places, torch.arange(len(places)) + places[0]):
+            return self.graph.call_function(torch.narrow, (twin, 1, int(places[0]), len(places)))
+        return self.select(twin, places)
+
+    def taken(self, node: fx.Node, channels: Tensor) -> fx.Node:
+        """Just these original channels of a signal, in this order, zeros where one is gone."""
+        if node not in self.held:
+            return self._zeros(node, len(channels))
+        twin, have = self.held[node]
+        place = torch.full((self.network.features(node),), len(have))
+        place[have] = torch.arange(len(have))
+        places, width = place[channels], len(have)
+        if (places == width).any():
+            spatial = [0, 0] * (len(self.network.shapes[node]) - 2)
+            twin, width = self.graph.call_function(F.pad, (twin, (*spatial, 0, 1))), width + 1
+        return self.chosen(twin, places, width)
+
+    def full(self, node: fx.Node) -> fx.Node:
+        """A signal with all its channels in their order, zeros where one is gone."""
+        if node in self.network.fixed and node in self.held:
+            return self.held[node][0]
+        return self.taken(node, torch.arange(self.network.features(node)))
+
+    def _zeros(self, node: fx.Node, width: int) -> fx.Node:
+        """A signal of nothing but zeros, for as many images as there are."""
+        images = next(iter(self.graph.find_nodes(op="placeholder")))
+        count = self.graph.call_method("size", (images, 0))
+        return self.graph.call_method("new_zeros", (images, (count, width, *self.network.shapes[node][2:])))
+
+    def operand(self, node: fx.Node, axis: int | None, channels: Tensor) -> fx.Node:
+        """What a sum or product reads of a signal or a parameter, which has its channels in that dimension."""
+        if node not in self.network.fixed:
+            return self.taken(node, channels if axis is not None else torch.zeros(1, dtype=torch.long))
+        twin = self.held[node][0]
+        if axis is None or torch.equal(channels, torch.arange(self.network.shapes[node][axis])):
+            return twin
+        return self._parameter(node, axis, channels)
+
+    def _parameter(self, node: fx.Node, axis: int, channels: Tensor) -> fx.Node:
+        """Some channels of a parameter, or of what no gate affects."""
+        twin = self.held[node][0]
+        if node.op == "get_attr" and len(node.users) == 1:
+            part = self.layers.parameter(self._root[node.target], axis, channels)
+            if part is not None:
+                self._root[node.target] = part
+                return twin
+        return self.graph.call_function(torch.index_select, (twin, axis, self.index(channels)))
+
+    def joint(self, node: fx.Node, twins: dict[fx.Node, fx.Node]) -> fx.Node:
+        """A node that reads other twins; not in place."""
+        new = self.graph.node_copy(node, twins.__getitem__)
+        if new.op == "call_method":
+            new.target = new.target.removesuffix("_")
+        return new
+
+    def filter(self, node: fx.Node, twin: fx.Node, channels: Tensor) -> fx.Node:
+        """A node's convolution of each channel with constant weights, for some channels."""
+        names = ("weight", "bias", "stride", "padding", "dilation", "groups")
+        options = dict(zip(names, node.args[1:], strict=False)) | node.kwargs | {"groups": len(channels)}
+        whole = torch.equal(channels, torch.arange(self.network.features(node)))
+        weight = self.held[node.args[1]][0] if whole else self._parameter(node.args[1], 0, channels)
+        return self.graph.call_function(node.target, (twin, weight), {k: options[k] for k in names[2:] if k in options})
+
+    def slopes(self, node: fx.Node, twin: fx.Node, channels: Tensor) -> fx.Node:
+        """A node's activation on some channels."""
+        return self._call(node.target, self.layers.slopes(self.network.submodule(node), channels), twin)
 
     def narrowed(self, node: fx.Node, twin: fx.Node, have: Tensor, times: int = 1) -> tuple[fx.Node, Tensor]:
         """Select what a node keeps of the channels that its input holds; `times`: how many it makes from each."""
@@ -173,10 +248,22 @@ class Wiring:
         return new
 
     def copied(self, node: fx.Node) -> fx.Node:
-        """A copy of a node whose inputs keep all their channels."""
+        """A copy of a node whose inputs have all their channels; not in place, since an input may be another's, too."""
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        changes = node.op != "call_module" and name.endswith("_") and not name.endswith("__")
+
+        def read(source: fx.Node) -> fx.Node:
+            twin = self.full(source)
+            return self.graph.call_method("clone", (twin,)) if changes else twin
+
         if node.op == "call_module":
-            self._root[node.target] = self.layers.copied(self.network.submodule(node))
-        return self.graph.node_copy(node, lambda n: self.held[n][0])
+            old = self.network.submodule(node)
+            make = self.layers.unchanged if getattr(old, "inplace", False) else self.layers.copied
+            self._root[node.target] = make(old)
+        new = self.graph.node_copy(node, read)
+        if "inplace" in new.kwargs:
+            new.kwargs = {**new.kwargs, "inplace": False}
+        return new
 
     def _call(self, name: str, new: nn.Module, twin: fx.Node, scale=None) -> fx.Node:
         self._root[name] = new

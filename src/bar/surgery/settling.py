@@ -75,3 +75,20 @@ def settled(gated: GatedNetwork, budget: float, metric: str, use: float) -> list
         wider = alive.index_fill(0, index, True)
         alive = next((one for one in (wider, lean(alive, index)) if size(one) <= budget), alive)
     return list(alive.split(sizes))
+
+
+def widen(gated: GatedNetwork) -> None:
+    """Open the best gates of all convolutions until a signal gets through: a slice may leave out those that are kept.
+
+    Parameters
+    ----------
+    gated : GatedNetwork
+        Changed in place, only if no signal gets through.
+    """
+    count, most = 1, max(len(gate.score) for gate in gated.gates.values())
+    while count < 2 * most and not gated.network.reached(gated.live()):
+        for gate in gated.gates.values():
+            best = torch.zeros_like(gate.alive)
+            best[gate.score.topk(min(count, len(best))).indices] = True
+            gate.settle_(gate.alive | (best & ~gate.cut))
+        count *= 2

@@ -3,7 +3,7 @@
 from torch import nn
 
 from bar.errors import BarError
-from bar.network import Network, check_hooks, check_layer
+from bar.network import Network, check_hooks
 from bar.surgery.rewiring import submodule_of
 
 
@@ -27,6 +27,9 @@ class Watch:
         )
         roots = (self.body,) if model is None else (self.body, model)
         self._modules = tuple((name, module) for root in roots for name, module in root.named_modules())
+        # of what is left whole
+        self._hooked = {name: _hooks(module) for name, module in self._modules}
+        self._own = {name for name, module in self._modules if "forward" in vars(module)}
 
     def check(self) -> None:
         """Refuse a layer that was replaced, or that has become another or got a hook.
@@ -40,16 +43,15 @@ class Watch:
             # of F.dropout, tracing has made a module that the model does not have
             for root in (self.body, None if name in self.dropouts else self.model):
                 here = module if root is None else submodule_of(root, name)
-                if here is not module:
+                if here is None or (vars(here) is not vars(module) and not _sees(module, here)):
                     raise BarError(
                         f"{name!r} has been replaced by {type(here).__name__} since the gates were put in, which would "
                         "have no effect: change the network first, then call bar.gate on it"
                     )
-            if type(module) is not kind or "forward" in vars(module):
-                check_layer(name, module)
+            if type(module) is not kind or ("forward" in vars(module)) != (name in self._own):
                 raise BarError(f"{name!r} has become {type(module).__name__} since: call bar.gate on the network anew")
         for name, module in self._modules:
-            if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+            if _hooks(module) > self._hooked.get(name, 0):
                 check_hooks(name, module)
 
     def set_mode(self, mode: bool) -> None:
@@ -64,3 +66,13 @@ class Watch:
         for name, owner in self.dropouts.items():
             self.body.get_submodule(name).training = self.model.get_submodule(owner).training
         return self.model.training
+
+
+def _hooks(module: nn.Module) -> int:
+    """How many hooks a module has."""
+    return len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
+
+
+def _sees(view: nn.Module, module: nn.Module) -> bool:
+    """Whether a layer is another one seen as a plain one, see `bar.network.views`."""
+    return type(view) is not type(module) and isinstance(module, type(view)) and view._parameters is module._parameters

@@ -1,0 +1,135 @@
+"""Networks of the kinds that people write: exact when pruned, once and again, stored, and while training."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from people import LEFT_WHOLE, PEOPLE, inputs_of, person
+from test_surgery import randomise
+from torch import nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+import bar
+from bar import storage
+
+
+def close(one, other, tolerance=1e-10):
+    """Whether all tensors of two results are the same, in the same structure."""
+    assert type(one) is type(other)
+    for a, b in zip(tree_leaves(one), tree_leaves(other), strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * float(b.detach().abs().max()))
+
+
+def opened(gated):
+    return gated.keep_({name: torch.ones_like(gate.alive) for name, gate in gated.gates.items()})
+
+
+@pytest.mark.parametrize("name", PEOPLE)
+@settings(max_examples=max(1, settings().max_examples // 12), phases=[Phase.explicit, Phase.generate])
+@given(seed=st.integers(0, 10**6), share=st.floats(0, 1), connectivity=st.sampled_from(["mixed", "regular"]))
+def test_pruned_equals_gated(name, seed, share, connectivity, tmp_path_factory):
+    torch.manual_seed(seed)
+    net, inputs = person(name), inputs_of(name)
+    gated = bar.gate(net, example_inputs=inputs)
+    assert bool(gated.whole) == (name in LEFT_WHOLE)
+    with torch.no_grad():
+        close(opened(gated)(*inputs), net(*inputs))
+        randomise(gated, seed, share)
+        gated, expected = pickle.loads(pickle.dumps(gated)), gated(*inputs)
+        close(gated(*inputs), expected)
+        pruned = bar.prune(gated, connectivity)
+        close(pruned(*inputs), expected)
+        close(pruned(*(x[:1] for x in inputs)), gated(*(x[:1] for x in inputs)))  # for any number of images
+        cost = bar.count(pruned, example_inputs=inputs, linear=True)
+        with FlopCounterMode(display=False) as counter:
+            pruned(*(x[:1] for x in inputs))
+        if connectivity == "mixed":
+            assert bar.count(pruned, example_inputs=inputs).volume == gated.size()
+            assert bar.count(pruned, example_inputs=inputs).flops == gated.size("flops")
+        if name not in ("ecg", "convnext", "two-inputs"):  # whose linear layers are counted in another way by torch
+            assert cost.flops == counter.get_total_flops()
+        folder = tmp_path_factory.mktemp("network")
+        if name == "own":  # nobody else knows its stochastic depth
+            with pytest.raises(bar.BarError, match="DropPath cannot be saved"):
+                storage.save(pruned, folder)
+        else:
+            storage.save(pruned, folder)
+            close(bar.load(folder)(*inputs), expected)
+
+
+@pytest.mark.parametrize("name", PEOPLE)
+def test_again_and_again(name):
+    """A pruned network is gated and pruned again."""
+    torch.manual_seed(0)
+    net, inputs = person(name), inputs_of(name)
+    volume = bar.count(net, example_inputs=inputs).volume
+    for seed in (1, 2, 3):
+        gated = bar.gate(net, example_inputs=inputs)
+        before = net(*inputs)
+        close(opened(gated)(*inputs), before)
+        for gate in gated.gates.values():
+            shut = torch.rand(len(gate.alive), generator=torch.Generator().manual_seed(seed)) < 0.3
+            gate.log_alpha.data[shut] = -5.0
+        gated.floor_()
+        net = bar.prune(gated).eval()
+        close(net(*inputs), gated(*inputs))
+        smaller = bar.count(net, example_inputs=inputs).volume
+        assert smaller == gated.size() <= volume
+        volume = smaller
+
+
+@pytest.mark.parametrize("name", PEOPLE)
+def test_training_with_open_gates_is_training_the_original(name):
+    """Outputs, gradients and the statistics of batch norms."""
+    torch.manual_seed(0)
+    net, inputs = person(name), inputs_of(name, 4)
+    twin = copy.deepcopy(net)
+    gated = bar.gate(net, example_inputs=inputs).train()
+    for gate in gated.gates.values():
+        gate.log_alpha.data.fill_(50.0)  # always 1
+    twin.train()
+    if name == "own":  # the masks of its stochastic depth would be other ones
+        for model in (net, twin):
+            model.drop.eval()
+    results = []
+    for model in (gated, twin):
+        out = model(*inputs)
+        sum(t.square().sum() for t in tree_leaves(out)).backward()
+        results.append(out)
+    close(*results, 1e-8)
+    for (key, mine), its in zip(net.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, its.grad, rtol=1e-7, atol=1e-9, msg=key)
+    for mine, its in zip(net.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", PEOPLE)
+def test_something_goes(name):
+    gated = bar.gate(person(name), example_inputs=inputs_of(name))
+    assert gated.smallest() < 0.75 * gated.full()
+
+
+def test_what_depends_on_the_number_of_images():
+    """It is refused, or left whole where a module does it."""
+
+    class Batch(nn.Module):
+        def forward(self, x):
+            return x / 2 if x.shape[0] == 2 else x
+
+    layers = [nn.Conv2d(3, 4, 1), Batch(), nn.Conv2d(4, 5, 1), nn.Conv2d(5, 2, 1), nn.Flatten()]
+    gated = bar.gate(nn.Sequential(*layers), (3, 4, 4))
+    assert list(gated.gates) == ["2"]
+    assert "depends on how many images" in next(iter(gated.whole.values()))
+
+
+def test_inputs_that_do_not_fit():
+    with pytest.raises(bar.BarError, match="needs one more input, 'numbers'"):
+        bar.gate(person("two-inputs"), (3, 8, 8))
+    with pytest.raises(bar.BarError, match="takes fewer inputs"):
+        bar.gate(person("ecg"), example_inputs=[torch.zeros(1, 2, 32, dtype=torch.float64)] * 2)
+    with pytest.raises(bar.BarError, match="must be batches"):
+        bar.gate(person("ecg"), example_inputs=[3])
