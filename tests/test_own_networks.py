@@ -73,8 +73,8 @@ def strange(num_classes):
     return nn.Sequential(nn.Conv2d(1, num_classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def gated(num_classes):
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Sigmoid(), nn.Flatten(), nn.LazyLinear(num_classes))
+def mixed(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(1, 4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes))
 
 
 def lazy(num_classes):
@@ -211,7 +211,7 @@ def test_names_of_folders(mine):
         ("mine.nets:strange", "cannot take an image of 3 x 8 x 8"),
         ("mine.nets:half", "has weights in torch.float16"),
         ("mine.nets:frozen", "nothing can be trained"),
-        ("mine.nets:gated", "cannot follow features through"),
+        ("mine.nets:mixed", "has no convolution that can be pruned"),
         ("mine.nets:unheard_of", "cannot be stored: erfinv: torch.erfinv cannot be saved"),
         ("mine.broken:net", "cannot import mine.broken: SyntaxError"),
         ("mine.stops:net", "cannot import mine.stops: SystemExit"),
