@@ -15,11 +15,11 @@ from bar.network.rewriting import name_in_place_results
 
 def compare_modes(
     model: nn.Module, module: fx.GraphModule, inputs: list[Tensor], leaves: dict[str, str]
-) -> tuple[set[fx.Node], tuple[str, ...]]:
+) -> tuple[set[fx.Node], tuple[str, ...], tuple[fx.GraphModule, set[fx.Node]]]:
     """Refuse a model that computes something else in training mode, by name.
 
-    Returns the calls of F.dropout in the graph of the eval mode that drop in training mode, and the names of modules
-    that only training has, for outputs of their own.
+    Returns the calls of F.dropout in the graph of the eval mode that drop in training mode; the names of modules that
+    only training has, for outputs of their own; and the graph of the training mode, with its operations in place.
     """
     twin = _twin(model)
     learning = _learning(twin, inputs, leaves)
@@ -37,7 +37,8 @@ def compare_modes(
         modules = dict(module.named_modules()) | dict(learning.named_modules())
         raise _refusal_of_training_mode([*changed, *_first_differences(in_eval, in_training)], modules)
     drops = {in_training[n] for n in in_training if is_dropout(n) and n.kwargs["training"]}
-    return {n for n in in_eval if is_dropout(n) and in_eval[n] in drops}, _auxiliary(module, learning)
+    dropped = {n for n in in_eval if is_dropout(n) and in_eval[n] in drops}
+    return dropped, _auxiliary(module, learning), (learning, in_place)
 
 
 def _check_without_gradients(

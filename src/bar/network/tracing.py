@@ -149,6 +149,7 @@ class _OnMeta(fx.Interpreter):
 
 
 @torch.inference_mode(False)
+@undisturbed()  # what is left whole may draw numbers whenever it is called
 def trace(
     model: nn.Module, input_size: Iterable[int] | None = None, example_inputs: Sequence[Tensor] | None = None
 ) -> Network:
@@ -183,7 +184,6 @@ def trace(
     leaves = _leaves(model)
     recording, (dropped, auxiliary), frozen, in_place = _recorded(model, sizes, dtypes, leaves)
     module = recording.module
-    _check_memory(module, in_place, sizes, dtypes)
     for node in in_place:
         node.target = IN_PLACE_OPERATORS.get(node.target, node.target)
     values, read = dict(recording.values), {n.target for n in module.graph.find_nodes(op="get_attr")}
@@ -256,7 +256,7 @@ def _recorded(model: nn.Module, sizes: list[tuple], dtypes: list, leaves: dict[s
             recording = record(model, two, leaves)
             frozen = frozen_sizes(model, three, leaves, recording)
             in_place = name_in_place_results(recording.module)
-            modes = compare_modes(model, recording.module, two, leaves)
+            *modes, learning = compare_modes(model, recording.module, two, leaves)
         except Refusal as error:
             path = error.path
             while path in leaves:
@@ -266,6 +266,8 @@ def _recorded(model: nn.Module, sizes: list[tuple], dtypes: list, leaves: dict[s
             leaves[path] = str(error)
             continue
         if len(leaves) == before:
+            for module, changing in ((recording.module, in_place), learning):
+                _check_memory(module, changing, sizes, dtypes)
             return recording, modes, frozen, in_place
 
 

@@ -3,7 +3,7 @@
 from torch import nn
 
 from bar.errors import BarError
-from bar.network import Network, check_hooks
+from bar.network import Network, check_hooks, own_ways
 from bar.surgery.rewiring import submodule_of
 
 
@@ -49,7 +49,10 @@ class Watch:
                         "have no effect: change the network first, then call bar.gate on it"
                     )
             if type(module) is not kind or ("forward" in vars(module)) != (name in self._own):
-                raise BarError(f"{name!r} has become {type(module).__name__} since: call bar.gate on the network anew")
+                what = own_ways(module) or f"is a {type(module).__name__}"
+                raise BarError(
+                    f"{name!r} has been changed since the gates were put in: {what}. Call bar.gate on it anew"
+                )
         for name, module in self._modules:
             if _hooks(module) > self._hooked.get(name, 0):
                 check_hooks(name, module)
