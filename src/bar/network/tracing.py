@@ -98,14 +98,16 @@ def _passes(node: fx.Node, module: nn.Module, shapes: dict, leaves: dict[str, st
         return None
     if own_ways(module) is not None or shapes[node] != shapes[node.args[0]]:
         return None
-    zeros = torch.zeros(shapes[node])
+    twin = copy.deepcopy(module)
     try:
-        with undisturbed(), torch.no_grad():
-            twin = copy.deepcopy(module)
-            passes = twin.eval()(zeros) is zeros and not twin.train()(zeros.clone()).any()
+        for grad in (False, True):
+            zeros = torch.zeros(shapes[node], requires_grad=grad)
+            with undisturbed(), torch.set_grad_enabled(grad):
+                if twin.eval()(zeros) is not zeros or twin.train()(zeros.clone()).any():
+                    return None
     except Exception:  # whatever a user's module raises
         return None
-    return "channelwise" if passes else None
+    return "channelwise"
 
 
 class _OnMeta(fx.Interpreter):
