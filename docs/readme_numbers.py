@@ -17,7 +17,7 @@ from bar import methods, runs
 from bar.runs import compare
 
 ROOT = Path(__file__).parent.parent
-PART = re.compile(r"(<!-- numbers: (\w+) -->\n\n).*?(\n<!-- end -->)", re.DOTALL)
+PART = re.compile(r"(<!-- numbers: (\w+) -->\n)(?:(?!<!-- ).)*(<!-- end -->)", re.DOTALL)
 DIGITS, PHOTOGRAPHS = ROOT / "results/digits", ROOT / "results/photographs"
 ORDER = ("bar", "uniform", "morphnet", "l0", "information-bottleneck", "magnitude", "random")
 ORDER += tuple(method for method in methods.STRUCTURED if method not in ORDER)
@@ -109,7 +109,7 @@ WRITERS = {one.__name__: one for one in (digits, digits_rivals, photographs, lat
 
 def rewritten(text: str) -> str:
     """A text with its parts written anew."""
-    return PART.sub(lambda part: f"{part[1]}{WRITERS[part[2]]()}{part[3]}", text)
+    return PART.sub(lambda part: f"{part[1]}\n{WRITERS[part[2]]()}\n{part[3]}", text)
 
 
 def main() -> None:

@@ -278,6 +278,17 @@ def test_bad_parameters_are_refused_by_name(arguments, word):
         HardConcrete(**({"log_alpha": 0.0} | arguments))
 
 
+def test_bad_input_is_refused_after_something_was_compiled():
+    """torch.compile turns the validation of all distributions off, for good."""
+    usual = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        with pytest.raises(BarError, match=r"1\.5"):
+            build(0.0).icdf(1.5)
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(usual)
+
+
 def test_other_bad_input_is_refused():
     with pytest.raises(BarError, match="did you mean 'median'"):
         Gate(3, rule="medain")

@@ -108,7 +108,7 @@ CHANGED = [
     ("l0", {"travel": 9.0}), ("l0", {"first": 0.5}), ("l0", {"rule": "l0"}), ("l0", {"gates": "normal"}),
     ("information-bottleneck", {"area": True}), ("information-bottleneck", {"travel": 9.0}),
     ("information-bottleneck", {"first": 0.5}), ("morphnet", {"pressure": 90.0}), ("morphnet", {"threshold": 1.0}),
-    ("reparametrization", {"lam": 5.0}), ("reparametrization", {"t": 20.0}), ("reparametrization", {"t_lr": 1.0}),
+    ("reparametrization", {"lam": 5.0}), ("reparametrization", {"t": 20.0}), ("reparametrization", {"t_lr": 30.0}),
     ("l0", {"lam": 0.4}), ("information-bottleneck", {"lam": 0.4}), ("bar", {"schedule": "linear"}),
     ("bar", {"travel": 90.0}), ("bar", {"pressure": 9.0}), ("bar", {"follow": 0.5}),
 ]  # fmt: skip

@@ -101,7 +101,7 @@ def test_runs_with_another_budget(path, factor, tmp_path):
     run_with_another_budget(path, factor, tmp_path / path.name, tiny.PARAMETERS[path.stem])
 
 
-READ_RECORDS = [path for path in NOTEBOOKS if path.stem[:2] in ("06", "07", "11", "12")]
+READ_RECORDS = [path for path in NOTEBOOKS if path.stem[:2] in ("06", "07", "11", "12", "13")]
 
 
 def test_h4_all_that_read_records_are_tried_alone():
@@ -112,7 +112,7 @@ def test_h4_all_that_read_records_are_tried_alone():
 @pytest.mark.parametrize("path", READ_RECORDS, ids=lambda path: path.stem)
 def test_h4_alone_a_notebook_says_that_there_are_no_records(path, tmp_path):
     """As it is when a reader has downloaded it: to an empty folder, without the records of the repository."""
-    given = tiny.PARAMETERS[path.stem]
+    given = tiny.PARAMETERS.get(path.stem, {})
     result = tmp_path / path.name
     papermill.execute_notebook(path, result, given, kernel_name="python3", cwd=tmp_path, progress_bar=False)
     outputs = [output for cell in nbformat.read(result, as_version=4).cells for output in cell.get("outputs", [])]

@@ -35,8 +35,8 @@ class HardConcrete(Distribution):
         The temperature, > 0. Towards 0 the gate becomes a Bernoulli variable.
     gamma, zeta : float
         The interval that s is stretched to, gamma < 0 and zeta > 1: what lies outside [0, 1] becomes the point masses.
-    validate_args : bool, optional
-        As in `torch.distributions`. False skips the checks of tensors, which synchronize with the device.
+    validate_args : bool
+        Whether bad values are refused; torch's own default is off once anything has been compiled.
 
     Raises
     ------
@@ -69,13 +69,13 @@ class HardConcrete(Distribution):
         beta: float = BETA,
         gamma: float = GAMMA,
         zeta: float = ZETA,
-        validate_args: bool | None = None,
+        validate_args: bool = True,
     ) -> None:
         _check_shape(beta, gamma, zeta)
         log_alpha = torch.as_tensor(log_alpha)
         if not log_alpha.is_floating_point():
             log_alpha = log_alpha.to(torch.get_default_dtype())
-        if validate_args is not False and log_alpha.isnan().any():
+        if validate_args and log_alpha.isnan().any():
             raise BarError("log_alpha has entries that are not a number (did the training diverge?)")
         self.log_alpha, self.beta, self.gamma, self.zeta = log_alpha, float(beta), float(gamma), float(zeta)
         super().__init__(log_alpha.shape, validate_args=validate_args)
