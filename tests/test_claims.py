@@ -78,6 +78,15 @@ def test_morphnet_falls_further_than_bar():
     assert (row.here, row.verdict) == ("16x: +5.00 ± 0.00 (2 seeds)", "holds at 16x")
 
 
+def test_the_best_of_a_single_seed_is_not_told():
+    alone = table_of(run("bar", 0, 16, 2.0), run("l0", 0, 16, -9.0))
+    assert alone.verdict["BAR is the best at 16x"] == "cannot be told at 16x"
+    rows = [run("bar", seed, 8, 2.0) for seed in (0, 1)] + [run("l0", seed, 8, 1.9 - 3 * seed) for seed in (0, 1)]
+    close = table_of(*rows)
+    assert close.verdict["BAR is the best at 2x, 4x and 8x, or competitive"] == "competitive at 8x"
+    assert "within the noise of it: LZR" in close.here["BAR is the best at 2x, 4x and 8x, or competitive"]
+
+
 def test_leads_over_every_rival():
     rows = [run("bar", seed, 4, 2.0) for seed in (0, 1)] + [run("l0", seed, 4, 1.0) for seed in (0, 1)]
     table = compare.ahead_of_rivals(pd.DataFrame(rows))

@@ -147,7 +147,8 @@ def test_paired_and_judged():
     assert compare.paired(frame, "l0", "bar").tolist() == [-1.0, -2.0, -3.0]
     verdicts = {method: verdict for method, (verdict, _) in compare.judged(frame).items()}
     assert verdicts == {"bar": "best", "l0": "within the noise", "random": "worse", "morphnet": "cannot be told"}
-    assert compare.behind(frame, 4) == "BAR is the best; within the noise of it: LZR"
+    told = "BAR is the best; within the noise of it: LZR; too few seeds to tell it from: MorphNet"
+    assert compare.behind(frame, 4) == told
     assert compare.behind(frame, 2) == "not recorded"
 
 

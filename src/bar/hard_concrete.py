@@ -36,7 +36,8 @@ class HardConcrete(Distribution):
     gamma, zeta : float
         The interval that s is stretched to, gamma < 0 and zeta > 1: what lies outside [0, 1] becomes the point masses.
     validate_args : bool
-        Whether bad values are refused; torch's own default is off once anything has been compiled.
+        Whether bad values are refused; torch's own default is off once anything has been compiled. False skips the
+        checks of tensors, which synchronize with the device.
 
     Raises
     ------

@@ -53,8 +53,10 @@ def behind(runs: pd.DataFrame | None, factor: float) -> str:
         return "not recorded"
     verdict, differences = verdicts["bar"]
     if verdict == "best":
-        close = [short(m) for m, (tie, _) in verdicts.items() if tie == "within the noise"]
-        return "BAR is the best" + (f"; within the noise of it: {', '.join(close)}" if close else "; no other is close")
+        words = {"within the noise": "within the noise of it", "cannot be told": "too few seeds to tell it from"}
+        close = {text: [short(m) for m, (tie, _) in verdicts.items() if tie == what] for what, text in words.items()}
+        told = [f"{text}: {', '.join(names)}" for text, names in close.items() if names]
+        return "; ".join(["BAR is the best", *(told or ["no other is close"])])
     worse = {"within the noise": "within the noise of the best", "worse": "worse than the best"}.get(verdict, verdict)
     return f"BAR is {worse}, {short(next(iter(verdicts)))}: {mean_change(differences)} points, seed by seed"
 
@@ -206,7 +208,11 @@ def best_at(runs: pd.DataFrame, factors: Iterable[float], tie: str) -> tuple[str
         cells.append(f"{factor:g}x: {behind(runs, factor)}")
         verdicts = judged(runs[runs.pruning_factor == factor])
         if "bar" in verdicts and len(verdicts) > 1:
-            what = {"best": "holds", "within the noise": tie, "worse": "does not hold"}.get(verdicts["bar"][0])
+            others = {verdict for method, (verdict, _) in verdicts.items() if method != "bar"}
+            mine = verdicts["bar"][0]
+            if mine == "best" and others != {"worse"}:  # not told from all others
+                mine = "cannot be told" if "cannot be told" in others else "within the noise"
+            what = {"best": "holds", "within the noise": tie, "worse": "does not hold"}.get(mine)
             said.setdefault(what or "cannot be told", []).append(f"{factor:g}x")
     text = "; ".join(f"{what} at {', '.join(at)}" for what, at in said.items())
     return "; ".join(cells), text or "not recorded"
