@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from people import LEFT_WHOLE, PEOPLE, inputs_of, person
 from test_surgery import randomise
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_structure
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -101,6 +101,34 @@ def test_stored_networks_of_several_inputs_by_command(tmp_path, bar_command):
         code, out, err = bar_command(*arguments)
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert re.search(message, err)
+
+
+class Crossed(nn.Module):
+    """The product of two signals is zero where they have no channel in common."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.fc = *(nn.Conv2d(3, 6, 1) for _ in range(2)), nn.Conv2d(6, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.c(self.a(x) * self.b(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("make", [Crossed, PEOPLE["shuffled"], PEOPLE["option-a"]])
+def test_settling_is_never_fatal(make):
+    """Though slices leave out, and products lose, what convolutions keep by themselves."""
+    gated = bar.gate(make(), (3, 8, 8))
+    smallest, full = gated.smallest(), gated.full()
+    assert 0 < smallest < full / 4
+    for seed in range(4):
+        for share in (0, 0.1, 0.6):
+            for gate in gated.gates.values():
+                gate.log_alpha.data.uniform_(-6, 2, generator=torch.Generator().manual_seed(seed))
+            bar.prune(gated.settle_(smallest + share * (full - smallest)))
+            assert 0 < gated.size() <= smallest + share * (full - smallest)
+            for gate in gated.gates.values():
+                gate.keep_(torch.arange(len(gate.alive)) == seed)  # what floor_ has to open again
+            bar.prune(gated.floor_())
 
 
 @pytest.mark.parametrize("name", PEOPLE)
