@@ -258,7 +258,7 @@ def _recorded(model: nn.Module, sizes: list[tuple], dtypes: list, leaves: dict[s
             recording = record(model, two, leaves)
             frozen = frozen_sizes(model, three, leaves, recording)
             in_place = name_in_place_results(recording.module)
-            *modes, learning = compare_modes(model, recording.module, two, leaves)
+            *modes, learning = compare_modes(model, recording, frozen, two, leaves)
         except Refusal as error:
             path = error.path
             while path in leaves:
