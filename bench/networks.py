@@ -3,8 +3,8 @@
 Each network of a list is made with random weights, in a process of its own and within a time limit: gated, 40 % of its
 gates shut at random, pruned, and compared with the gated network in float64. What has been measured is not measured
 again, so that the whole can be stopped and continued. The networks come from torchvision, timm and
-segmentation_models_pytorch, which must be installed, and from the repositories of GitHub that are checked out in
-`--sources`, in folders of their names.
+segmentation_models_pytorch, which must be installed (and yacs, for one repository), and from the repositories of GitHub
+that are checked out in `--sources`, in folders of their names.
 """
 
 import csv
@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import sys
 import time
+import types
 from pathlib import Path
 
 import click
@@ -52,6 +53,8 @@ def make(source: str, name: str, sources: Path) -> nn.Module:
     sys.path.insert(0, str(sources / repository))
     if repository == "Pytorch-UNet":
         return importlib.import_module("unet").UNet(3, 2, bilinear=name.endswith("bilinear"))
+    if repository == "pytorch_image_classification":
+        return of_configuration(sources / repository / repository, name)
     if repository == "pytorch_resnet_cifar10":
         return getattr(importlib.import_module("resnet"), name)()
     models = importlib.import_module(
@@ -60,6 +63,17 @@ def make(source: str, name: str, sources: Path) -> nn.Module:
     if name == "ShuffleNetV2":
         return models.ShuffleNetV2(1)
     return getattr(models, name)()
+
+
+def of_configuration(package: Path, name: str) -> nn.Module:
+    """A network of hysts/pytorch_image_classification, as configured by default, without what its package imports."""
+    module = types.ModuleType(package.name)
+    module.__path__ = [str(package)]
+    sys.modules[package.name] = module
+    config = importlib.import_module(f"{package.name}.config.defaults").get_default_config()
+    if name == "wrn_drop":
+        name, config.model.wrn.drop_rate = "wrn", 0.3
+    return importlib.import_module(f"{package.name}.models.cifar.{name}").Network(config)
 
 
 def tensors(out) -> Tensor:

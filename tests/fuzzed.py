@@ -7,7 +7,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from people import DropPath, NormAct, Same
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torchvision.ops import StochasticDepth
+
+from bar.network.operations import ELEMENTWISE
 
 ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
@@ -18,6 +23,124 @@ FUNCTIONS = (
     F.softshrink, F.hardshrink, F.tanhshrink, torch.relu, torch.tanh, lambda x: x.relu(),
     lambda x: x.tanh(), lambda x: x.contiguous(),
 )  # fmt: skip
+
+
+NUMBER = {"add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "clamp", "clamp_", "clip", "pow", "truediv"}
+POSITIVE = {
+    "log",
+    "log1p",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "pow",
+    "exp",
+    "expm1",
+}  # what is far from zero, and from infinity
+
+
+def elementwise(rng: random.Random) -> tuple[str, Callable]:
+    """A function of each number by itself, of those in the table of operations."""
+    call, number = rng.choice(ELEMENTWISE), rng.choice([0.5, 2.0, -1.5])
+    name = call if isinstance(call, str) else call.__name__
+    if name in ("to", "type_as", "float", "double"):
+        return name, lambda x: x.type_as(x) if name == "type_as" else x.to(x.dtype)
+    more = {"Threshold": (0.1, 0.0), "threshold": (0.1, 0.0)}.get(name, (abs(number),) if name in NUMBER else ())
+    if isinstance(call, type):
+        return name, call(*more)
+
+    def act(x: Tensor) -> Tensor:
+        x = x.sigmoid() + 0.5 if name in POSITIVE else x
+        return getattr(x, call)(*more) if isinstance(call, str) else call(x, *more)
+
+    return name, act
+
+
+class Then(nn.Module):
+    """A function with layers of its own."""
+
+    def __init__(self, act: Callable, *layers: nn.Module) -> None:
+        super().__init__()
+        self.act, self.layers = act, nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x, *self.layers)
+
+
+class Scaled(nn.Module):
+    """A factor and a summand for each channel, or one for all."""
+
+    def __init__(self, rng: random.Random, channels: int) -> None:
+        super().__init__()
+        shape = rng.choice([(channels, 1, 1), (1, channels, 1, 1), (1,), (1, 1, 1)])
+        self.scale, self.shift = nn.Parameter(torch.rand(shape)), nn.Parameter(torch.rand(shape))
+        self.kind = rng.randrange(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return [lambda: self.scale * x, lambda: x * self.scale + self.shift, lambda: x - self.shift,
+                lambda: x / (1 + self.scale)][self.kind]()  # fmt: skip
+
+
+class Blur(nn.Module):
+    """Each channel is filtered by itself."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("weight", torch.rand(channels, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, padding=1, groups=self.channels)
+
+
+class Decides(nn.Module):
+    """Looks at values, so that it cannot be traced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else x * 2
+
+
+def lines(x: Tensor, conv: nn.Module, norm: nn.Module, pool: nn.Module) -> Tensor:
+    return pool(norm(conv(x.flatten(2)))).view(len(x), -1, *x.shape[2:])
+
+
+def volumes(x: Tensor, conv: nn.Module, norm: nn.Module, pool: nn.Module) -> Tensor:
+    return pool(norm(conv(x.unsqueeze(2)))).squeeze(2)
+
+
+def twice(x: Tensor, one: nn.Module, two: nn.Module) -> Tensor:
+    return two(one(x).relu())
+
+
+def tied(channels: int) -> nn.Module:
+    layers = [nn.Conv2d(channels, channels, 1) for _ in range(2)]
+    layers[1].weight = layers[0].weight
+    return Then(twice, *layers)
+
+
+def hooked(layer: nn.Module) -> nn.Module:
+    layer.register_forward_hook(lambda *_: None)
+    return layer
+
+
+def layer_norm(x: Tensor, norm: nn.Module) -> Tensor:
+    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def channel_attention(x: Tensor, conv: nn.Module) -> Tensor:
+    y = conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
+    return x * y.view(len(x), -1, 1, 1)
+
+
+def pixel_attention(x: Tensor, q: nn.Module, k: nn.Module, v: nn.Module) -> Tensor:
+    a = (q(x).flatten(2).transpose(1, 2) @ k(x).flatten(2)).softmax(-1)
+    return x + (v(x).flatten(2) @ a.transpose(1, 2)).view(x.shape)
+
+
+def branches(x: Tensor, one: nn.Module, two: nn.Module, fc: nn.Module) -> Tensor:
+    """Two branches, weighted by a softmax over them."""
+    parts = torch.stack([one(x), two(x)], 1)
+    weights = fc(parts.sum(1).mean((2, 3), keepdim=True)).view(len(x), 2, -1, 1, 1).softmax(1)
+    return (parts * weights).sum(1)
 
 
 def convolution(rng: random.Random, channels: int) -> nn.Conv2d:
@@ -31,8 +154,8 @@ def convolution(rng: random.Random, channels: int) -> nn.Conv2d:
 
 
 def pick(rng: random.Random, signals: list[Tensor]) -> int:
-    """The place of a signal, of the newest one half of the time."""
-    return rng.choice([len(signals) - 1, rng.randrange(len(signals))])
+    """The place of a signal, of the newest one most of the time."""
+    return rng.choice([len(signals) - 1, len(signals) - 1, rng.randrange(len(signals))])
 
 
 class Fuzzed(nn.Module):
@@ -44,7 +167,7 @@ class Fuzzed(nn.Module):
         self.steps: list[tuple[str, Callable, tuple[int, ...]]] = []
         signals = [torch.zeros(1, 3, 8, 8)]
         kinds = [self._layer] * 8 + [self._function] * 4 + [self._sum] * 3 + [self._joint] * 2
-        kinds += [self._odd] * 3 if rng.random() < 0.4 else []
+        kinds += [self._odd, self._more] * rng.choice([0, 4, 12])
         for _ in range(rng.randint(3, 14)):
             step = rng.choice(kinds)(rng, signals)
             self._try(step, signals)
@@ -91,6 +214,9 @@ class Fuzzed(nn.Module):
             x *= number
             return x
 
+        name, call = elementwise(rng)
+        if rng.random() < 0.3:
+            return name, self._own(call) if isinstance(call, nn.Module) else call, (i,)
         made = rng.choice([
             rng.choice(FUNCTIONS), lambda x: F.relu(x, inplace=True), lambda x: x.relu_(), lambda x: x * number,
             lambda x: number * x, lambda x: x / number, scaled, lambda x: F.max_pool2d(x, 3, 1, 1),
@@ -112,6 +238,36 @@ class Fuzzed(nn.Module):
         i = pick(rng, signals)
         alike = [j for j, s in enumerate(signals) if s.shape[2:] == signals[i].shape[2:]]
         return "cat", lambda *xs: torch.cat(xs, 1), (i, *(rng.choice(alike) for _ in range(rng.randint(1, 2))))
+
+    def _more(self, rng: random.Random, signals: list[Tensor]):
+        """Layers with a forward of their own, in other dimensions, and what is left whole."""
+        i = pick(rng, signals)
+        channels, out = signals[i].shape[1], rng.randint(1, 8)
+        layer = rng.choice([
+            lambda: NormAct(channels), lambda: Same(channels, out, 3, rng.choice([1, 2])), DropPath,
+            lambda: Scaled(rng, channels), lambda: Blur(channels), lambda: nn.PixelUnshuffle(2),
+            lambda: StochasticDepth(0.5, "row"),
+            lambda: nn.ConvTranspose2d(channels, out, rng.choice([1, 2, 3]), rng.choice([1, 2])),
+            lambda: nn.ConvTranspose2d(channels, channels, 2, groups=channels),
+            lambda: Then(lines, nn.Conv1d(channels, out, 3, padding=1), nn.BatchNorm1d(out), nn.MaxPool1d(3, 1, 1)),
+            lambda: Then(
+                volumes, nn.Conv3d(channels, out, (1, 3, 3), padding=(0, 1, 1)), nn.BatchNorm3d(out), nn.AvgPool3d(1)
+            ),
+            lambda: rng.choice([nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d, nn.ZeroPad2d])(1),
+            lambda: nn.AdaptiveMaxPool2d(3), lambda: nn.Dropout1d() if rng.random() < 0.1 else nn.Dropout2d(),
+            lambda: Then(branches, nn.Conv2d(channels, out, 1), nn.Conv2d(channels, out, 3, padding=1),
+                         nn.Conv2d(out, 2 * out, 1)),
+            # left whole
+            lambda: Then(layer_norm, nn.LayerNorm(channels)), Decides, lambda: tied(channels),
+            lambda: Then(channel_attention, nn.Conv1d(1, 1, 3, padding=1)),
+            lambda: Then(pixel_attention, *(nn.Conv2d(channels, n, 1) for n in (2, 2, channels))),
+            lambda: hooked(rng.choice([nn.ReLU(), nn.Conv2d(channels, out, 1), nn.Sequential(nn.Tanh())])),
+            lambda: parametrizations.weight_norm(nn.Conv2d(channels, out, 1)),
+            lambda: Then(lambda x, layer: layer(layer(x)), nn.Conv2d(channels, channels, 1)),
+            lambda: Then(lambda x, layer: F.conv2d(x, layer.weight * 2), nn.Conv2d(channels, out, 1)),
+        ])()  # fmt: skip
+        name = getattr(layer.act, "__name__", "") if isinstance(layer, Then) else type(layer).__name__
+        return name, self._own(layer), (i,)
 
     def _odd(self, rng: random.Random, signals: list[Tensor]):
         """What may have to be refused."""

@@ -476,6 +476,43 @@ def test_b3_a_functional_dropout_that_never_drops_goes_on_never_dropping():
     torch.testing.assert_close(gated(images), net(images))
 
 
+@pytest.mark.parametrize("rest", [lambda x: x, lambda x: x.view(len(x), 4, -1).view(x.shape), lambda x: x + 1])
+def test_b3_a_functional_dropout_that_only_training_calls(rest):
+    """``if self.training: x = F.dropout(x)``, followed by a view whose sizes hold the number of images, too."""
+
+    def forward(net, x):
+        x = net.a(x)
+        if net.training:
+            x = F.dropout(x, 0.5)
+        return net.head(net.b(rest(x)))
+
+    net = Net(forward)
+    gated = bar.gate(net, SIZE)
+    gated.keep_({n: torch.ones_like(g.alive) for n, g in gated.gates.items()})
+    images = torch.randn(5, *SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(gated.eval()(images), net.eval()(images))
+        pruned = bar.prune(gated.train())
+        assert not torch.equal(gated(images), gated(images))
+        torch.manual_seed(1)
+        found = pruned(images)
+        torch.manual_seed(1)  # gated ones draw numbers for their gates, too
+        torch.testing.assert_close(found, net.train()(images))
+
+
+def test_b3_a_dropout_of_training_hides_no_other_difference():
+    def forward(net, x):
+        x = net.a(x)
+        x = F.leaky_relu(F.dropout(x, 0.5), 0.2) if net.training else F.leaky_relu(x, 0.1)
+        return net.head(net.b(x))
+
+    with pytest.raises(bar.BarError, match=r"in the network itself.* training mode"):
+        bar.gate(Net(forward), SIZE)
+    sums = Net(lambda net, x: net.head((x := net.a(x)) + (F.dropout(x, 0.5) if net.training else x)))
+    with pytest.raises(bar.BarError, match=r"in the network itself.* training mode"):
+        bar.gate(sums, SIZE)
+
+
 class Auxiliary(Net):
     """As GoogLeNet has them: outputs that only training has."""
 

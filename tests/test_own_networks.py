@@ -81,6 +81,22 @@ def lazy(num_classes):
     return nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes))
 
 
+class Dropped(nn.Module):
+    def forward(self, x):
+        return x if not self.training else x * x.new_empty(len(x), 1, 1, 1).bernoulli_(0.5)
+
+
+def with_a_class(num_classes):
+    layers = [nn.Conv2d(3, 4, 3), Dropped(), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.LazyLinear(num_classes)]
+    return nn.Sequential(*layers)
+
+
+def tied(num_classes):
+    layers = [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Flatten()]
+    layers[2].weight = layers[1].weight
+    return nn.Sequential(*layers, nn.LazyLinear(num_classes))
+
+
 def unheard_of(num_classes):
     net = Small(num_classes)
     return nn.Sequential(net, Unheard())
@@ -213,6 +229,11 @@ def test_names_of_folders(mine):
         ("mine.nets:frozen", "nothing can be trained"),
         ("mine.nets:mixed", "has no convolution that can be pruned"),
         ("mine.nets:unheard_of", "cannot be stored: erfinv: torch.erfinv cannot be saved"),
+        (
+            "mine.nets:with_a_class",
+            "cannot be stored: 1: Dropped cannot be saved: files name only layers of torch",
+        ),
+        ("mine.nets:tied", "cannot be stored: the network cannot be saved: "),
         ("mine.broken:net", "cannot import mine.broken: SyntaxError"),
         ("mine.stops:net", "cannot import mine.stops: SystemExit"),
         ("timm:no_such_net", "timm"),

@@ -1,16 +1,19 @@
 """Networks of the kinds that people write: exact when pruned, once and again, stored, and while training."""
 
 import copy
+import json
 import pickle
+import re
 
+import onnxruntime
 import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from people import LEFT_WHOLE, PEOPLE, inputs_of, person
 from test_surgery import randomise
-from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_structure
 from torch.utils.flop_counter import FlopCounterMode
 
 import bar
@@ -54,11 +57,78 @@ def test_pruned_equals_gated(name, seed, share, connectivity, tmp_path_factory):
             assert cost.flops == counter.get_total_flops()
         folder = tmp_path_factory.mktemp("network")
         if name == "own":  # nobody else knows its stochastic depth
-            with pytest.raises(bar.BarError, match="DropPath cannot be saved"):
+            with pytest.raises(bar.BarError, match="DropPath cannot be saved: files name only layers"):
                 storage.save(pruned, folder)
         else:
             storage.save(pruned, folder)
             close(bar.load(folder)(*inputs), expected)
+
+
+@pytest.mark.parametrize("name", PEOPLE)
+def test_pruned_and_exported(name, tmp_path):
+    """Both files compute what the gated network does, for any number of images, in the structure that it returns."""
+    torch.manual_seed(2)
+    gated = bar.gate(person(name), example_inputs=inputs_of(name))
+    randomise(gated, 2, 0.5)
+    network, inputs = bar.prune(gated), inputs_of(name, 5)
+    for file in ("network.pt2", "network.onnx"):
+        assert bar.export(network, path=tmp_path / file, example_inputs=inputs) <= 1e-4
+    expected = gated(*inputs)
+    program = torch.export.load(tmp_path / "network.pt2").module()
+    out = program(*(x.float() for x in inputs))
+    assert str(tree_structure(out)).replace("immutable_", "") == str(tree_structure(expected))
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+    assert names == (["image", "numbers"] if name == "two-inputs" else ["images"])
+    fed = {n: x.float().numpy() for n, x in zip(names, inputs, strict=True)}
+    for a, b, c in zip(tree_leaves(expected), tree_leaves(out), session.run(None, fed), strict=True):
+        for found in (b, torch.from_numpy(c)):
+            torch.testing.assert_close(found.double(), a, rtol=1e-4, atol=1e-4 * float(a.detach().abs().max()))
+
+
+def test_stored_networks_of_several_inputs_by_command(tmp_path, bar_command):
+    gated = bar.gate(person("two-inputs"), example_inputs=inputs_of("two-inputs"))
+    storage.save(bar.prune(gated), tmp_path / "stored")
+    code, out, err = bar_command("export", "stored", "--format", "pt2", "--inputs", "3x8x8,5", "--json")
+    assert (code, err, json.loads(out)["input_size"]) == (0, "", [[3, 8, 8], [5]])
+    code, out, err = bar_command("count", "--model", "stored", "--inputs", "3x8x8,5", "--json")
+    assert (code, err, json.loads(out)["volume"]) == (0, "", gated.size())
+    for arguments, message in (
+        (["export", "stored", "--inputs", "3x8x8"], "cannot take images of 3x8x8: .*numbers"),
+        (["export", "stored", "--inputs", "3x8x8,a"], "'3x8x8,a' is not like 3x32x32,5"),
+        (["count", "--model", "resnet18", "--inputs", "3x8x8,5"], "--inputs is for stored networks"),
+    ):
+        code, out, err = bar_command(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert re.search(message, err)
+
+
+class Crossed(nn.Module):
+    """The product of two signals is zero where they have no channel in common."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.fc = *(nn.Conv2d(3, 6, 1) for _ in range(2)), nn.Conv2d(6, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.c(self.a(x) * self.b(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("make", [Crossed, PEOPLE["shuffled"], PEOPLE["option-a"]])
+def test_settling_is_never_fatal(make):
+    """Though slices leave out, and products lose, what convolutions keep by themselves."""
+    gated = bar.gate(make(), (3, 8, 8))
+    smallest, full = gated.smallest(), gated.full()
+    assert 0 < smallest < full / 4
+    for seed in range(4):
+        for share in (0, 0.1, 0.6):
+            for gate in gated.gates.values():
+                gate.log_alpha.data.uniform_(-6, 2, generator=torch.Generator().manual_seed(seed))
+            bar.prune(gated.settle_(smallest + share * (full - smallest)))
+            assert 0 < gated.size() <= smallest + share * (full - smallest)
+            for gate in gated.gates.values():
+                gate.keep_(torch.arange(len(gate.alive)) == seed)  # what floor_ has to open again
+            bar.prune(gated.floor_())
 
 
 @pytest.mark.parametrize("name", PEOPLE)

@@ -7,16 +7,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 import bar
 from bar import models, runs, storage
 from bar.arguments import Folder
 from bar.cli.options import DEFAULT, examples
 from bar.errors import BarError
+
+
+class _Shapes(click.ParamType):
+    """Shapes of one image of several inputs, such as ``3x32x32,5``."""
+
+    name = "shapes"
+
+    def convert(self, value, param, ctx) -> list[tuple[int, ...]]:
+        if isinstance(value, list):
+            return value
+        shapes = [part.split("x") for part in value.split(",")]
+        if not all(n.isdecimal() and 0 < int(n) < 2**24 for shape in shapes for n in shape):
+            self.fail(f"{value!r} is not like 3x32x32,5, the shape of one image for each input")
+        return [tuple(map(int, shape)) for shape in shapes]
+
+
+_inputs = click.option(
+    "--inputs", type=_Shapes(), metavar="SHAPES", help="Of a network of several inputs, instead: such as 3x32x32,5."
+)
 
 
 @click.command(
@@ -35,6 +55,7 @@ from bar.errors import BarError
     metavar="C H W",
     help="Channels, height, width. [default: 3 32 32, or the run's own]",
 )
+@_inputs
 @click.option(
     "--classes", type=int, help="Outputs. [default: 10; its own of a function that does not take num_classes]"
 )
@@ -42,23 +63,31 @@ from bar.errors import BarError
 @click.option("--layers", is_flag=True, help="Show every layer.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def count(
-    model: str, input_size: tuple[int, int, int] | None, classes: int | None, linear: bool, layers: bool, as_json: bool
+    model: str,
+    input_size: tuple[int, int, int] | None,
+    inputs: list[tuple[int, ...]] | None,
+    classes: int | None,
+    linear: bool,
+    layers: bool,
+    as_json: bool,
 ) -> None:
     """Count a network's activation volume, FLOPs and parameters, for one image.
 
     Volume: the outputs of all convolutions. FLOPs: two per multiply-accumulate, of convolutions only.
     """
     if _is_stored(model):
-        network, input_size = _stored(model, input_size)
+        network, sizes = _stored(model, input_size, inputs)
+    elif inputs:
+        raise BarError("--inputs is for stored networks, as --model: those that are made by name take one image")
     else:
-        input_size = input_size or (3, 32, 32)
-        network = models.outline(model, classes, input_size)
-    cost = bar.count(network, input_size, linear=linear)
+        sizes = [input_size or (3, 32, 32)]
+        network = models.outline(model, classes, sizes[0])
+    cost = bar.count(network, linear=linear, example_inputs=_images(network, sizes))
     if as_json:
-        shown = dataclasses.asdict(cost) | {"model": model, "input_size": list(input_size)}
+        shown = dataclasses.asdict(cost) | {"model": model, "input_size": _listed(sizes)}
         click.echo(json.dumps(shown if layers else {k: v for k, v in shown.items() if k != "layers"}, indent=1))
         return
-    table = Table(title=escape(f"{model} at {'x'.join(map(str, input_size))}"), title_justify="left")
+    table = Table(title=escape(f"{model} at {_shown(sizes)}"), title_justify="left")
     columns = ("features", "area", "volume", "flops", "parameters")
     table.add_column("layer")
     for column in columns:
@@ -75,13 +104,32 @@ def _is_stored(folder: str) -> bool:
     return False
 
 
-def _stored(folder: Path | str, input_size: tuple[int, int, int] | None) -> tuple[nn.Module, Sequence[int]]:
-    """The network in a folder, and its input size: the one given, or that of the run."""
+def _stored(
+    folder: Path | str, input_size: tuple[int, int, int] | None, inputs: list[tuple[int, ...]] | None
+) -> tuple[nn.Module, list[Sequence[int]]]:
+    """The network in a folder, and the sizes of its inputs: those given, or that of the run."""
     network = bar.load(folder)
+    if inputs is not None:
+        return network, inputs
     input_size = input_size or (runs.read(folder) or {}).get("input_size")
     if input_size is None:
         raise BarError(f"{folder} does not say its input size: give --input-size")
-    return network, input_size
+    return network, [input_size]
+
+
+def _images(network: nn.Module, sizes: list[Sequence[int]]) -> list[Tensor]:
+    """An image of each size, without values."""
+    dtype = next((p.dtype for p in network.parameters()), torch.float32)
+    return [torch.empty(1, *size, dtype=dtype, device="meta") for size in sizes]
+
+
+def _listed(sizes: list[Sequence[int]]) -> list:
+    """The size of the only input, or those of all."""
+    return list(sizes[0]) if len(sizes) == 1 else [list(size) for size in sizes]
+
+
+def _shown(sizes: list[Sequence[int]]) -> str:
+    return " and ".join("x".join(map(str, size)) for size in sizes)
 
 
 @click.command(
@@ -101,25 +149,31 @@ def _stored(folder: Path | str, input_size: tuple[int, int, int] | None) -> tupl
     metavar="C H W",
     help="Channels, height, width. [default: the run's own]",
 )
+@_inputs
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def export(
-    run: Path, format: str | None, out: Path | None, input_size: tuple[int, int, int] | None, as_json: bool
+    run: Path,
+    format: str | None,
+    out: Path | None,
+    input_size: tuple[int, int, int] | None,
+    inputs: list[tuple[int, ...]] | None,
+    as_json: bool,
 ) -> None:
     """Write the network of a run to one file that runs without bar.
 
     RUN is the folder of a run, or another that holds a stored network. The file takes batches of any size, of images
     normalised as in training, and is compared with the network before it is written.
     """
-    network, input_size = _stored(run, input_size)
+    network, sizes = _stored(run, input_size, inputs)
     if out is None:
         format = format or "onnx"
         out = run / f"network.{format}"
-    difference = bar.export(network, input_size, out, format)
+    difference = bar.export(network, path=out, format=format, example_inputs=_images(network, sizes))
     size = out.stat().st_size
     if as_json:
-        shown = {"file": str(out), "bytes": size, "input_size": list(input_size), "difference": difference}
+        shown = {"file": str(out), "bytes": size, "input_size": _listed(sizes), "difference": difference}
         click.echo(json.dumps(shown, indent=1))
         return
-    click.echo(f"{out}: {size:,} bytes, for images of {'x'.join(map(str, input_size))} in batches of any size")
+    click.echo(f"{out}: {size:,} bytes, for images of {_shown(sizes)} in batches of any size")
     compared = "not compared, since onnxruntime is not installed" if difference is None else f"{difference:.1e}"
     click.echo(f"max relative difference from the network: {compared}")

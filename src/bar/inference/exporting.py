@@ -2,16 +2,19 @@
 
 import copy
 import importlib.util
+import inspect
 import io
 import math
 import operator
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.utils._pytree import tree_leaves
 
 from bar import files
 from bar.errors import BarError, nearest
@@ -25,7 +28,14 @@ TOLERANCE = 1e-4  # largest relative difference from the network that a file may
 _OPSET = 18  # of 2022, so that most runtimes read it, whatever the default of the installed torch is
 
 
-def export(network: nn.Module, input_size: Iterable[int], path: Path | str, format: str | None = None) -> float | None:
+def export(
+    network: nn.Module,
+    input_size: Iterable[int] | None = None,
+    path: Path | str | None = None,
+    format: str | None = None,
+    *,
+    example_inputs: Sequence[Tensor] | None = None,
+) -> float | None:
     """Write a network to one file that needs neither `bar` nor the network's own code.
 
     The file takes float32 images of shape (N, channels, height, width), N being free, and computes what the network
@@ -36,15 +46,20 @@ def export(network: nn.Module, input_size: Iterable[int], path: Path | str, form
     Parameters
     ----------
     network : nn.Module
-        From `bar.prune` or `bar.load`, or any CNN of one tensor in and one tensor out that `torch.fx` can trace. It is
-        not changed.
+        From `bar.prune` or `bar.load`, or any CNN that `torch.fx` or `torch.export` can trace. It is not changed.
     input_size : iterable of int
-        (channels, height, width) of one image.
+        (channels, height, width) of one image; (channels, length) and (channels, depth, height, width) for networks of
+        other dimensions.
     path : path
         The file to write; its folder is made if missing.
     format : str, optional
-        "pt2" for `torch.export.load`, or "onnx" (opset 18; input ``images``, output ``output``) for ONNX Runtime and
-        others; default: by the suffix of `path`.
+        "pt2" for `torch.export.load`, or "onnx" (opset 18) for ONNX Runtime and others; default: by the suffix of
+        `path`. The ONNX input is called ``images`` and the output ``output``; of several, inputs have the names of the
+        network's parameters, and outputs are ``output_0``, ``output_1`` and so on, in the order of the network's
+        tuples, lists and dicts.
+    example_inputs : sequence of Tensor, optional
+        Instead of the size, for a network of several inputs: a batch for each of them. Of inputs that are not of
+        floating-point type, the values are used to compare; others are compared on random numbers.
 
     Returns
     -------
@@ -67,22 +82,23 @@ def export(network: nn.Module, input_size: Iterable[int], path: Path | str, form
     >>> difference <= 1e-4
     True
     """
-    path, size = Path(path), tuple(int(s) for s in input_size)
+    if path is None:
+        raise BarError("export needs the path of the file to write")
+    path = Path(path)
     format = _check_format(path, format)
-    _check_network(network, size)
+    batches = _batches(input_size, example_inputs)
+    _check_network(network)
     reference = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(0)
-    batches = [torch.randn(n, *size, generator=generator, dtype=torch.float32) for n in (1, 3)]
     expected = _outputs(reference, batches)
     try:
-        content, run = (_onnx if format == "onnx" else _pt2)(plain_graph(reference), batches[1])
+        content, run = (_onnx if format == "onnx" else _pt2)(_traced(reference, len(batches[0])), batches[-1])
     except BarError:
         raise
     except Exception as error:  # the exporters raise anything from AssertionError to their own
         raise BarError(f"cannot export {type(network).__name__} to {format}: {root_cause(error)}") from error
     difference = None
     if run is not None:
-        difference = max(_difference(a, run(images)) for a, images in zip(expected, batches, strict=True))
+        difference = max(_difference(a, run(inputs)) for a, inputs in zip(expected, batches, strict=True))
         if not difference <= TOLERANCE:  # so that NaN is refused too
             raise BarError(
                 f"the {format} file would differ from the network by {difference:.1e} (relative), more than "
@@ -107,14 +123,39 @@ def _check_format(path: Path, format: str | None) -> str:
     return format
 
 
-def _check_network(network: nn.Module, size: tuple[int, ...]) -> None:
+def _batches(input_size: Iterable[int] | None, example_inputs: Sequence[Tensor] | None) -> list[list[Tensor]]:
+    """Batches of one image and of three, each a list of all inputs."""
+    examples = _examples(input_size, example_inputs)
+    generator = torch.Generator().manual_seed(0)
+
+    def batch(example: Tensor, images: int) -> Tensor:
+        if example.is_floating_point():
+            return torch.randn(images, *example.shape[1:], generator=generator, dtype=torch.float32)
+        return example.detach().cpu()[torch.arange(images) % len(example)]
+
+    return [[batch(x, images) for x in examples] for images in (1, 3)]
+
+
+def _examples(input_size: Iterable[int] | None, example_inputs: Sequence[Tensor] | None) -> list[Tensor]:
+    """A batch for each input, perhaps without values."""
+    if example_inputs is None:
+        size = tuple(int(s) for s in input_size or ())
+        if not 1 < len(size) < 5 or min(size) < 1:
+            raise BarError(f"input size must be three positive numbers (channels, height, width), not {size}")
+        examples = [torch.empty(1, *size, device="meta")]
+    else:
+        examples = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
+        if not examples or not all(isinstance(x, Tensor) and x.ndim > 1 and len(x) for x in examples):
+            raise BarError("example_inputs must be batches, each a tensor of shape (images, channels, ...)")
+    for x in examples:
+        if math.prod(x.shape[1:]) > MOST_NUMBERS:
+            size = "x".join(map(str, x.shape[1:]))
+            raise BarError(f"images of {size} are too large to export for: at most {MOST_NUMBERS:,} numbers")
+    return examples
+
+
+def _check_network(network: nn.Module) -> None:
     """Refuse what cannot be exported, before anything is computed."""
-    if len(size) != 3 or min(size) < 1:
-        raise BarError(f"input size must be three positive numbers (channels, height, width), not {size}")
-    if math.prod(size) > MOST_NUMBERS:
-        raise BarError(
-            f"images of {'x'.join(map(str, size))} are too large to export for: at most {MOST_NUMBERS:,} numbers"
-        )
     if isinstance(network, GatedNetwork):
         raise BarError("a gated network cannot be exported: remove its gates and dead features first, with bar.prune")
     for name, tensor in network.state_dict().items():
@@ -122,58 +163,87 @@ def _check_network(network: nn.Module, size: tuple[int, ...]) -> None:
             raise BarError(f"{name} has values that are not finite; the network is not exported")
 
 
-def _outputs(network: nn.Module, batches: list[Tensor]) -> list[Tensor]:
+def _outputs(network: nn.Module, batches: list[list[Tensor]]) -> list[list[Tensor]]:
     """What the network returns for each batch of images."""
     try:
-        outputs = [quiet_call(network)(images) for images in batches]
+        outputs = [tree_leaves(quiet_call(network)(*inputs)) for inputs in batches]
     except (RuntimeError, ValueError, TypeError) as error:
-        shape = "x".join(map(str, batches[0].shape[1:]))
-        raise BarError(f"the network cannot take images of {shape}: {root_cause(error)}") from error
-    if not all(isinstance(out, Tensor) for out in outputs):
-        raise BarError(f"{type(network).__name__} must return one tensor")
+        shapes = " and ".join("x".join(map(str, x.shape[1:])) for x in batches[0])
+        raise BarError(f"the network cannot take images of {shapes}: {root_cause(error)}") from error
+    if not all(isinstance(out, Tensor) for out in outputs[0]):
+        raise BarError(f"{type(network).__name__} must return tensors, or tuples, lists and dicts of them")
     return outputs
 
 
-def _program(plain: fx.GraphModule, images: Tensor) -> torch.export.ExportedProgram:
+def _traced(reference: nn.Module, inputs: int) -> nn.Module:
+    """The network as a graph, with its batch norms folded; itself, where only `torch.export` may follow it."""
+    try:
+        defaults = 0 if isinstance(reference, fx.GraphModule) else len(inspect.signature(reference.forward).parameters)
+        return reference if defaults > inputs else plain_graph(reference)
+    except BarError:
+        return reference
+
+
+def _program(plain: nn.Module, inputs: list[Tensor]) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(plain, (images,), dynamic_shapes=({0: batch},))
+    program = torch.export.export(plain, tuple(inputs), dynamic_shapes=_any_number(plain, inputs, batch))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names files of this machine
     return program
 
 
-def _pt2(plain: fx.GraphModule, images: Tensor) -> tuple[bytes, Callable[[Tensor], Tensor]]:
+def _any_number(plain: nn.Module, inputs: list[Tensor], images: object) -> tuple:
+    """That all inputs are for the same number of images, whatever it is; also where forward takes ``*inputs``."""
+    each = tuple({0: images} for _ in inputs)
+    parameters = inspect.signature(plain.forward).parameters.values()
+    return (each,) if any(p.kind is p.VAR_POSITIONAL for p in parameters) else each
+
+
+def _pt2(plain: nn.Module, inputs: list[Tensor]) -> tuple[bytes, Callable[[list[Tensor]], list[Tensor]]]:
     """The bytes of the file, and the function that is stored in it."""
-    program = _program(plain, images)
+    program = _program(plain, inputs)
     program.example_inputs = None  # they would be kept in the file, pickled
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
-    return buffer.getvalue(), program.module()
+    return buffer.getvalue(), lambda inputs: tree_leaves(program.module()(*inputs))
 
 
-def _onnx(plain: fx.GraphModule, images: Tensor) -> tuple[bytes, Callable[[Tensor], Tensor] | None]:
+def _onnx(plain: nn.Module, inputs: list[Tensor]) -> tuple[bytes, Callable[[list[Tensor]], list[Tensor]] | None]:
     """The bytes of the file, and the function that is stored in it, None if onnxruntime is not installed."""
-    gather_instead_of_scatter(plain, images)
-    written = torch.onnx.export(
-        _program(plain, images), (images,), dynamo=True, verbose=False, opset_version=_OPSET,
-        input_names=["images"], output_names=["output"], dynamic_shapes=({0: "batch"},),
-    )  # fmt: skip
+    if isinstance(plain, fx.GraphModule):
+        gather_instead_of_scatter(plain, *inputs)
+    program = _program(plain, inputs)
+    specification = program.graph_signature
+    count = len(specification.user_outputs)
+    names = ["images"] if len(inputs) == 1 else list(specification.user_inputs)
+    with warnings.catch_warnings():  # that inputs share one number of images, which is meant
+        warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
+        written = torch.onnx.export(
+            program, tuple(inputs), dynamo=True, verbose=False, opset_version=_OPSET, input_names=names,
+            output_names=["output"] if count == 1 else [f"output_{i}" for i in range(count)],
+            dynamic_shapes=_any_number(plain, inputs, "batch"),
+        )  # fmt: skip
     content = written.model_proto.SerializeToString()
     try:
         import onnxruntime
     except ImportError:
         return content, None
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return content, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    def run(inputs: list[Tensor]) -> list[Tensor]:
+        fed = dict(zip(names, (x.numpy() for x in inputs), strict=True))
+        return [torch.from_numpy(out) for out in session.run(None, fed)]
+
+    return content, run
 
 
-def gather_instead_of_scatter(plain: fx.GraphModule, images: Tensor) -> None:
+def gather_instead_of_scatter(plain: fx.GraphModule, *inputs: Tensor) -> None:
     """Replace the index_add of mixed connectivity: every channel of the signal gathers what is added to it, or zero.
 
     In ONNX an index_add becomes a ScatterND between transpositions of the whole signal, with a reduction that not every
     runtime has; this becomes Pad, Gather and Add. (In torch index_add is the faster of the two.)
     """
-    ShapeProp(plain).propagate(images)
+    ShapeProp(plain).propagate(*inputs)
     for node in list(plain.graph.nodes):
         if node.op != "call_function" or node.target is not torch.index_add or len(node.args) != 4 or node.kwargs:
             continue
@@ -195,7 +265,10 @@ def gather_instead_of_scatter(plain: fx.GraphModule, images: Tensor) -> None:
     plain.recompile()
 
 
-def _difference(a: Tensor, b: Tensor) -> float:
-    """max |a - b| / max |a|."""
-    largest = a.abs().max()
-    return float((a - b).abs().max() / (largest if largest > 0 else 1))
+def _difference(expected: list[Tensor], found: list[Tensor]) -> float:
+    """max |a - b| / max |a|, the largest of all outputs."""
+    differences = [0.0]
+    for a, b in zip(expected, found, strict=True):
+        largest = a.abs().max()
+        differences.append(float((a.double() - b).abs().max() / (largest if largest > 0 else 1)))
+    return max(differences) if all(d == d for d in differences) else math.nan

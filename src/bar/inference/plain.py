@@ -30,8 +30,9 @@ def plain_graph(network: nn.Module) -> fx.GraphModule:
     BarError
         If `torch.fx` cannot trace the network.
     """
-    try:
-        plain = symbolic_trace(network)
+    try:  # what a pruned network calls as it is, it has been left whole: it may do more than a trace would show
+        recorded = isinstance(network, fx.GraphModule)
+        plain = fx.GraphModule(network, copy.deepcopy(network.graph)) if recorded else symbolic_trace(network)
     except Exception as error:
         raise BarError(f"cannot trace {type(network).__name__} with torch.fx: {root_cause(error)}") from error
     # torch.fx.experimental.optimization.fuse does this too, but wrongly where a convolution is called twice.

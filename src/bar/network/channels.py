@@ -161,18 +161,13 @@ class Network:
         """
         return self.operation(node).forwards(self, node, inputs, join)
 
-    def live(self, alive: Mapping[str, Tensor]) -> dict[fx.Node, Tensor]:
-        """Which channels of each node matter, when only some features of the convolutions are alive.
-
-        A channel is live if something non-zero can reach it and something live reads it: a convolution none of whose
-        inputs is live produces nothing, whatever its own gates say, and a feature that nobody reads is dead too
-        (section 4.1; this is how whole blocks disappear).
+    def flow(self, alive: Mapping[str, Tensor]) -> dict[fx.Node, Tensor]:
+        """Which channels of each node something non-zero can reach; whether anything reads them does not matter.
 
         Parameters
         ----------
         alive : mapping of str to bool Tensor of shape (features,)
-            For each convolution, which of its features are alive by themselves; a convolution that is not named is
-            wholly alive.
+            As for `live`.
 
         Returns
         -------
@@ -192,7 +187,28 @@ class Network:
                 return torch.full((self.features(node),), not gone)
             return passed.bool()
 
-        flow = follow(self, reached, torch.logical_or)
+        return follow(self, reached, torch.logical_or)
+
+    def live(self, alive: Mapping[str, Tensor]) -> dict[fx.Node, Tensor]:
+        """Which channels of each node matter, when only some features of the convolutions are alive.
+
+        A channel is live if something non-zero can reach it and something live reads it: a convolution none of whose
+        inputs is live produces nothing, whatever its own gates say, and a feature that nobody reads is dead too
+        (section 4.1; this is how whole blocks disappear).
+
+        Parameters
+        ----------
+        alive : mapping of str to bool Tensor of shape (features,)
+            For each convolution, which of its features are alive by themselves; a convolution that is not named is
+            wholly alive.
+
+        Returns
+        -------
+        dict of torch.fx.Node to bool Tensor of shape (channels,)
+            On the CPU.
+        """
+
+        flow = self.flow(alive)
 
         def read(node: fx.Node, wanted: Tensor | None) -> Tensor:
             if self.kinds[node] == "output":
@@ -252,6 +268,26 @@ class Network:
             if read and self.kinds[head] != "whole" and not all(live[n].any() for n in self.sources(head)):
                 return False
         return True
+
+    def fed(self, alive: Mapping[str, Tensor]) -> bool:
+        """Whether a signal gets to everything that needs one, given which features are alive, and whatever else is."""
+        flow = self.flow(alive)
+        needing = [head for head in self.heads() if self.kinds[head] != "whole"]
+        return all(flow[n].any() for head in needing for n in self.sources(head))
+
+    def crosses(self) -> bool:
+        """Whether a signal may get lost though some feature of every convolution is alive.
+
+        A slice may leave out those that are, and a product is zero where its signals have none in common.
+        """
+        signals: dict[fx.Node, bool] = {}  # whether channels of a node may be dead
+        for node, kind in self.kinds.items():
+            inputs = [torch.ones(self.features(n)) if signals[n] else None for n in self.sources(node)]
+            passed = self.passed(node, inputs, torch.maximum)
+            signals[node] = kind == "conv" or passed is not None
+            if kind == "pick" or (kind == "product" and sum(p is not None for p in inputs) > 1):
+                return True
+        return False
 
     def spaces(self) -> dict[fx.Node, fx.Node]:
         """Which signals hold the same channels, because sums join them: for each node, one that stands for them all."""

@@ -9,23 +9,28 @@ from torch import Tensor, fx, nn
 
 from bar.errors import BarError
 from bar.network.checks import Refusal, path_of, place_of
-from bar.network.recording import record
+from bar.network.recording import Recording, record
 from bar.network.rewriting import name_in_place_results
 
 
 def compare_modes(
-    model: nn.Module, module: fx.GraphModule, inputs: list[Tensor], leaves: dict[str, str]
+    model: nn.Module, recording: Recording, frozen: dict, inputs: list[Tensor], leaves: dict[str, str]
 ) -> tuple[set[fx.Node], tuple[str, ...], tuple[fx.GraphModule, set[fx.Node]]]:
     """Refuse a model that computes something else in training mode, by name.
+
+    `recording` is that of the eval mode, and `frozen` from `bar.network.batches.frozen_sizes`: calls of F.dropout that
+    only the training mode has are added to both.
 
     Returns the calls of F.dropout in the graph of the eval mode that drop in training mode; the names of modules that
     only training has, for outputs of their own; and the graph of the training mode, with its operations in place.
     """
-    twin = _twin(model)
+    twin, module = _twin(model), recording.module
     learning = _learning(twin, inputs, leaves)
     in_place = name_in_place_results(learning)
     without = record(twin, inputs, leaves, inference=True).module
     name_in_place_results(without)
+    _add_dropouts(module, learning, recording.values, frozen)
+    _add_dropouts(without, learning, {}, {})
     table: dict = {}
     in_eval, in_training, ungraded = (_value_numbers(graph, table) for graph in (module, learning, without))
     _check_without_gradients(module, without, in_eval, ungraded)
@@ -39,6 +44,41 @@ def compare_modes(
     drops = {in_training[n] for n in in_training if is_dropout(n) and n.kwargs["training"]}
     dropped = {n for n in in_eval if is_dropout(n) and in_eval[n] in drops}
     return dropped, _auxiliary(module, learning), (learning, in_place)
+
+
+def _add_dropouts(module: fx.GraphModule, learning: fx.GraphModule, values: dict, frozen: dict) -> None:
+    """Add to a graph of the eval mode the calls of F.dropout that only training has, as ``F.dropout(x, p, False)``.
+
+    As in ``if self.training: x = F.dropout(x, 0.5)``. Only where the graphs are the same, call by call, but for that;
+    what else they do, such as with other numbers, is compared afterwards.
+    """
+    mine, twins, added = iter(module.graph.nodes), {}, []
+    here = next(mine, None)
+    for node in learning.graph.nodes:
+        if here is not None and (node.op, _called(node)) == (here.op, _called(here)):
+            twins[node], here = here, next(mine, None)
+        elif is_dropout(node) and node.kwargs["training"] and not node.kwargs["inplace"]:
+            added.append(node)
+        else:
+            return
+    sources = {node: node.args[0] for node in added}
+    if here is not None or any(sources[n] in a.all_input_nodes for n in added for a in n.users):
+        return
+    for node in added:
+        source = twins[sources[node]]
+        with module.graph.inserting_after(source):
+            twins[node] = new = module.graph.call_function(node.target, (source,), node.kwargs | {"training": False})
+        new.meta.update({k: v for k, v in node.meta.items() if k == "nn_module_stack"})
+        values[new] = values.get(source)
+        for reader in (twins[a] for a in node.users if a in twins):
+            reader.replace_input_with(source, new)
+            if reader in frozen:
+                frozen[reader] = fx.node.map_arg(frozen[reader], lambda n, old=source, new=new: new if n is old else n)
+
+
+def _called(node: fx.Node):
+    """What a node calls; of constants, which have another name in each graph, nothing."""
+    return None if node.op == "get_attr" else node.target
 
 
 def _check_without_gradients(

@@ -221,7 +221,7 @@ ELEMENTWISE = (
     operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.neg, operator.abs, operator.pos,
     "relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_", "clamp", "clamp_", "clip", "abs", "neg", "square", "sqrt",
     "exp", "pow", "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "clone", "contiguous", "to", "float",
-    "double", "type_as", "hardtanh", "log", "sin", "cos",
+    "double", "type_as", "log", "sin", "cos",
 )  # fmt: skip
 
 # The first row that matches, and whose operation fits the shapes, applies. Channelwise operations act on each channel

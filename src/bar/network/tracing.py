@@ -124,7 +124,12 @@ class _OnMeta(fx.Interpreter):
         self.versions: dict[fx.Node, int | None] = {}
 
     def call_module(self, target: str, args: tuple, kwargs: dict):
-        out, self.work = called(self.fetch_attr(target), self.whole.get_submodule(target), args, kwargs)
+        layer = self.fetch_attr(target)
+        if type(layer) in views.NORMS and len(args) == 1 and args[0].shape[1:2] == (layer.num_features,):
+            layer._check_input_dim(args[0])
+            self.work = 0, 0
+            return torch.empty_like(args[0])  # torch takes long to normalise on the meta device
+        out, self.work = called(layer, self.whole.get_submodule(target), args, kwargs)
         return out
 
     def run_node(self, node: fx.Node) -> Tensor:
@@ -258,7 +263,7 @@ def _recorded(model: nn.Module, sizes: list[tuple], dtypes: list, leaves: dict[s
             recording = record(model, two, leaves)
             frozen = frozen_sizes(model, three, leaves, recording)
             in_place = name_in_place_results(recording.module)
-            *modes, learning = compare_modes(model, recording.module, two, leaves)
+            *modes, learning = compare_modes(model, recording, frozen, two, leaves)
         except Refusal as error:
             path = error.path
             while path in leaves:

@@ -23,7 +23,7 @@ from bar.runs.config import RunConfig
 from bar.runs.places import CONFIG, RESULT, alone, make_folder, place, tidy
 from bar.runs.reading import read
 from bar.runs.searching import search
-from bar.storage.describing import describe
+from bar.surgery import gate, prune
 from bar.training import Pruner, Training, check_shares, fabric_on, steps_per_epoch
 
 
@@ -190,7 +190,7 @@ def _start_of(job: Job) -> Start:
         models.load_weights(network, config.weights, config.weights_source)
     full = count(network, images.input_size)
     if models.is_own(config.model):
-        _check_storable(network, images.input_size)
+        _check_storable(network, images.input_size, job.prunes)
     first, taught = None, None
     if job.prunes:
         first = job.unpruned()
@@ -203,11 +203,19 @@ def _start_of(job: Job) -> Start:
     return Start(network, full, first and first.folder, taught)
 
 
-def _check_storable(network: nn.Module, input_size: Sequence[int]) -> None:
-    """Refuse, before it is trained, a network that could not be stored afterwards."""
-    traced = stride_first(trace(copy.deepcopy(network), input_size).module)
+def _check_storable(network: nn.Module, input_size: Sequence[int], prunes: bool) -> None:
+    """Refuse, before it is trained, a network that could not be stored afterwards, whole or pruned."""
+    network = copy.deepcopy(network)
+    found = [stride_first(trace(network, input_size).module)]
+    if prunes:
+        with contextlib.suppress(BarError):  # the method itself says why nothing can be pruned
+            gated = gate(network, input_size)
+            found += [
+                prune(gated.keep_({n: torch.arange(len(g.alive)) % 2 == 0 for n, g in gated.gates.items()}).floor_())
+            ]
     try:
-        describe(traced)
+        for one in found:
+            storage.check(one)
     except BarError as error:
         raise BarError(f"the network of this run cannot be stored: {error}") from error
 

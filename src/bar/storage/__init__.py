@@ -6,13 +6,14 @@ layers and operations of the `vocabulary`.
 
 from bar.storage.building import WEIGHTS
 from bar.storage.checkpoints import CHECKPOINT, PREVIOUS, load_checkpoints, remove_checkpoints, save_checkpoint
-from bar.storage.networks import ARCHITECTURE, digest, load, save, verify
+from bar.storage.networks import ARCHITECTURE, check, digest, load, save, verify
 
 __all__ = [
     "ARCHITECTURE",
     "CHECKPOINT",
     "PREVIOUS",
     "WEIGHTS",
+    "check",
     "digest",
     "load",
     "load_checkpoints",

@@ -101,7 +101,10 @@ def _argument(value, indexes: bool = False):
 def _layer(name: str, module: nn.Module) -> dict:
     layer = type(module)
     if layer not in LAYERS:
-        raise BarError(f"{name}: {layer.__name__} cannot be saved")
+        raise BarError(
+            f"{name}: {layer.__name__} cannot be saved: files name only layers of torch that bar.load makes again; "
+            "write the network with these, or prune it in Python and keep what bar.prune returns"
+        )
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
     if hooks:
         what = getattr(hooks[0], "__name__", type(hooks[0]).__name__)

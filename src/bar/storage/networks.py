@@ -39,6 +39,39 @@ def save(network: fx.GraphModule, folder: Path | str) -> None:
         If the network has an operation, a module or a name that could not be read back, or a file cannot be written.
     """
     folder = Path(folder)
+    text, content = _packed(network)
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder / WEIGHTS, content)
+    files.write(folder / ARCHITECTURE, text)
+
+
+def check(network: fx.GraphModule) -> None:
+    """Refuse a network that `save` could not write, or `load` not read back; nothing is written.
+
+    Parameters
+    ----------
+    network : torch.fx.GraphModule
+        As for `save`.
+
+    Raises
+    ------
+    BarError
+        If the network has an operation, a module or a name that could not be read back.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> check(fx.symbolic_trace(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())))
+    >>> check(fx.symbolic_trace(nn.Sequential(nn.Conv2d(1, 4, 3), nn.AlphaDropout())))
+    Traceback (most recent call last):
+    bar.errors.BarError: 1: AlphaDropout cannot be saved: ...
+    """
+    _packed(network)
+
+
+def _packed(network: fx.GraphModule) -> tuple[bytes, bytes]:
+    """The contents of both files, of the architecture and of the weights, once a network could be built from them."""
     architecture, tensors = describe(network)
     tensors = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
     try:
@@ -53,10 +86,7 @@ def save(network: fx.GraphModule, folder: Path | str) -> None:
         build(json.loads(text), {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()})
     except BarError as error:
         raise BarError(f"the network cannot be saved: {error}") from error
-    with files.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    files.write(folder / WEIGHTS, content)
-    files.write(folder / ARCHITECTURE, text)
+    return text, content
 
 
 def load(folder: Path | str) -> fx.GraphModule:

@@ -14,7 +14,7 @@ from bar.surgery.layers import Gated
 from bar.surgery.loading import check_fits
 from bar.surgery.pruning import prune
 from bar.surgery.rewiring import rewire
-from bar.surgery.settling import settled, widen
+from bar.surgery.settling import hold, settled, smallest
 from bar.surgery.watching import Watch
 
 
@@ -34,6 +34,8 @@ class GatedNetwork(nn.Module):
         it.
     gates : dict of str to Gate
         Name of a convolution -> its gate. Gates stay in single precision, whatever the network is moved to.
+    spine : tuple of str
+        Gated convolutions of which a feature is kept alive, see `floor_`.
     """
 
     def __init__(
@@ -56,8 +58,8 @@ class GatedNetwork(nn.Module):
             for name in prunable
         )
         self._sizes = [network.features(network.convs[name]) for name in prunable]
-        self._spine = [name for name in network.spine() if name in self._names]
-        self._slices = "pick" in network.kinds.values()
+        self.spine = tuple(name for name in network.spine() if name in self._names)
+        self._crosses = network.crosses()
         self.register_load_state_dict_post_hook(_connect)
         self._watch = Watch(network, model)
         self.connect_()
@@ -179,10 +181,10 @@ class GatedNetwork(nn.Module):
             This network, changed in place.
         """
         gates = self.gates
-        for name in self._spine:
+        for name in self.spine:
             gates[name].floor_()
-        if self._slices:
-            widen(self)
+        if self._crosses:
+            hold(self)
         return self
 
     @torch.no_grad()
@@ -380,10 +382,7 @@ class GatedNetwork(nn.Module):
         >>> gated.smallest()
         16
         """
-        alive = {name: torch.zeros_like(gate.alive) for name, gate in self.gates.items()}
-        for name in self._spine:
-            alive[name][0] = True
-        return self.size_of(alive, metric)
+        return smallest(self, metric)
 
     def costs(self) -> dict[str, int]:
         """What `prune` would leave, with mixed and with regular connectivity, which table 2 compares.

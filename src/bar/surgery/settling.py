@@ -39,11 +39,11 @@ def settled(gated: GatedNetwork, budget: float, metric: str, use: float) -> list
     gates = gated.gates
     if use * budget <= gated.size(metric) <= budget:
         return [gate.alive for gate in gates.values()]
-    spine, sizes = set(gated.network.spine()) & gates.keys(), [len(gate.score) for gate in gates.values()]
-    flat = gated.score.cpu().clone()
-    for part, name in zip(flat.split(sizes), gates, strict=True):
-        if name in spine:
-            part[part.argmax()] = torch.inf
+    sizes, flat = [len(gate.score) for gate in gates.values()], gated.score.cpu().clone()
+    must = essential(gated, flat)
+    if gated.size_of(dict(zip(gates, must.split(sizes), strict=True)), metric) > budget:
+        must = essential(gated, _by_place(flat))
+    flat[must] = torch.inf
     order = flat.argsort(descending=True, stable=True)
     order = order[flat[order] > -torch.inf]  # what has been cut stays out
     alive = torch.zeros(len(flat), dtype=torch.bool)
@@ -61,9 +61,10 @@ def settled(gated: GatedNetwork, budget: float, metric: str, use: float) -> list
         for part, score in zip(idle.split(sizes), flat.split(sizes), strict=True):
             if part.any():
                 part[score.masked_fill(~part, -torch.inf).argmax()] = False
+        idle &= ~must
         return (alive & ~idle).index_fill(0, index, True)
 
-    fits, over = len(spine), len(order) + 1  # more features never make it smaller, so bisect
+    fits, over = int(must.sum()), len(order) + 1  # more features never make it smaller, so bisect
     while over - fits > 1:
         middle = (fits + over) // 2
         alive.zero_()[order[:middle]] = True
@@ -77,18 +78,69 @@ def settled(gated: GatedNetwork, budget: float, metric: str, use: float) -> list
     return list(alive.split(sizes))
 
 
-def widen(gated: GatedNetwork) -> None:
-    """Open the best gates of all convolutions until a signal gets through: a slice may leave out those that are kept.
+def essential(gated: GatedNetwork, score: Tensor) -> Tensor:
+    """The features that must be alive, or no signal gets through: the best of each convolution of the spine.
+
+    Where slices leave these out, or products have no channel in common, they are the best features that are needed: one
+    after the other is left out, from the worst on, as long as a signal gets through.
 
     Parameters
     ----------
     gated : GatedNetwork
-        Changed in place, only if no signal gets through.
+    score : Tensor of shape (total features,)
+        What features are ranked by; minus infinity for what must not be alive.
+
+    Returns
+    -------
+    bool Tensor of shape (total features,)
     """
-    count, most = 1, max(len(gate.score) for gate in gated.gates.values())
-    while count < 2 * most and not gated.network.reached(gated.live()):
-        for gate in gated.gates.values():
-            best = torch.zeros_like(gate.alive)
-            best[gate.score.topk(min(count, len(best))).indices] = True
-            gate.settle_(gate.alive | (best & ~gate.cut))
-        count *= 2
+    network, sizes = gated.network, [len(gate.score) for gate in gated.gates.values()]
+    best, spine = torch.zeros(len(score), dtype=torch.bool), torch.zeros(len(score), dtype=torch.bool)
+    for name, part, where, some in zip(
+        gated.gates, score.split(sizes), spine.split(sizes), best.split(sizes), strict=True
+    ):
+        if name in gated.spine:
+            where[:] = True
+            some[part.argmax()] = True
+
+    def fed(alive: Tensor) -> bool:
+        return network.fed(dict(zip(gated.gates, alive.split(sizes), strict=True)))
+
+    if not network.crosses() or fed(best):
+        return best
+    there = score > -torch.inf
+    needed = next((alive for alive in (spine & there, there) if fed(alive)), None)
+    if needed is None:  # whatever is alive
+        return best
+    parts = [score.argsort()]
+    while parts:
+        part = parts.pop()
+        without = needed.index_fill(0, part, False)
+        if fed(without):
+            needed = without
+        elif len(part) > 1:
+            parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+    return needed
+
+
+def smallest(gated: GatedNetwork, metric: str) -> int:
+    """The size that is left when nothing but `essential` features are alive, the first ones of each convolution."""
+    score = _by_place(torch.zeros(sum(len(gate.score) for gate in gated.gates.values())))
+    sizes = [len(gate.score) for gate in gated.gates.values()]
+    return gated.size_of(dict(zip(gated.gates, essential(gated, score).split(sizes), strict=True)), metric)
+
+
+def _by_place(score: Tensor) -> Tensor:
+    """A score by which the first features are the best; minus infinity stays."""
+    return torch.where(score > -torch.inf, -torch.arange(len(score), dtype=score.dtype), score)
+
+
+def hold(gated: GatedNetwork) -> None:
+    """Open the gates of `essential` features, if no signal gets through; in place."""
+    if gated.network.reached(gated.live()):
+        return
+    needed = essential(gated, gated.score.cpu())
+    for gate, part in zip(
+        gated.gates.values(), needed.split([len(g.score) for g in gated.gates.values()]), strict=True
+    ):
+        gate.settle_(gate.alive | part.to(gate.alive.device))
