@@ -57,7 +57,7 @@ REFUSED = [
     ("run", "--model", LONG),
     ("run", "--model", "resnet152", "-x", "1e300"),
     ("run", "--model", "resnet152", "--method", "vector-quantization", "-x", "1e300"),
-    ("run", "--model", "regnet_y_128gf"),
+    ("run", "--model", "convnext_large", "--size", "32"),
     ("run", "--model", "regnet_y_128gf", "--method", "mp", "-x", "1e12"),
     ("run", "--model", f"{LONG}:x"),
     ("run", "--model", f"a{NUL}:x"),

@@ -81,13 +81,13 @@ def check_hooks(name: str, module: nn.Module) -> None:
 
 
 def tied(module: fx.GraphModule) -> dict[str, str]:
-    """The layers that share a tensor with others, whole or in part: pruning one of them would change the other.
+    """The layers that share a parameter or buffer with others: pruning one of them would change the other.
 
-    Path of a module -> why.
+    Path of a module -> why. Refused are two tensors of one memory, whole or in part, which no copy would keep together.
     """
-    places: dict[object, list[tuple[int, int, str]]] = {}  # memory -> first and last byte, name
+    places: dict[object, list[tuple[int, int, str, str, Tensor]]] = {}  # memory -> first and last byte, place, tensor
     found: dict[str, str] = {}
-    for name, tensor in _tensors(module):
+    for path, name, tensor in _tensors(module):
         if tensor.is_meta or tensor.numel() == 0:
             memory, first, last = id(tensor), 0, 0
         else:
@@ -95,20 +95,26 @@ def tied(module: fx.GraphModule) -> dict[str, str]:
             reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
             last = first + reach * tensor.element_size()
         memory = (tensor.device, memory)
-        for other_first, other_last, other in places.get(memory, ()):
-            if other != name and first <= other_last and other_first <= last:
-                for one, two in ((name, other), (other, name)):
-                    found.setdefault(one.rpartition(".")[0], f"its {one.rpartition('.')[2]} is also {two!r}")
-        places.setdefault(memory, []).append((first, last, name))
+        for other_first, other_last, other_path, other, other_tensor in places.get(memory, ()):
+            if other_path == path or first > other_last or other_first > last:
+                continue
+            if tensor is not other_tensor:
+                raise BarError(
+                    f"{other!r} and {name!r} share memory, but are not one parameter: pruning would part them. "
+                    "Give one of the two a copy, or assign one parameter to both"
+                )
+            found.setdefault(path, f"its {name.rpartition('.')[2]} is also {other!r}")
+            found.setdefault(other_path, f"its {other.rpartition('.')[2]} is also {name!r}")
+        places.setdefault(memory, []).append((first, last, path, name, tensor))
     return found
 
 
-def _tensors(module: fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
-    """The parameters and buffers that a graph uses, with their names; once for each call of a layer."""
+def _tensors(module: fx.GraphModule) -> Iterator[tuple[str, str, Tensor]]:
+    """The parameters and buffers that a graph uses, with the module and their names; once for each call of a layer."""
     for node in module.graph.nodes:
         if node.op == "call_module":
             layer = module.get_submodule(node.target)
-            for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
-                yield f"{node.target}.{name}", tensor
+            for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
+                yield node.target, f"{node.target}.{name}", tensor
         elif node.op == "get_attr":
-            yield node.target, operator.attrgetter(node.target)(module)
+            yield node.target.rpartition(".")[0], node.target, operator.attrgetter(node.target)(module)
