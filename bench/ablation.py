@@ -101,6 +101,14 @@ TRAINED = {
 }
 
 
+# How strongly the barrier may press, and how far the gates can move while it does.
+PRESSED = {
+    f"following, cap {cap:g}, travel {travel:g}": Variant(
+        dataclasses.replace(FOLLOWING, cap=cap, gate_travel=travel)
+    ) for cap, travel in ((1.0, 30.0), (10.0, 30.0), (100.0, 60.0), (1.0, 60.0), (100.0, 120.0), (1.0, 120.0))
+}  # fmt: skip
+
+
 # The number in a record's name is the place in this dict: new ones go to its end.
 VARIANTS: dict[str, Variant] = {
     "start": Variant(FIRST),
@@ -126,6 +134,7 @@ VARIANTS: dict[str, Variant] = {
     **parts_of("following, less pressure", GENTLE),
     **{trial_of(method, options): trial(method, options) for (method, _), ways in TRIALS.items() for options in ways},
     **TRAINED,
+    **PRESSED,
 }  # fmt: skip
 
 
