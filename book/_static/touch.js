@@ -43,10 +43,12 @@
     const spec = JSON.parse(figure.querySelector("script").textContent);
     const controls = figure.querySelector(".touch-controls");
     const options = { actions: false, renderer: "svg", bind: controls, tooltip: true };
-    const { view } = await window.vegaEmbed(figure.querySelector(".touch-live"), spec, options);
-    const picture = figure.querySelector(".touch-live svg");
+    const picture = figure.querySelector(".touch-live");
+    const { view } = await window.vegaEmbed(picture, spec, options);
+    // one description instead of hundreds of marks
     picture.setAttribute("role", "img");
     picture.setAttribute("aria-label", figure.querySelector(".touch-still").alt);
+    picture.querySelector("svg").setAttribute("aria-hidden", "true");
     if (figure.dataset.play) playing(view, figure, controls);
     figure.classList.add("lives");
     figure.view = view;
