@@ -49,7 +49,7 @@ def export(network: nn.Module, input_size: Iterable[int], path: Path | str, form
     Returns
     -------
     float or None
-        The largest relative difference max |a - b| / max |a| between the network's outputs a and the file's outputs b,
+        The largest relative difference ``max |a - b| / max |a|`` of the outputs a of the network and b of the file,
         at most 1e-4; None if it was not compared, which needs onnxruntime for ONNX.
 
     Raises
@@ -196,6 +196,6 @@ def gather_instead_of_scatter(plain: fx.GraphModule, images: Tensor) -> None:
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
-    """max |a - b| / max |a|."""
+    """``max |a - b| / max |a|``."""
     largest = a.abs().max()
     return float((a - b).abs().max() / (largest if largest > 0 else 1))
