@@ -42,6 +42,7 @@ class Variant:
     schedule: str = "sigmoid"
     log_barrier: bool = False
     distill: bool = True
+    trained: bool = False  # begins with the unpruned network's weights
     method: str = "bar"
     options: dict = dataclasses.field(default_factory=dict)  # of another method than bar
 
@@ -88,6 +89,26 @@ def trial(method: str, options: dict) -> Variant:
     return Variant(FOLLOWING, distill=False, method=method, options=options)
 
 
+# A network that is trained already: gates that begin nearly open disturb it less, and so do slower weights.
+OPEN = (2.0, 5.0)
+SLOWER = {"lr": 1e-3, "cooldown_lr": 1e-4}
+TRAINED = {
+    "trained start": Variant(FOLLOWING, trained=True),
+    "trained start, open gates": Variant(dataclasses.replace(FOLLOWING, gate_start=OPEN), trained=True),
+    "trained start, slower weights": Variant(dataclasses.replace(FOLLOWING, **SLOWER), trained=True),
+    "trained start, both": Variant(dataclasses.replace(FOLLOWING, gate_start=OPEN, **SLOWER), trained=True),
+    "trained start, no distillation": Variant(FOLLOWING, trained=True, distill=False),
+}
+
+
+# How strongly the barrier may press, and how far the gates can move while it does.
+PRESSED = {
+    f"following, cap {cap:g}, travel {travel:g}": Variant(
+        dataclasses.replace(FOLLOWING, cap=cap, gate_travel=travel)
+    ) for cap, travel in ((1.0, 30.0), (10.0, 30.0), (100.0, 60.0), (1.0, 60.0), (100.0, 120.0), (1.0, 120.0))
+}  # fmt: skip
+
+
 # The number in a record's name is the place in this dict: new ones go to its end.
 VARIANTS: dict[str, Variant] = {
     "start": Variant(FIRST),
@@ -112,6 +133,8 @@ VARIANTS: dict[str, Variant] = {
     **parts_of("following", FOLLOWING),
     **parts_of("following, less pressure", GENTLE),
     **{trial_of(method, options): trial(method, options) for (method, _), ways in TRIALS.items() for options in ways},
+    **TRAINED,
+    **PRESSED,
 }  # fmt: skip
 
 
@@ -167,6 +190,8 @@ def train(
     variant, steps = VARIANTS[name], settings.prune_epochs * steps_per_epoch(images, settings)
     torch.manual_seed(seed)
     network = models.build(model, images.num_classes, images.input_size)
+    if variant.trained or methods.find(variant.method).starts[0] == "unpruned":
+        network.load_state_dict(unpruned, strict=False)  # batch norms without weights store none
     if variant.method == "bar":
         pruner = (Watching if name == UNCUT else Following)(
             network, images.input_size, settings, factor, steps, schedule=variant.schedule, seed=seed
@@ -175,8 +200,6 @@ def train(
             pruner.budget.__class__ = LogBudget
         phases = settings.phases_of_pruning
     else:
-        if methods.find(variant.method).starts[0] == "unpruned":
-            network.load_state_dict(unpruned, strict=False)  # batch norms without weights store none
         epochs = (settings.prune_epochs, settings.finetune_epochs, settings.cooldown_epochs)
         given = {"preset": "quick", "epochs": epochs}
         pruner = methods.build(
@@ -213,11 +236,14 @@ def thinned(steps: list[tuple[float, float]], most: int = 200) -> list[tuple[flo
 @click.option("--factors", type=float, multiple=True, default=(4.0, 16.0), show_default=True)
 @click.option("--seeds", type=int, multiple=True, default=(5, 6, 7), show_default=True)
 @click.option("--variants", multiple=True, default=tuple(VARIANTS)[:10], help="Which; default: the first ten.")
+@click.option("--trained", is_flag=True, help="Instead, what a start with trained weights is tried with.")
 @click.option("--trials", is_flag=True, help="Instead, what methods with a weight of their own are tried with.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/ablation"), show_default=True)
 @click.option("--teachers", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
-def main(dataset, model, size, limit, epochs, factors, seeds, variants, trials, threads, out, teachers) -> None:
+def main(
+    dataset, model, size, limit, epochs, factors, seeds, variants, trained, trials, threads, out, teachers
+) -> None:
     """Train with each variant of the settings, and record it.
 
     \b
@@ -225,12 +251,14 @@ def main(dataset, model, size, limit, epochs, factors, seeds, variants, trials, 
       python bench/ablation.py
       python bench/ablation.py --factors 16 --seeds 5 --variants following --variants start
       python bench/ablation.py --dataset cifar10-jpeg --model wrn-16-2 --size 16 --limit 5000 --variants following
+      python bench/ablation.py --dataset cifar10-jpeg --model wrn-16-2 --size 16 --limit 5000 --trained --epochs 12 6 2
       python bench/ablation.py --model resnet18-by-8 --size 32 --epochs 96 48 16 --variants following
     """
     torch.set_num_threads(threads)
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
         raise click.UsageError(f"no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
+    variants = tuple(TRAINED) if trained else variants
     images = data.load(dataset, size=size, limit=limit)
     length = f"-{sum(epochs)}epochs" if epochs else ""
     jobs = [(name, factor, seed) for seed in seeds for name in variants for factor in factors]

@@ -1,6 +1,6 @@
 """Make the figure of the README, from a real run: ``python docs/pruned.py`` (about two minutes on two cores).
 
-Writes pruned.png, and pruned.json, the record that the figure is drawn from.
+Writes ../book/pruned.png, which opens the book, too, and pruned.json, the record that the figure is drawn from.
 """
 
 import json
@@ -25,7 +25,7 @@ generator = torch.Generator().manual_seed(SEED)
 training = Training(pruner.network, images, settings.phases_of_pruning, settings, generator, pruner=pruner)
 records = list(training)
 
-figures.neurons_per_block(pruner.network).savefig(HERE / "pruned.png", dpi=160)
+figures.neurons_per_block(pruner.network).savefig(HERE.parent / "book" / "pruned.png", dpi=160)
 cost = bar.count(training.network, images.input_size)
 record = {
     "model": MODEL, "dataset_label": images.label, "pruning_factor": FACTOR, "seed": SEED, "preset": "quick",

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -149,15 +151,44 @@ def test_every_page(page, html, address):
     assert formulas > 0
 
 
-def test_no_page_is_wider_than_a_phone(page, html, address):
-    page, _ = page
-    page.set_viewport_size({"width": 390, "height": 844})
-    wide = {}
+# What reaches beyond the column of text, unless it is marked as scrolling.
+CUT = """async () => {
+  await new Promise(done => setTimeout(done, 100));  // reading.js marks after MathJax
+  const blocks = document.querySelectorAll('article :is(pre, table, img, svg, mjx-container, .output, div.math)');
+  return [...blocks].filter(e => {
+    if (!e.getClientRects().length || e.closest('.scrolls')) return false;
+    const column = e.closest('article').getBoundingClientRect();
+    const inside = e.clientWidth && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display != 'inline';
+    return (inside && e.tagName != 'svg') || e.getBoundingClientRect().right > column.right + 1;
+  }).map(e => e.outerHTML.slice(0, 100));
+}"""
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_nothing_is_cut_off(browser, html, width, height):
+    """From the file system only: how wide something is does not depend on who serves it."""
+    page = browser.new_page(viewport={"width": width, "height": height})
+    found = {}
     for name in chapters(html):
         if name != "index.html":
-            page.goto(address + name, wait_until="load")
-            wide[name] = page.evaluate(LOOK)["wide"]
-    assert not {name: pixels for name, pixels in wide.items() if pixels}
+            page.goto(f"{html.as_uri()}/{name}", wait_until="load")
+            found[name] = [page.evaluate(LOOK)["wide"] or "", *page.evaluate(CUT)]
+    page.close()
+    assert not {name: blocks for name, blocks in found.items() if any(blocks)}
+
+
+def test_what_is_wide_scrolls_by_keyboard_and_is_whole_in_print(browser, html):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(f"{html.as_uri()}/_executed/06_results.html", wait_until="load")
+    block = page.locator("article .scrolls:visible").first
+    assert "scroll sideways" in block.evaluate("e => e.previousElementSibling.innerText")
+    block.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.activeElement.scrollLeft > 0")
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 700, "height": 900})  # about A4
+    assert page.locator("article .scroll-hint:visible").count() == 0
+    page.close()
 
 
 def test_search(page, address):
@@ -185,6 +216,122 @@ def test_nothing_is_fetched_from_another_host(html):
     found = [(path.name, hit) for path in html.rglob("*.html") for hit in tag.findall(path.read_text("utf-8"))]
     found += [(path.name, hit) for path in html.rglob("*.css") for hit in style.findall(path.read_text("utf-8"))]
     assert not found
+
+
+# --- charts to touch, print, weights, and everybody -------------------------------------------------------------------
+
+SAMPLE = ("intro.html", "_executed/02_barrier.html", "_executed/04_training.html")  # per push; --all takes every page
+
+
+@pytest.fixture
+def looked_at(html, pytestconfig):
+    """The pages that a test looks at."""
+    names = [name for name in chapters(html) if name != "index.html"]
+    return names if pytestconfig.getoption("--all") else [name for name in names if name in SAMPLE]
+
+
+@pytest.fixture
+def wide(browser):
+    """A page of 1280 pixels."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    yield page
+    page.close()
+
+
+def with_charts(page, html: Path, names: list[str]) -> Iterator[str]:
+    """Go to each page that has charts, and wait until they live."""
+    for name in names:
+        if 'class="touch"' in (html / name).read_text("utf-8"):
+            page.goto(f"{html.as_uri()}/{name}", wait_until="load")
+            page.wait_for_function("document.querySelectorAll('figure.touch:not(.lives)').length == 0")
+            yield name
+
+
+def test_every_slider_and_menu_moves_its_chart_by_keyboard(wide, html, looked_at):
+    seen = 0
+    for name in with_charts(wide, html, looked_at):
+        for chart in wide.locator("figure.touch").all():
+            for control in chart.locator("input, select").all():
+                control.focus()
+                state = "figure => JSON.stringify(figure.view.getState().signals)"
+                before = chart.evaluate(state)
+                keys = ["Space"] if control.get_attribute("type") == "checkbox" else ["ArrowRight", "ArrowLeft"]
+                for key in keys:  # one of the two, where it stands at an end
+                    if chart.evaluate(state) == before:
+                        wide.keyboard.press(key)
+                assert chart.evaluate(state) != before, f"{name}: {control.get_attribute('name')}"
+                seen += 1
+    assert seen >= 4
+
+
+def test_the_replay_plays_and_is_scrubbed(wide, html):
+    (_,) = with_charts(wide, html, ["_executed/04_training.html"])
+    chart = wide.locator("#chart-replay")
+    gates = "figure => figure.querySelectorAll('.touch-live path').length"
+    at_first = chart.evaluate(gates)
+    chart.locator("button").click()
+    wide.wait_for_function("document.querySelector('#chart-replay').view.signal('epoch') >= 3")
+    chart.locator("button").click()  # pause
+    slider = chart.locator("input[type=range]")
+    slider.focus()
+    wide.keyboard.press("End")
+    wide.wait_for_function("document.querySelector('#chart-replay').view.signal('epoch') == 24")
+    assert chart.evaluate(gates) < at_first / 2  # dead gates are not drawn
+
+
+def test_print_and_no_script_have_the_still_picture(browser, wide, html):
+    (_,) = with_charts(wide, html, ["_executed/02_barrier.html"])
+    assert not wide.locator("figure.touch .touch-still").is_visible()
+    wide.emulate_media(media="print")
+    assert wide.locator("figure.touch .touch-still").is_visible()
+    assert not wide.locator("figure.touch .touch-live").is_visible()
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{html.as_uri()}/_executed/02_barrier.html", wait_until="load")
+    assert page.locator("figure.touch .touch-still").is_visible()
+    assert page.locator("figure.touch .touch-still").get_attribute("alt")
+    context.close()
+
+
+def test_every_page_opens_with_a_question_and_its_computed_answer(html):
+    for path in (html / "_executed").glob("[0-9]*.html"):
+        text = path.read_text("utf-8")
+        question, _, rest = text.partition('class="tip answer admonition"')
+        assert "<strong>" in question.rpartition("</h1>")[2], path.name
+        answer = re.sub("<[^>]*>", "", rest.partition("</div>")[0])
+        assert len(answer.split()) > 8, path.name
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390), ("light", 390), ("dark", 1280)])
+def test_axe_finds_nothing_serious(browser, html, looked_at, pytestconfig, theme, width):
+    if not pytestconfig.getoption("--all") and (theme, width) in (("light", 390), ("dark", 1280)):
+        looked_at = looked_at[:1]
+    package = Path(find_spec("axe_playwright_python").origin).parent
+    axe = next(package.rglob("axe.min.js")).read_text("utf-8")
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+    page, found = context.new_page(), []
+    for name in looked_at:
+        page.goto(f"{html.as_uri()}/{name}", wait_until="load")
+        page.wait_for_function("document.querySelectorAll('figure.touch:not(.lives)').length == 0")
+        page.evaluate(CUT)  # waits for what is marked as scrolling
+        page.evaluate(axe)
+        violations = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        for one in violations:
+            if one["impact"] in ("serious", "critical"):
+                found += [f"{name}: {one['id']}: {node['html'][:120]}" for node in one["nodes"]]
+    context.close()
+    assert not found, "\n".join(found)
+
+
+def test_weights(html):
+    """Beyond scripts that pages share, 1.5 MB a page; MathJax only where there is maths; 25 MB the book."""
+    for name in chapters(html):
+        text = (html / name).read_text("utf-8")
+        pictures = {html / name.rpartition("/")[0] / source for source in re.findall(r'<img[^>]*src="([^":]+)"', text)}
+        weight = len(text.encode()) + sum(picture.stat().st_size for picture in pictures)
+        assert weight <= 1.5e6, f"{name}: {weight:,} bytes"
+        assert ("mathjax/" in text) <= ('class="math' in text), f"{name} has MathJax and no maths"
+    assert sum(path.stat().st_size for path in html.rglob("*") if path.is_file()) <= 25e6
 
 
 # --- building ---------------------------------------------------------------------------------------------------------
@@ -400,7 +547,7 @@ def test_h1_figures_whatever_the_environment_says(tmp_path, monkeypatch, no_page
     notebooks, pages = with_figure(tmp_path, FIGURE)
     book.build({}, notebooks, pages)
     cell = nbformat.read(pages / "_executed" / "01_one.ipynb", as_version=4).cells[-1]
-    assert any("image/png" in output.get("data", {}) for output in cell.outputs)
+    assert any("image/svg+xml" in output.get("data", {}) for output in cell.outputs)
     assert os.environ["MPLBACKEND"] == "Agg"
 
 
@@ -516,11 +663,29 @@ def test_h3_a_page_shows_what_it_ran_with(small):
     (_, pages), index = small
     cells = nbformat.read(pages / "_executed" / "01_one.ipynb", as_version=4).cells
     assert cells[2].metadata["tags"] == ["injected-parameters"]
-    assert cells[3].source == "This page ran with `` pruning_factor = 7 `` (given), `` dataset = 'digits' ``."
+    said, again = cells[3].source.split("\n\n")
+    assert said == "This page ran with `` pruning_factor = 7 `` (given), `` dataset = 'digits' ``."
+    assert re.match(r"That took \d+ s\. ", again)
+    assert "`` make book PRUNING_FACTOR=4 ``" in again
+    assert "`` papermill 01_one.ipynb mine.ipynb -p pruning_factor 4 ``" in again
     html = re.sub("<[^>]*>", "", (index.parent / "_executed" / "01_one.html").read_text("utf-8"))
     assert re.search(
         r"This page ran with pruning_factor = 7 \(given\), dataset = (')digits", html.replace("&#39;", "'")
     )
+
+
+def test_the_answer_stands_below_the_question(tmp_path, no_pages):
+    notebooks, pages = a_book(tmp_path, "print('It is', pruning_factor * 2,\n      end='.')")
+    path = notebooks / "01_one.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[0].source = "# One\n\n**How much?**\n\nMore text."
+    notebook.cells[2].metadata["tags"] = [pages_.ANSWER]
+    nbformat.write(notebook, path)
+    book.build({}, notebooks, pages)
+    cells = nbformat.read(pages / "_executed" / "01_one.ipynb", as_version=4).cells
+    box = "```{admonition} The answer\n:class: tip answer\nIt is 8.\n```"
+    assert cells[0].source == f"# One\n\n**How much?**\n\n{box}\n\nMore text."
+    assert "remove-cell" in cells[-1].metadata["tags"]
 
 
 def test_h3_every_notebook_of_the_book_says_so(tmp_path, no_pages, monkeypatch):

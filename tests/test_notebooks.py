@@ -127,3 +127,19 @@ def test_h4_alone_a_notebook_says_that_there_are_no_records(path, tmp_path):
 @pytest.mark.parametrize("path", BUDGETED, ids=lambda path: path.stem)
 def test_runs_with_another_budget_at_full_length(path, factor, tmp_path):
     run_with_another_budget(path, factor, tmp_path / path.name)
+
+
+def solutions(path: Path) -> list[str]:
+    """The code of a chapter's solutions, in order."""
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    return re.findall(r"````\{dropdown\} Solution\n.*?```python\n(.*?)```\n````", text, flags=re.DOTALL)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_solutions_are_right(path, monkeypatch):
+    """Each chapter's, one after the other: they check themselves."""
+    monkeypatch.chdir(FOLDER)
+    names = {}
+    for solution in solutions(path):
+        exec(compile(solution, path.stem, "exec"), names)

@@ -5,6 +5,8 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+from bar.figures import touch
+
 # Of the 24 MB of MathJax that the package sphinx-mathjax-offline brings, one file is enough: the one that draws SVG
 # and so needs no fonts. It is copied here, not kept in book/_static, of which every .js is put on every page.
 MATHJAX = "tex-svg-full.js"
@@ -19,15 +21,17 @@ def configure(app, config):
 
 
 def finish(app, exception):
-    """Copy MathJax into the finished book and take the preloading of fonts out of its pages."""
+    """Copy MathJax and the script of charts into the finished book; take the preloading of fonts out of its pages."""
     if exception is not None or app.builder.format != "html":
         return
     package = find_spec("sphinx-mathjax-offline")
     if package is None:
         raise RuntimeError("MathJax is not installed: pip install sphinx-mathjax-offline")
     html = Path(app.outdir)
+    (html / "_static" / "vega").mkdir(parents=True, exist_ok=True)
     (html / "_static" / "mathjax").mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(package.origin).parent / "static" / "mathjax" / MATHJAX, html / "_static" / "mathjax")
+    touch.write_scripts(html / "_static" / "vega")
     for page in html.rglob("*.html"):
         page.write_text(FONT_PRELOAD.sub("", page.read_text("utf-8")), "utf-8")
 

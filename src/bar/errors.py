@@ -1,7 +1,7 @@
 """The error a user's mistake raises."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class BarError(ValueError):
@@ -116,3 +116,60 @@ def printable(text: str) -> str:
     größe\\x1b[31m
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def allow(
+    name: str,
+    value: object,
+    *,
+    low: float | None = None,
+    high: float = float("inf"),
+    among: Collection[str] | None = None,
+    whole: bool = False,
+    optional: bool = False,
+) -> None:
+    """Refuse a parameter of a notebook that is not allowed, and say what is.
+
+    Parameters
+    ----------
+    name : str
+        What the parameter is called.
+    value : object
+        Its value, or a list of values, each of which is checked.
+    low, high : float
+        Bounds of a number; both are allowed. Without a lower bound, text is expected.
+    among : collection of str, optional
+        The words that are allowed.
+    whole : bool
+        Whether only whole numbers are allowed.
+    optional : bool
+        Whether None is allowed, too.
+
+    Raises
+    ------
+    BarError
+        If the value, or one of the list, is not allowed.
+
+    Examples
+    --------
+    >>> allow("epochs", [10, 5, 2], low=0, whole=True)
+    >>> allow("pruning_factor", 0.5, low=1)
+    Traceback (most recent call last):
+    bar.errors.BarError: pruning_factor is 0.5: a number from 1 on is allowed
+    """
+    if value is None and optional:
+        return
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if among is not None and (not isinstance(one, str) or one not in among):
+            raise BarError(f"{name} is {one!r:.200}: {nearest(str(one), among)}")
+        if among is None and not _fits(one, low, high, whole):
+            bounds = f"from {low} on" if high == float("inf") else f"from {low} to {high}"
+            what = "text" if low is None else f"a {'whole ' * whole}number {bounds}"
+            raise BarError(f"{name} is {one!r:.200}: {what} is allowed{', or None' * optional}")
+
+
+def _fits(value: object, low: float | None, high: float, whole: bool) -> bool:
+    """Whether a value is a number within bounds, or, without a lower bound, a text."""
+    if low is None:
+        return isinstance(value, str)
+    return isinstance(value, int if whole else int | float) and not isinstance(value, bool) and low <= value <= high

@@ -153,7 +153,7 @@ class HardConcrete(Distribution):
         """Density of the continuous part: supp. eq. 2 on the stretched variable; 0 outside (0, 1).
 
         It integrates to 1 - prob_zero - prob_one. Computed from logarithms, so that it neither overflows nor
-        becomes 0/0 for a large |log alpha|.
+        becomes 0/0 for a large ``|log alpha|``.
 
         Parameters
         ----------

@@ -111,9 +111,10 @@ def _run_or_reuse(path: Path, given: Mapping[str, object], defaults: Mapping[str
     print(place, *(f"{k}={v}" for k, v in given.items()), "...", flush=True)
     start = time.perf_counter()
     notebook = executing.execute(path, given)
-    pages.check_figures(path, notebook, injected=bool(given))
-    pages.show_parameters(notebook, given, defaults)
     run = {"fingerprint": fingerprint, "ended": about.now(), "seconds": time.perf_counter() - start}
+    pages.check_figures(path, notebook, injected=bool(given))
+    pages.show_answer(notebook)
+    pages.show_parameters(path.name, notebook, given, defaults, run["seconds"])
     notebook.metadata["bar"] = run
     files.write_text(kept, nbformat.writes(notebook))
     print(f"{place} took {run['seconds']:.0f} s", flush=True)

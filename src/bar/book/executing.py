@@ -27,7 +27,10 @@ def execute(path: Path, parameters: Mapping[str, object]) -> nbformat.NotebookNo
                 kernel_name=KERNEL,
                 cwd=path.parent,
                 progress_bar=sys.stderr.isatty(),
-                extra_arguments=["--log-level=CRITICAL"],  # or each kernel warns that it talks over a local socket
+                extra_arguments=[
+                    "--log-level=CRITICAL",  # or each kernel warns that it talks over a local socket
+                    '--InlineBackend.figure_formats={"svg"}',  # sharp on any screen, and in print
+                ],
             )
     except papermill.PapermillExecutionError as error:
         injected = bool(parameters)  # as a cell of its own, which the notebook on disk does not have

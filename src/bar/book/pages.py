@@ -1,6 +1,10 @@
-"""Checks and additions to a notebook that has run: a figure for each caption, and the parameters that it ran with."""
+"""Checks and additions to a notebook that has run.
+
+A figure for each caption; the answer, below the question; what the page ran with, how long, and how to run it again.
+"""
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +12,7 @@ import nbformat
 
 from bar.errors import BarError
 
+ANSWER = "answer"  # tag of a cell that prints the answer to the question of its page
 NOTHING_TO_DRAW = "figure-if-recorded"  # tag of a cell that prints a line where no run is recorded to draw
 
 
@@ -40,8 +45,29 @@ def _replace_references(figure: str, text: str) -> str:
     return re.sub(r"\{(?:numref|ref)\}`(?:[^`<]*<)?" + re.escape(figure) + ">?`", words, text)
 
 
-def show_parameters(notebook: nbformat.NotebookNode, given: Mapping[str, object], defaults: Mapping[str, str]) -> None:
-    """Insert a cell that says what the page ran with, below the cell of parameters (and that of papermill)."""
+def show_answer(notebook: nbformat.NotebookNode) -> None:
+    """Put what the cell with the tag `ANSWER` has printed below the question, the second paragraph of the page."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and ANSWER in cell.metadata.get("tags", []):
+            printed = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+            first = notebook.cells[0]
+            title, question, *others = first.source.split("\n\n")
+            box = f"```{{admonition}} The answer\n:class: tip answer\n{' '.join(printed.split())}\n```"
+            first.source = "\n\n".join((title, question, box, *others))
+            cell.metadata["tags"] = [*cell.metadata["tags"], "remove-cell"]
+
+
+def show_parameters(
+    name: str,
+    notebook: nbformat.NotebookNode,
+    given: Mapping[str, object],
+    defaults: Mapping[str, str],
+    seconds: float,
+) -> None:
+    """Insert a cell that says what the page ran with, how long that took, and how to run it again.
+
+    It stands below the cell of parameters (and that of papermill).
+    """
     where = [
         number
         for number, cell in enumerate(notebook.cells)
@@ -49,8 +75,16 @@ def show_parameters(notebook: nbformat.NotebookNode, given: Mapping[str, object]
     ]
     if where and defaults:
         values = [
-            f"`` {name} = {given[name]!r} `` (given)" if name in given else f"`` {name} = {default} ``"
-            for name, default in defaults.items()
+            f"`` {each} = {given[each]!r} `` (given)" if each in given else f"`` {each} = {default} ``"
+            for each, default in defaults.items()
         ]
-        cell = nbformat.v4.new_markdown_cell(f"This page ran with {', '.join(values)}.", id="ran-with")
-        notebook.cells.insert(where[-1] + 1, cell)
+        text = f"This page ran with {', '.join(values)}."
+        first, default = next(iter(defaults.items()))
+        again = shlex.quote(f"{first.upper()}={default}")
+        text += (
+            f"\n\nThat took {seconds:.0f} s. To run it again with other values: `` make book {again} `` for the book, "
+        )
+        text += (
+            f"`` papermill {name} mine.ipynb -p {first} {shlex.quote(default)} `` in `notebooks/` for this page alone."
+        )
+        notebook.cells.insert(where[-1] + 1, nbformat.v4.new_markdown_cell(text, id="ran-with"))

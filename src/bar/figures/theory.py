@@ -120,7 +120,7 @@ def barriers(ts: Sequence[float] = (1, 2, 5), bs: Sequence[float] = (1.5, 2, 3))
     Examples
     --------
     >>> [ax.get_title(loc="left") for ax in barriers().axes]
-    ['(a) log barrier, $b = 1$', '(b) our barrier, $a = 1$']
+    ['(a) log barrier, $b = 1$', '(b) barrier of BAR, $a = 1$']
     """
     figure, (left, right) = subplots(2, height=2.9)
     for t in ts:
@@ -133,7 +133,7 @@ def barriers(ts: Sequence[float] = (1, 2, 5), bs: Sequence[float] = (1.5, 2, 3))
         V = torch.linspace(0, b, 1001, dtype=torch.float64)
         right.plot(V[:-1], barrier(V[:-1], 1.0, b), label=f"$b$ = {b:g}")
         right.axvline(b, color=COLOURS[i], lw=0.8, ls="-")
-    right.set(title="(b) our barrier, $a = 1$", xlabel="volume $V$, in units of $a$", ylabel="$f(V, a, b)$")
+    right.set(title="(b) barrier of BAR, $a = 1$", xlabel="volume $V$, in units of $a$", ylabel="$f(V, a, b)$")
     right.set(xlim=(0, 1.05 * max(bs)), ylim=(-0.2, 8))
     for ax in (left, right):
         ax.legend(loc="upper left")

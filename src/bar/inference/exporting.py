@@ -64,7 +64,7 @@ def export(
     Returns
     -------
     float or None
-        The largest relative difference max |a - b| / max |a| between the network's outputs a and the file's outputs b,
+        The largest relative difference ``max |a - b| / max |a|`` of the outputs a of the network and b of the file,
         at most 1e-4; None if it was not compared, which needs onnxruntime for ONNX.
 
     Raises
@@ -266,7 +266,7 @@ def gather_instead_of_scatter(plain: fx.GraphModule, *inputs: Tensor) -> None:
 
 
 def _difference(expected: list[Tensor], found: list[Tensor]) -> float:
-    """max |a - b| / max |a|, the largest of all outputs."""
+    """``max |a - b| / max |a|``, the largest of all outputs."""
     differences = [0.0]
     for a, b in zip(expected, found, strict=True):
         largest = a.abs().max()

@@ -13,7 +13,7 @@ from bar.runs.compare.words import as_text, record_file, short_commit
 def label(run: pd.Series) -> str:
     """Describe a run of BAR: network, images and epochs, and choices that are not the default."""
     parts = [network_of(run), run.dataset_label, f"{run.training_images:,} images", f"{phases_text(run)} epochs"]
-    parts += unusual(run) + ([] if todays(run) else ["other settings than today's"])
+    parts += unusual(run) + ([] if todays(run) else ["earlier settings"])
     return ", ".join(parts + (["this build"] if run.source == "this build" else []))
 
 

@@ -1,0 +1,48 @@
+// Marks what is wider than the page: it scrolls, by keyboard too, and says so. Without this script it scrolls all the same.
+(() => {
+  const WIDE = ".bd-article :is(pre, .pst-scrollable-table-container, .text_html, div.math)";
+  const COLUMNS = 88; // a printed line longer than this is a sentence rather than columns, and wraps
+
+  function mark(block) {
+    const hint = block.previousElementSibling;
+    const marked = hint?.classList.contains("scroll-hint");
+    const wide = block.clientWidth > 0 && block.scrollWidth > block.clientWidth + 1;
+    if (wide === Boolean(marked)) return;
+    block.classList.toggle("scrolls", wide);
+    if (!wide) {
+      hint.remove();
+      for (const name of ["tabindex", "role", "aria-label"]) block.removeAttribute(name);
+      return;
+    }
+    const line = document.createElement("p");
+    line.className = "scroll-hint";
+    line.textContent = "wider than the page: scroll sideways →";
+    block.before(line);
+    block.tabIndex = 0;
+    block.setAttribute("role", "region");
+    block.setAttribute("aria-label", "wider than the page, scrolls sideways");
+  }
+
+  function look() {
+    const blocks = [...document.querySelectorAll(WIDE)];
+    // the outermost one scrolls
+    blocks.filter((block) => !block.parentElement.closest(".scrolls")).forEach(mark);
+  }
+
+  addEventListener("load", async () => {
+    for (const block of document.querySelectorAll(".bd-article .cell_output pre")) {
+      if (block.textContent.split("\n").some((line) => line.length > COLUMNS)) block.classList.add("prose");
+    }
+    if (window.MathJax?.startup) await window.MathJax.startup.promise;
+    look();
+    addEventListener("resize", look);
+    document.querySelectorAll("details").forEach((fold) => fold.addEventListener("toggle", look));
+  });
+  // folds are opened before printing, and closed again
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll(".bd-article details:not([open])")];
+    opened.forEach((fold) => (fold.open = true));
+  });
+  addEventListener("afterprint", () => opened.forEach((fold) => (fold.open = false)));
+})();

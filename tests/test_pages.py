@@ -1,0 +1,85 @@
+"""The pages of the book that are not notebooks: what they name exists, and their arithmetic is right."""
+
+import importlib
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import bar
+from bar import models, paper
+from bar.runs import compare
+
+ROOT = Path(__file__).parent.parent
+PAGES = {path.stem: path.read_text("utf-8") for path in (ROOT / "book").glob("*.md")}
+
+
+def found(name: str) -> object:
+    """What a dotted name of the package is."""
+    thing, rest = bar, name.split(".")[1:]
+    for number, part in enumerate(rest, start=1):
+        if not hasattr(thing, part):
+            importlib.import_module(".".join(["bar", *rest[:number]]))
+        thing = getattr(thing, part)
+    return thing
+
+
+def test_the_map_of_the_paper_names_what_there_is():
+    rows = [line.split("|") for line in PAGES["paper"].splitlines() if line.startswith("| ") and "`tests/" in line]
+    assert len(rows) > 25
+    for row in rows:
+        for name in re.findall(r"`(bar[\w.]*)`", row[3]):
+            assert found(name) is not None
+        (file,) = re.findall(r"`(tests/\w+\.py)`", row[4])
+        assert (ROOT / file).is_file()
+    for number in range(1, 8):
+        assert re.search(rf"eqs?\. ({number}|\d and {number})", PAGES["paper"])
+    for number in range(1, 9):
+        assert f"figure {number} |" in PAGES["paper"]
+
+
+def test_every_chapter_is_on_the_front_page_under_the_number_of_its_file():
+    chapters = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    for stem in chapters:
+        assert f"| {int(stem[:2])} | {{doc}}`_executed/{stem}` |" in PAGES["intro"]
+
+
+def test_every_work_has_a_doi_or_an_address():
+    works = re.split(r"\n@", (ROOT / "book" / "references.bib").read_text("utf-8"))
+    assert not [work[:40] for work in works if work.strip() and not re.search(r"\b(doi|url)\s*=", work)]
+
+
+@pytest.mark.parametrize(
+    ("printed", "number"),
+    [
+        ("0.168", 1 / (1 + 11 ** (2 / 3))),
+        ("0.232", 1 / (1 + 11 ** (1 / 2))),
+        ("1.25 %", 100 * (4 * 788_000 / 3_112_960 - 1)),
+        ("7.9", 8 / 1.0125),
+        ("15.8", 16 / 1.0125),
+        ("-42.5", 100 * (7.88 / 13.7 - 1)),
+        ("-4.6", math.log(0.01)),
+    ],
+)
+def test_arithmetic_of_the_errata(printed, number):
+    assert printed in PAGES["errata"].replace("−", "-")
+    digits = len(re.search(r"\.(\d+)", printed)[1])
+    assert f"{number:.{digits}f}" == re.search(r"[-\d.]+", printed)[0]
+
+
+def test_counts_and_tables_of_the_errata():
+    with torch.device("meta"):
+        wrn = bar.count(models.build("wrn-28-12", 10, (3, 32, 32)), (3, 32, 32))
+        resnet = bar.count(models.build("resnet50", 10, (3, 128, 128)), (3, 128, 128))
+    stem = resnet.layers["conv1"]["flops"]
+    assert f"{wrn.volume:,}".replace(",", "{,}") in PAGES["errata"]
+    assert f"{resnet.flops:,}" in PAGES["errata"]
+    assert f"{resnet.flops - stem + stem // 49:,}" in PAGES["errata"]
+    assert f"that gives {compare.uniform_flops(resnet, 4):.1f} at 4x" in PAGES["errata"]
+    results = paper.table("pruning_results")
+    ours = results[results.method == "bar"].groupby("dataset").f_factor.max()
+    assert f"{ours['CIFAR-100']} and {ours['Mio-TCD']}" in PAGES["errata"]
+    mio = results[results.dataset == "Mio-TCD"].groupby("method").nth(2).set_index("method").accuracy
+    assert f"{100 * mio['morphnet']:.2f} %\nagainst {100 * mio['bar']:.2f} %" in PAGES["errata"]
