@@ -15,7 +15,7 @@ from made_up import record
 import bar
 from bar import paper, runs
 from bar.cli import app, running
-from bar.runs import reproducing, sources, sweeps
+from bar.runs import cluster, reproducing, sources, sweeps
 
 ROOT = Path(__file__).parent.parent
 TINY = {"limit": 160, "size": 8, "epochs": (1, 1, 0)}
@@ -218,7 +218,7 @@ def test_what_is_missing_runs_and_a_second_call_runs_nothing(jobs, few, tmp_path
     def never(*_, **__):
         raise AssertionError("a run")
 
-    monkeypatch.setattr(sweeps, "run", never)
+    monkeypatch.setattr(cluster, "run", never)
     code, out, err = bar_command("reproduce", "bar/table-1", "--run", "--json", "--out", "results/new")
     assert (code, json.loads(out)[0]["recorded"]) == (0, 2)
     assert err == "there is nothing to run\n"
@@ -234,7 +234,7 @@ def fake(config, folder, **_):
 
 
 def test_no_minutes_run_nothing(few, tmp_path, bar_command, monkeypatch):
-    monkeypatch.setattr(sweeps, "run", fake)
+    monkeypatch.setattr(cluster, "run", fake)
     code, _, err = bar_command("reproduce", "--run", "--minutes", "0")
     assert code == 0
     left = "3 are left, an unknown time: the same command goes on; the data of 1 are not here"
@@ -262,7 +262,7 @@ def test_it_stops_before_a_run_that_would_not_end_in_time(minutes, taught, wante
         now[0] += 100 * (1 + (not (folder.parent / config.unpruned.name).exists()))
         return fake(config, folder)
 
-    monkeypatch.setattr(sweeps, "run", run)
+    monkeypatch.setattr(cluster, "run", run)
     stock, out = reproducing.Stock(tmp_path / "results", tmp_path / "runs"), tmp_path / "runs"
     ended = list(reproducing.run_within([BAR2, BAR3], stock, out, minutes=minutes, clock=lambda: now[0]))
     assert [config for config, _ in ended] == [BAR2, BAR3][:wanted]
@@ -272,7 +272,7 @@ def test_it_stops_before_a_run_that_would_not_end_in_time(minutes, taught, wante
 
 def test_nothing_begins_after_the_time_is_over(tmp_path, monkeypatch):
     """How long a run takes is not known; the first call of the clock is the beginning."""
-    monkeypatch.setattr(sweeps, "run", fake)
+    monkeypatch.setattr(cluster, "run", fake)
     clock = itertools.chain([0, 0, 61], itertools.repeat(100))
     configs = [BAR2, BAR3, MAGNITUDE2]
     ended = list(
@@ -302,7 +302,7 @@ def test_digits_come_before_photographs(tmp_path, bar_command, monkeypatch):
     run = []
     monkeypatch.setattr(sources, "find", lambda names: EXHIBITS[::-1])
     monkeypatch.setattr(reproducing, "have_data", lambda config: True)
-    monkeypatch.setattr(sweeps, "run", lambda config, *given, **_: run.append(config) or fake(config, *given))
+    monkeypatch.setattr(cluster, "run", lambda config, *given, **_: run.append(config) or fake(config, *given))
     assert bar_command("reproduce", "--run")[0] == 0
     assert run == [BAR2, BAR3, MAGNITUDE2, photographs]
 
@@ -313,7 +313,7 @@ def test_a_run_that_fails_does_not_stop_the_others(few, tmp_path, bar_command, m
             raise bar.BarError("so it is")
         return fake(config, folder)
 
-    monkeypatch.setattr(sweeps, "run", run)
+    monkeypatch.setattr(cluster, "run", run)
     code, _, err = bar_command("reproduce", "lc/figure-4", "--run")
     assert code == 2
     assert f"{BAR2.name}: so it is" in err

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import bar
 from bar import book, data, methods, models, network, runs, storage
 from bar.errors import BarError
-from bar.runs import sweeps
+from bar.runs import cluster, sweeps
 
 EXAMPLES = 100 if settings.default.max_examples < 100 else 2000  # the latter with --all
 HUGE = str(10**12)
@@ -372,8 +372,7 @@ def fake(config, folder, **_):
 @given(line=command_lines())
 def test_g1_any_command_line(line, bar_command, monkeypatch):
     monkeypatch.setattr(runs, "run", fake)
-    monkeypatch.setattr(sweeps, "run", fake)
-    monkeypatch.setattr(sweeps, "ProcessPoolExecutor", None)  # a process each, without the stub
+    monkeypatch.setattr(cluster, "run", fake)
     monkeypatch.setattr(sweeps, "most_jobs", lambda: 1)
     monkeypatch.setattr(book, "build", lambda *_, **__: "index.html")
     start, before = time.perf_counter(), memory()

@@ -247,6 +247,9 @@ class Work:
     def __init__(self, job: Job, start: Start, fabric: Fabric) -> None:
         self.job, self.start, self.fabric = job, start, fabric
         self.code = {"commit": machine.commit(), "source_tree": machine.source_tree()}  # files may change meanwhile
+        if fabric.device.type == "cuda":  # what an earlier run has taken does not count
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(fabric.device)
         self.images = job.images.to(fabric.device)
         taught = start.taught and job.config.distill
         self.teacher = teacher_in(start.unpruned, fabric.device) if taught else None
