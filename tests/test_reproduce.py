@@ -14,7 +14,7 @@ from made_up import record
 
 import bar
 from bar import paper, runs
-from bar.cli import app, running
+from bar.cli import app, sweeping
 from bar.runs import cluster, reproducing, sources, sweeps
 
 ROOT = Path(__file__).parent.parent
@@ -81,8 +81,9 @@ ALL = list(dict.fromkeys(sweep for exhibit in sources.EXHIBITS for sweep in (*ex
 
 
 @pytest.mark.parametrize("sweep", ALL, ids=lambda sweep: sweep.command[10:])
-def test_a_command_makes_the_runs_that_are_listed(sweep, monkeypatch):
+def test_a_command_makes_the_runs_that_are_listed(sweep, monkeypatch, tmp_path):
     """By the parser of `bar sweep`: what it would run."""
+    monkeypatch.chdir(tmp_path)
     asked = []
     monkeypatch.setattr(sweeps, "sweep", lambda configs, *_, **__: asked.extend(configs) or iter(()))
     program, name, *words = sweep.command.split()
@@ -90,7 +91,7 @@ def test_a_command_makes_the_runs_that_are_listed(sweep, monkeypatch):
     app.main([name, *words], standalone_mode=False)
     assert tuple(asked) == sweep.configs
     assert len(asked) == len(sweep.methods) * len(sweep.factors) * len(sweep.seeds)
-    assert isinstance(running.sweep, click.Command)
+    assert isinstance(sweeping.sweep, click.Command)
 
 
 def test_rivals_and_factors_are_those_of_the_paper():
@@ -204,10 +205,9 @@ def test_what_has_no_data_here_is_told(few, bar_command):
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_what_is_missing_runs_and_a_second_call_runs_nothing(jobs, few, tmp_path, bar_command, monkeypatch):
+def test_what_is_missing_runs_and_a_second_call_runs_nothing(few, tmp_path, bar_command, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    code, out, err = bar_command("reproduce", "bar/table-1", "--run", "--jobs", str(jobs), "--out", "results/new")
+    code, out, err = bar_command("reproduce", "bar/table-1", "--run", "--out", "results/new")
     assert (code, out) == (0, "")
     assert "2 runs are recorded in results/new" in err
     for config in (BAR2, MAGNITUDE2, BAR2.unpruned):
@@ -279,22 +279,6 @@ def test_nothing_begins_after_the_time_is_over(tmp_path, monkeypatch):
         reproducing.run_within(configs, reproducing.Stock(), tmp_path / "runs", minutes=1, clock=lambda: next(clock))
     )
     assert [config for config, _ in ended] == [BAR2]
-
-
-def test_several_at_a_time_are_asked_for_one_by_one(tmp_path):
-    """The shared unpruned network first; the next one when there is room for it; none after a no."""
-    asked = {}
-
-    def may(config):
-        asked[config] = len(list(tmp_path.rglob(runs.RESULT)))
-        return config != MAGNITUDE2
-
-    ended = [config for config, _ in sweeps.sweep([BAR2, BAR3, MAGNITUDE2, BAR2], tmp_path, jobs=2, may=may)]
-    assert list(asked) == [BAR2.unpruned, BAR2, BAR3, MAGNITUDE2]
-    assert set(ended) == {BAR2, BAR3}
-    assert asked[BAR2.unpruned] == 0
-    assert asked[BAR2] == asked[BAR3] == 1
-    assert asked[MAGNITUDE2] >= 2
 
 
 def test_digits_come_before_photographs(tmp_path, bar_command, monkeypatch):

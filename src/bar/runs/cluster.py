@@ -78,7 +78,7 @@ def attempt(config: RunConfig, folder: Path, **options) -> dict | BarError:
         return error
     except (Exception, SystemExit) as error:
         log.debug("%s", traceback.format_exc())
-        return BarError(f"{in_one_line(error)}. Where, this shows: {line(config, folder)}")
+        return BarError(f"{in_one_line(error)}. Where, this shows: {line(config, folder, options.get('root'))}")
 
 
 # --- on a worker ------------------------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from bar.runs.config import FIELDS, RunConfig
+from bar.runs.config import RunConfig
 
-_FILLED_IN = ("options", "source", "model_source", "weights_source")  # "options" are given one by one
+_OTHERS = {"method", "options", "source", "model_source", "weights_source"}  # the first two apart, others filled in
+_TYPED = [field.name for field in dataclasses.fields(RunConfig) if field.name not in _OTHERS]
 
 
 def words(config: RunConfig) -> list[str]:
@@ -27,25 +28,23 @@ def words(config: RunConfig) -> list[str]:
     ['--method', 'l0', '--pruning-factor', '8', '--epochs', '2', '1', '0', '-o', 'rule=l0']
     """
     usual = RunConfig(method=config.method, metric=config.metric, weights=config.weights)
-    typed: list[str] = []
-    if config.method != RunConfig().method:
-        typed += ["--method", config.method]
-    for field in dataclasses.fields(config):
-        name, value = field.name, getattr(config, field.name)
-        if name in ("method", *_FILLED_IN) or (value == getattr(usual, name) and name not in ("metric", "weights")):
-            continue
-        if name == "metric" and (config.kind is None or value == config.kind.metrics[0]):
+    kind, fields = config.kind, {name: getattr(config, name) for name in _TYPED}
+    typed = [] if config.method == RunConfig().method else ["--method", config.method]
+    if kind is None or config.metric == kind.metrics[0]:
+        del fields["metric"]
+    for name, value in fields.items():
+        if name not in ("metric", "weights") and value == getattr(usual, name):
             continue
         if name == "distill":
             typed.append("--distill" if value else "--no-distill")
-        elif value is not None and (name not in FIELDS or config.kind is not None):
+        elif value is not None:
             typed += [f"--{name.replace('_', '-')}", *map(_text, value if isinstance(value, tuple) else (value,))]
     for name, value in config.options.items():
         typed += ["-o", f"{name}={_text(value)}"]
     return typed
 
 
-def line(config: RunConfig, folder: Path) -> str:
+def line(config: RunConfig, folder: Path, root: Path | None = None) -> str:
     """Return the whole command, for a shell.
 
     Examples
@@ -53,7 +52,7 @@ def line(config: RunConfig, folder: Path) -> str:
     >>> line(RunConfig(seed=3), Path("my runs/one"))
     "bar run --seed 3 --out 'my runs/one'"
     """
-    return shlex.join(["bar", "run", *words(config), "--out", str(folder)])
+    return shlex.join(["bar", "run", *words(config), "--out", str(folder), *(["--data", str(root)] if root else [])])
 
 
 def _text(value: object) -> str:

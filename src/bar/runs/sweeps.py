@@ -97,12 +97,11 @@ def _by_ray(
     threads = max(1, (os.cpu_count() or 1) // places) if ray is None else 1
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     out = out.absolute()
-    with cluster.joined(ray, places, gpus):
-        with cluster.marked(out) as mark:
-            root = None if root is None else Path(root).absolute()
-            way = cluster.Way(root, device, processes, threads, Path.cwd(), mark)
-            most = jobs if ray is not None else jobs or 1
-            yield from cluster.Engine(cluster.tasks_of(configs), out, way, most, may, began)
+    with cluster.joined(ray, places, gpus), cluster.marked(out) as mark:
+        root = None if root is None else Path(root).absolute()
+        way = cluster.Way(root, device, processes, threads, Path.cwd(), mark)
+        most = jobs if ray is not None else jobs or 1
+        yield from cluster.Engine(cluster.tasks_of(configs), out, way, most, may, began)
 
 
 def most_jobs() -> int:
