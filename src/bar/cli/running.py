@@ -17,7 +17,7 @@ from bar.cli.describing import WithMethods
 from bar.cli.options import DEFAULT, common, examples, named
 from bar.errors import BarError
 from bar.runs import sweeps
-from bar.training import check_shares
+from bar.training import check_shares, torchrun_processes
 
 
 @click.command(
@@ -28,6 +28,7 @@ from bar.training import check_shares
         "bar run --dataset cifar10 --model wrn-28-12 --preset paper -x 16",
         "bar run --dataset ~/photos --size 64 --model resnet18 --metric flops",
         "bar run --dataset cifar10 --model wrn-28-12 --processes 4    # four GPUs",
+        "torchrun --nproc-per-node 4 -m bar run --model wrn-28-12     # the same",
         "bar run --method l0 -o rule=l0 -o gates=normal",
         "bar run --model package.module:function --weights trained.pt",
         "bar run --model timm:resnet18 --weights trained.safetensors --dataset ~/photos",
@@ -48,7 +49,7 @@ from bar.training import check_shares
 @common
 @click.option("--out", type=Folder(new=True), help="Folder of the records. [default: runs/NAME]")
 @click.option(
-    "--processes", type=int, default=1, show_default=True, help="Share each batch among so many GPUs, or CPU processes."
+    "--processes", type=int, help="Share each batch among so many GPUs, or CPU processes. [default: 1, or torchrun's]"
 )
 @click.option(
     "--resume/--no-resume",
@@ -62,7 +63,7 @@ def run(
     out: Path | None,
     root: Path | None,
     device: str,
-    processes: int,
+    processes: int | None,
     resume: bool,
     tensorboard: bool,
     as_json: bool,
@@ -77,7 +78,7 @@ def run(
     """
     config = runs.RunConfig(options=named(options), **fields)
     machine.device_of(device)  # or it is found missing when images have been decoded and a network built
-    if processes > sweeps.most_jobs():
+    if torchrun_processes() is None and (processes or 1) > sweeps.most_jobs():
         check_shares(config.settings, processes)
         raise BarError(f"{processes} processes are too many for this machine, which has {os.cpu_count()} cores")
     folder = out or Path("runs") / config.name

@@ -25,7 +25,7 @@ from bar.runs.commands import line, words
 from bar.runs.config import RunConfig
 from bar.runs.places import METRICS_FILE, make_folder
 from bar.runs.reading import finished, read
-from bar.runs.running import run
+from bar.runs.running import LOST, run
 
 TRIES = 3  # of a run whose worker dies again and again without having ended another epoch
 STARTS = 3  # of Ray on this machine: on a busy one it may miss its own time limits
@@ -57,6 +57,13 @@ class Unfit:
     reason: str
 
 
+@dataclass(frozen=True)
+class Died:
+    """The death of something that carried out a run, other than the worker itself."""
+
+    reason: str
+
+
 @dataclass
 class Task:
     """A run to be made, once others have ended."""
@@ -84,7 +91,7 @@ def attempt(config: RunConfig, folder: Path, **options) -> dict | BarError:
 # --- on a worker ------------------------------------------------------------------------------------------------------
 
 
-def _work(config: RunConfig, folder: Path, way: Way) -> dict | BarError | Unfit:
+def _work(config: RunConfig, folder: Path, way: Way) -> dict | BarError | Unfit | Died:
     import ray
 
     node = ray.get_runtime_context().get_node_id()
@@ -110,7 +117,7 @@ def _lack(config: RunConfig, way: Way) -> str | None:
     return None
 
 
-def _in_processes(config: RunConfig, folder: Path, way: Way) -> dict | BarError:
+def _in_processes(config: RunConfig, folder: Path, way: Way) -> dict | BarError | Died:
     """Carry out a run by several processes of this node, which torchrun starts, and ends if one of them dies."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={way.processes}", "-m"]
     command += ["bar", "run", *words(config), "--out", str(folder), "--device", way.device]
@@ -120,8 +127,9 @@ def _in_processes(config: RunConfig, folder: Path, way: Way) -> dict | BarError:
     )
     if done.returncode == 0:
         return read(folder) or BarError(f"{folder} holds no record, though the run has ended well")
-    said = [text for text in done.stderr.splitlines() if text.startswith("bar: ")]
-    return BarError(said[0].removeprefix("bar: ") if said else f"torchrun: {done.stderr[-300:]}")
+    said = [text.removeprefix("bar: ") for text in done.stderr.splitlines() if text.startswith("bar: ")]
+    lost = not said or said[0].startswith(LOST)
+    return Died("one of its processes died") if lost else BarError(said[0])
 
 
 # --- the cluster ------------------------------------------------------------------------------------------------------
@@ -309,6 +317,8 @@ class Engine:
             return BarError(f"a node could not begin it: {in_one_line(error.cause or error)}")
         except errors.RayError as error:
             return self._again(task, type(error).__name__)
+        if isinstance(outcome, Died):
+            return self._again(task, outcome.reason)
         if isinstance(outcome, Unfit):
             seen = outcome.reason.partition(" does not see ")[1]
             self.unfit[None if seen else task.config.dataset][outcome.node] = outcome.reason

@@ -11,6 +11,7 @@ from bar.errors import BarError
 from bar.runs import cluster
 from bar.runs.config import RunConfig
 from bar.runs.places import RESULT
+from bar.training import check_shares
 
 
 def sweep(
@@ -76,18 +77,29 @@ def sweep(
     >>> [record["volume"] <= record["budget"] for record in records]
     [True, True]
     """
-    if jobs is not None and not 1 <= jobs <= (most_jobs() if ray is None else 10**6):
-        raise BarError(f"jobs must be at least 1 and at most {most_jobs()}, the cores of this machine, not {jobs}")
     configs, out = list(dict.fromkeys(configs)), Path(out)
+    _check(configs, jobs, ray, processes, device)
     recorded = all((out / config.name / RESULT).exists() for config in configs)
     if recorded or (ray is None and processes == 1 and jobs in (None, 1)):
         for config in itertools.takewhile(may, configs):
             began(config)
             yield config, cluster.attempt(config, out / config.name, root=root, device=device)
         return
-    if device.startswith("cuda:"):
-        raise BarError(f"on a cluster a run is given its GPU: --device cuda, and CUDA_VISIBLE_DEVICES={device[5:]}")
     yield from _by_ray(configs, out, root, device, jobs, ray, processes, may, began)
+
+
+def _check(configs: list[RunConfig], jobs: int | None, ray: str | None, processes: int, device: str) -> None:
+    most = most_jobs() if ray is None else 10**6
+    if jobs is not None and not 1 <= jobs <= most:
+        raise BarError(f"jobs must be at least 1 and at most {most_jobs()}, the cores of this machine, not {jobs}")
+    if not 1 <= processes <= most // (jobs or 1):
+        raise BarError(
+            f"{jobs or 1} jobs of {processes} processes each: at least 1 of each, and {most} in all, are possible"
+        )
+    for config in configs:
+        check_shares(config.settings, processes)
+    if device.startswith("cuda:") and (ray or processes > 1 or (jobs or 1) > 1):
+        raise BarError(f"by Ray a run is given its GPU: --device cuda, and CUDA_VISIBLE_DEVICES={device[5:]}")
 
 
 def _by_ray(
