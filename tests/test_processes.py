@@ -22,6 +22,7 @@ def bar(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([BAR, *arguments], capture_output=True, text=True, timeout=240, env=environment)
 
 
+@pytest.mark.long  # the steps are compared below
 def test_two_processes_compute_what_one_does(tmp_path):
     """The same losses and sizes, epoch by epoch, also of the teacher; and one of them reports and writes."""
     histories = []

@@ -47,7 +47,7 @@ def read(path: Path) -> list[dict]:
     ...     _ = path.write_text("{method: [bar, l0], pruning_factor: 4, seed: [0, 1], limit: 160}")
     ...     plan = read(path)
     >>> [config.name for config in configs_of(plan)][:2]
-    ['digits-wrn-10-1-bar-x4-seed0-quick-a53e0b', 'digits-wrn-10-1-l0-x4-seed0-quick-a53e0b']
+    ['digits-wrn-10-1-bar-x4-seed0-quick-201493', 'digits-wrn-10-1-l0-x4-seed0-quick-201493']
     """
     try:
         if not path.is_file():
