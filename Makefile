@@ -27,7 +27,7 @@ install: $(STAMP)  ## make .venv and install the package in it, in the versions 
 $(STAMP): pyproject.toml requirements.lock
 	@echo 'installing into $(VENV); the first time this fetches some GB (PyTorch) and takes minutes'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[book,onnx,timm,test]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[book,onnx,timm,cluster,test]'
 	touch $@
 
 book: $(STAMP)  ## run the notebooks and build the book: book/_build/html/index.html

@@ -14,8 +14,8 @@ from made_up import record
 
 import bar
 from bar import paper, runs
-from bar.cli import app, running
-from bar.runs import reproducing, sources, sweeps
+from bar.cli import app, sweeping
+from bar.runs import cluster, reproducing, sources, sweeps
 
 ROOT = Path(__file__).parent.parent
 TINY = {"limit": 160, "size": 8, "epochs": (1, 1, 0)}
@@ -81,8 +81,9 @@ ALL = list(dict.fromkeys(sweep for exhibit in sources.EXHIBITS for sweep in (*ex
 
 
 @pytest.mark.parametrize("sweep", ALL, ids=lambda sweep: sweep.command[10:])
-def test_a_command_makes_the_runs_that_are_listed(sweep, monkeypatch):
+def test_a_command_makes_the_runs_that_are_listed(sweep, monkeypatch, tmp_path):
     """By the parser of `bar sweep`: what it would run."""
+    monkeypatch.chdir(tmp_path)
     asked = []
     monkeypatch.setattr(sweeps, "sweep", lambda configs, *_, **__: asked.extend(configs) or iter(()))
     program, name, *words = sweep.command.split()
@@ -90,7 +91,7 @@ def test_a_command_makes_the_runs_that_are_listed(sweep, monkeypatch):
     app.main([name, *words], standalone_mode=False)
     assert tuple(asked) == sweep.configs
     assert len(asked) == len(sweep.methods) * len(sweep.factors) * len(sweep.seeds)
-    assert isinstance(running.sweep, click.Command)
+    assert isinstance(sweeping.sweep, click.Command)
 
 
 def test_rivals_and_factors_are_those_of_the_paper():
@@ -204,10 +205,9 @@ def test_what_has_no_data_here_is_told(few, bar_command):
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_what_is_missing_runs_and_a_second_call_runs_nothing(jobs, few, tmp_path, bar_command, monkeypatch):
+def test_what_is_missing_runs_and_a_second_call_runs_nothing(few, tmp_path, bar_command, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    code, out, err = bar_command("reproduce", "bar/table-1", "--run", "--jobs", str(jobs), "--out", "results/new")
+    code, out, err = bar_command("reproduce", "bar/table-1", "--run", "--out", "results/new")
     assert (code, out) == (0, "")
     assert "2 runs are recorded in results/new" in err
     for config in (BAR2, MAGNITUDE2, BAR2.unpruned):
@@ -218,7 +218,7 @@ def test_what_is_missing_runs_and_a_second_call_runs_nothing(jobs, few, tmp_path
     def never(*_, **__):
         raise AssertionError("a run")
 
-    monkeypatch.setattr(sweeps, "run", never)
+    monkeypatch.setattr(cluster, "run", never)
     code, out, err = bar_command("reproduce", "bar/table-1", "--run", "--json", "--out", "results/new")
     assert (code, json.loads(out)[0]["recorded"]) == (0, 2)
     assert err == "there is nothing to run\n"
@@ -234,7 +234,7 @@ def fake(config, folder, **_):
 
 
 def test_no_minutes_run_nothing(few, tmp_path, bar_command, monkeypatch):
-    monkeypatch.setattr(sweeps, "run", fake)
+    monkeypatch.setattr(cluster, "run", fake)
     code, _, err = bar_command("reproduce", "--run", "--minutes", "0")
     assert code == 0
     left = "3 are left, an unknown time: the same command goes on; the data of 1 are not here"
@@ -262,7 +262,7 @@ def test_it_stops_before_a_run_that_would_not_end_in_time(minutes, taught, wante
         now[0] += 100 * (1 + (not (folder.parent / config.unpruned.name).exists()))
         return fake(config, folder)
 
-    monkeypatch.setattr(sweeps, "run", run)
+    monkeypatch.setattr(cluster, "run", run)
     stock, out = reproducing.Stock(tmp_path / "results", tmp_path / "runs"), tmp_path / "runs"
     ended = list(reproducing.run_within([BAR2, BAR3], stock, out, minutes=minutes, clock=lambda: now[0]))
     assert [config for config, _ in ended] == [BAR2, BAR3][:wanted]
@@ -272,7 +272,7 @@ def test_it_stops_before_a_run_that_would_not_end_in_time(minutes, taught, wante
 
 def test_nothing_begins_after_the_time_is_over(tmp_path, monkeypatch):
     """How long a run takes is not known; the first call of the clock is the beginning."""
-    monkeypatch.setattr(sweeps, "run", fake)
+    monkeypatch.setattr(cluster, "run", fake)
     clock = itertools.chain([0, 0, 61], itertools.repeat(100))
     configs = [BAR2, BAR3, MAGNITUDE2]
     ended = list(
@@ -281,28 +281,12 @@ def test_nothing_begins_after_the_time_is_over(tmp_path, monkeypatch):
     assert [config for config, _ in ended] == [BAR2]
 
 
-def test_several_at_a_time_are_asked_for_one_by_one(tmp_path):
-    """The shared unpruned network first; the next one when there is room for it; none after a no."""
-    asked = {}
-
-    def may(config):
-        asked[config] = len(list(tmp_path.rglob(runs.RESULT)))
-        return config != MAGNITUDE2
-
-    ended = [config for config, _ in sweeps.sweep([BAR2, BAR3, MAGNITUDE2, BAR2], tmp_path, jobs=2, may=may)]
-    assert list(asked) == [BAR2.unpruned, BAR2, BAR3, MAGNITUDE2]
-    assert set(ended) == {BAR2, BAR3}
-    assert asked[BAR2.unpruned] == 0
-    assert asked[BAR2] == asked[BAR3] == 1
-    assert asked[MAGNITUDE2] >= 2
-
-
 def test_digits_come_before_photographs(tmp_path, bar_command, monkeypatch):
     (photographs,) = EXHIBITS[-1].configs
     run = []
     monkeypatch.setattr(sources, "find", lambda names: EXHIBITS[::-1])
     monkeypatch.setattr(reproducing, "have_data", lambda config: True)
-    monkeypatch.setattr(sweeps, "run", lambda config, *given, **_: run.append(config) or fake(config, *given))
+    monkeypatch.setattr(cluster, "run", lambda config, *given, **_: run.append(config) or fake(config, *given))
     assert bar_command("reproduce", "--run")[0] == 0
     assert run == [BAR2, BAR3, MAGNITUDE2, photographs]
 
@@ -313,7 +297,7 @@ def test_a_run_that_fails_does_not_stop_the_others(few, tmp_path, bar_command, m
             raise bar.BarError("so it is")
         return fake(config, folder)
 
-    monkeypatch.setattr(sweeps, "run", run)
+    monkeypatch.setattr(cluster, "run", run)
     code, _, err = bar_command("reproduce", "lc/figure-4", "--run")
     assert code == 2
     assert f"{BAR2.name}: so it is" in err

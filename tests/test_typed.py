@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import bar
 from bar import book, data, methods, models, network, runs, storage
 from bar.errors import BarError
-from bar.runs import sweeps
+from bar.runs import cluster, sweeps
 
 EXAMPLES = 100 if settings.default.max_examples < 100 else 2000  # the latter with --all
 HUGE = str(10**12)
@@ -79,6 +79,15 @@ REFUSED = [
     ("run", "--data", NUL, "--dataset", "cifar10-jpeg"),
     ("sweep", "--jobs", "0"),
     ("sweep", "--jobs", HUGE),
+    ("sweep", "--ray", "nowhere"),
+    ("sweep", "--ray", "127.0.0.1:1"),
+    ("sweep", "--ray", f"{LONG}:1"),
+    ("sweep", "--ray", f"127.0.0.1:{HUGE}"),
+    ("sweep", "--processes", "0"),
+    ("sweep", "nothing.yaml"),
+    ("sweep", LONG),
+    ("sweep", NUL),
+    ("sweep", "/dev/zero"),
     ("sweep", "--dataset", "nope"),
     ("sweep", "--device", "meta"),
     ("sweep", "--out", LONG),
@@ -328,7 +337,7 @@ OPTIONS = {  # and how many words may follow: as many as are due, and sometimes 
         "--tensorboard",
         "--json",
     ),
-    "sweep": ("-m", "-x", "-s", "--jobs", "--out", "--json"),
+    "sweep": ("-m", "-x", "-s", "--jobs", "--out", "--dry-run", "--json"),
     "results": ("--method", "--dataset", "--model", "-x", "--seed", "--each", "--json", "--csv"),
     "reproduce": ("--run", "--minutes", "--jobs", "--out", "--json"),
     "count": ("--model", "--input-size", "--classes", "--linear", "--layers", "--json"),
@@ -372,8 +381,7 @@ def fake(config, folder, **_):
 @given(line=command_lines())
 def test_g1_any_command_line(line, bar_command, monkeypatch):
     monkeypatch.setattr(runs, "run", fake)
-    monkeypatch.setattr(sweeps, "run", fake)
-    monkeypatch.setattr(sweeps, "ProcessPoolExecutor", None)  # a process each, without the stub
+    monkeypatch.setattr(cluster, "run", fake)
     monkeypatch.setattr(sweeps, "most_jobs", lambda: 1)
     monkeypatch.setattr(book, "build", lambda *_, **__: "index.html")
     start, before = time.perf_counter(), memory()

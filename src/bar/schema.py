@@ -83,13 +83,14 @@ RESULT_FIELDS = CONFIG_FIELDS | {
     "architecture_sha256": SHA256, "seconds": number(0), "hardware": TEXT, "processes": _COUNT,
     "versions": dict_of(TEXT), "commit": or_none(TEXT), "source_tree": or_none(TEXT), "processor": TEXT,
     "instruction_set": TEXT, "threads": _COUNT, "gated": dict_of(_COUNT),
+    "gpu_memory": whole(0), "gpu_memory_total": _COUNT,
 }  # fmt: skip
-TRIAL_FIELDS = {"lambda": _POSITIVE, "volume": _COUNT, "flops": _COUNT, "seconds": number(0)}
+TRIAL_FIELDS = {"lambda": _POSITIVE, "volume": _COUNT, "flops": _COUNT, "seconds": number(0), "run": TEXT}
 # Fields that records may lack: those added after some records were written, and those of single weights.
 _OPTIONAL = {
     "fingerprint", "options", "source", "model_source", "weights_file", "weights_source", "start", "gates", "search",
     "processes", "weights", "weights_full", "architecture_sha256", "source_tree", "processor", "instruction_set",
-    "threads", "gated", "batch_size",
+    "threads", "gated", "batch_size", "gpu_memory", "gpu_memory_total", "run",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import sys
 import click
 import torch
 
-from bar.cli import describing, networks, pages, reproducing, results, running, streams
+from bar.cli import describing, networks, pages, reproducing, results, running, streams, sweeping
 from bar.cli.progress import Interrupted
 from bar.errors import BarError
 
@@ -25,7 +25,7 @@ def app() -> None:
 
 
 for command in (
-    running.run, running.sweep, results.results, reproducing.reproduce, describing.methods_, networks.count,
+    running.run, sweeping.sweep, results.results, reproducing.reproduce, describing.methods_, networks.count,
     networks.export, pages.book,
 ):  # fmt: skip
     app.add_command(command)

@@ -1,7 +1,7 @@
 """What is seen of a run while it is at work."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -82,60 +82,3 @@ def run_with_progress(
     with progress:
         progress.disable = not console.is_terminal
         return runs.run(config, folder, report=report, **options)
-
-
-def followed(ending: Iterable[tuple[runs.RunConfig, dict | BarError]], total: int) -> tuple[list[dict], dict[str, str]]:
-    """Wait for many runs, with a progress bar on standard error and a line for each.
-
-    Parameters
-    ----------
-    ending : iterable
-        What `bar.runs.sweeps.sweep` yields.
-    total : int
-        How many there are.
-
-    Returns
-    -------
-    records : list of dict
-        Of those that ended well.
-    failed : dict of str to str
-        Name -> what went wrong.
-
-    Raises
-    ------
-    BarError
-        If all failed for the same reason: what was typed is wrong, so it is said once.
-    """
-    console, records, failed, said = Console(stderr=True), [], {}, set()
-    overall = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), console=console, disable=not console.is_terminal,
-    )  # fmt: skip
-
-    def say(line: str, **style) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True, **style)
-
-    def say_failed() -> None:
-        for name in [name for name in failed if name not in said]:
-            said.add(name)
-            say(f"{name}: {failed[name]}", style="red")
-
-    with overall:
-        task = overall.add_task("runs", total=total)
-        for config, record in ending:
-            overall.advance(task)
-            if isinstance(record, BarError):
-                failed[config.name] = str(record)
-                if records or len(set(failed.values())) > 1:
-                    say_failed()
-                continue
-            say_failed()
-            records.append(record)
-            used = record[config.metric] / record["budget"]
-            say(
-                f"{config.name}: {record['accuracy']:.2%} (unpruned {record['accuracy_unpruned']:.2%}), "
-                f"{used:.1%} of the budget, {record['seconds']:.0f} s"
-            )
-    if failed and not said:
-        raise BarError(next(iter(failed.values())))
-    return records, failed

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from bar.arguments import Folder
-from bar.cli import progress
+from bar.cli import watching
 from bar.cli.options import examples
 from bar.errors import BarError
 from bar.runs import reproducing, sources
@@ -58,18 +58,18 @@ def _run(
     wanted = dict.fromkeys(config for exhibit in exhibits for config in exhibit.configs if not stock.has(config))
     configs = [config for config in wanted if reproducing.have_data(config)]
     configs.sort(key=lambda config: config.dataset != "digits")  # photographs take hours
-    ending = reproducing.run_within(configs, stock, out, minutes=minutes, jobs=jobs)
-    records, failed = progress.followed(ending, len(configs))
-    left = [config for config in configs if not stock.has(config) and config.name not in failed]
-    message = f"{len(records)} runs are recorded in {out}" if configs else "there is nothing to run"
+    board = watching.Board(configs, out, stock, jobs)
+    ending = reproducing.run_within(configs, stock, out, minutes=minutes, jobs=jobs, began=board.began)
+    watching.followed(ending, board)
+    left = [config for config in configs if not stock.has(config) and config not in board.failed]
+    message = f"{len(board.records)} runs are recorded in {out}" if configs else "there is nothing to run"
     if left:
         time = _time(*reproducing.estimate(left, stock, out))
         message += f"; {len(left)} are left, {time}: the same command goes on"
     if len(configs) < len(wanted):
         message += f"; the data of {len(wanted) - len(configs)} are not here"
     click.echo(message, err=True)
-    if failed:
-        raise BarError(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}")
+    watching.say_how_to_repeat(board)
 
 
 def _state(exhibit: sources.Exhibit, stock: reproducing.Stock, out: Path) -> dict[str, object]:
@@ -132,6 +132,5 @@ def _time(seconds: float, unknown: int) -> str:
     """
     if unknown and not seconds:
         return "an unknown time"
-    hours, minutes = divmod(max(1, round(seconds / 60)), 60)
-    words = "about " + f"{hours} h " * bool(hours) + f"{minutes} min"
+    words = f"about {watching.duration(seconds)}"
     return words + (f", and {unknown} an unknown time" if unknown else "")

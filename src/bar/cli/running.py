@@ -1,4 +1,4 @@
-"""``bar run`` and ``bar sweep``."""
+"""``bar run``."""
 
 import json
 import os
@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bar import machine, methods, runs
+from bar import machine, runs
 from bar.arguments import Folder
 from bar.cli import progress
 from bar.cli.describing import WithMethods
 from bar.cli.options import DEFAULT, common, examples, named
 from bar.errors import BarError
 from bar.runs import sweeps
-from bar.training import check_shares
+from bar.training import check_shares, torchrun_processes
 
 
 @click.command(
@@ -28,6 +28,7 @@ from bar.training import check_shares
         "bar run --dataset cifar10 --model wrn-28-12 --preset paper -x 16",
         "bar run --dataset ~/photos --size 64 --model resnet18 --metric flops",
         "bar run --dataset cifar10 --model wrn-28-12 --processes 4    # four GPUs",
+        "torchrun --nproc-per-node 4 -m bar run --model wrn-28-12     # the same",
         "bar run --method l0 -o rule=l0 -o gates=normal",
         "bar run --model package.module:function --weights trained.pt",
         "bar run --model timm:resnet18 --weights trained.safetensors --dataset ~/photos",
@@ -48,7 +49,7 @@ from bar.training import check_shares
 @common
 @click.option("--out", type=Folder(new=True), help="Folder of the records. [default: runs/NAME]")
 @click.option(
-    "--processes", type=int, default=1, show_default=True, help="Share each batch among so many GPUs, or CPU processes."
+    "--processes", type=int, help="Share each batch among so many GPUs, or CPU processes. [default: 1, or torchrun's]"
 )
 @click.option(
     "--resume/--no-resume",
@@ -62,7 +63,7 @@ def run(
     out: Path | None,
     root: Path | None,
     device: str,
-    processes: int,
+    processes: int | None,
     resume: bool,
     tensorboard: bool,
     as_json: bool,
@@ -77,7 +78,7 @@ def run(
     """
     config = runs.RunConfig(options=named(options), **fields)
     machine.device_of(device)  # or it is found missing when images have been decoded and a network built
-    if processes > sweeps.most_jobs():
+    if torchrun_processes() is None and (processes or 1) > sweeps.most_jobs():
         check_shares(config.settings, processes)
         raise BarError(f"{processes} processes are too many for this machine, which has {os.cpu_count()} cores")
     folder = out or Path("runs") / config.name
@@ -114,61 +115,3 @@ def _show(config: runs.RunConfig, record: dict, folder: Path) -> None:
         console.print(f"budget: {config.metric} of at most {record['budget']:,.0f}, of which {used:.1%} is used")
     folder = runs.place(folder, config, record["fingerprint"])
     console.print(f"records and network: {folder}", soft_wrap=True, highlight=False, markup=False)
-
-
-@click.command(
-    cls=WithMethods,
-    epilog=examples(
-        "bar sweep                          # all that prune structures, on digits",
-        "bar sweep -m bar -m magnitude -x 4 -x 16 -s 0 --jobs 2",
-        "bar sweep --model package.module:function --weights trained.pt",
-        "bar sweep --dataset cifar10 --model wrn-28-12 --preset paper --out runs/c10",
-        "bar sweep                          # Ctrl-C, then the same again: it goes on",
-    ),
-)
-@click.option(
-    "--method",
-    "-m",
-    "names",
-    multiple=True,
-    help="One of those below, again for each. [default: all that prune structures]",
-)
-@click.option(
-    "--pruning-factor",
-    "-x",
-    "factors",
-    type=float,
-    multiple=True,
-    default=(2.0, 4.0, 8.0, 16.0),
-    show_default=True,
-    help="Again for each.",
-)
-@click.option(
-    "--seed", "-s", "seeds", type=int, multiple=True, default=(0, 1, 2), show_default=True, help="Again for each."
-)
-@click.option("--jobs", type=int, default=1, show_default=True, help="So many runs at a time, on a part of the cores.")
-@common
-@click.option("--out", type=Folder(new=True), default=Path("runs"), show_default=True, help="Runs go to OUT/NAME.")
-@click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
-def sweep(
-    names, factors, seeds, jobs: int, root: Path | None, device: str, out: Path, as_json: bool, options, **fields
-) -> None:
-    """Run every method at every budget with every seed, and record it.
-
-    What is recorded already is not run again, and what was interrupted goes on. A run that fails does not stop the
-    others; the exit code is then 2.
-    """
-    configs = [
-        runs.RunConfig(method=name, pruning_factor=factor, seed=seed, options=named(options), **fields)
-        for seed in seeds
-        for factor in factors
-        for name in names or methods.STRUCTURED
-    ]
-    machine.device_of(device)  # what would fail in each of them fails before the first
-    records, failed = progress.followed(sweeps.sweep(configs, out, root=root, device=device, jobs=jobs), len(configs))
-    if as_json:
-        click.echo(json.dumps(records, indent=1))
-    else:
-        click.echo(f"{len(records)} runs are recorded in {out}", err=True)
-    if failed:
-        raise BarError(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}")

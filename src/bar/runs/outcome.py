@@ -96,6 +96,7 @@ def of_machine(device: torch.device, processes: int, code: dict[str, str | None]
     return {
         "hardware": machine.hardware(device),
         **machine.processor(),
+        **_gpu_memory(device),
         "processes": processes,
         "versions": {
             "python": platform.python_version(),
@@ -104,6 +105,14 @@ def of_machine(device: torch.device, processes: int, code: dict[str, str | None]
         },
         **code,
     }
+
+
+def _gpu_memory(device: torch.device) -> dict[str, int]:
+    """Return the bytes that the run has taken of its GPU at most, and all that this has: how many such runs fit."""
+    if device.type != "cuda":
+        return {}
+    total = torch.cuda.get_device_properties(device).total_memory
+    return {"gpu_memory": torch.cuda.max_memory_reserved(device), "gpu_memory_total": total}
 
 
 def find_cut(epochs: list[dict]) -> dict:

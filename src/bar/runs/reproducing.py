@@ -11,11 +11,12 @@ from pathlib import Path
 from bar import data, models, schema
 from bar.errors import BarError
 from bar.methods import own
-from bar.runs.config import RunConfig
+from bar.runs.config import RunConfig, total_epochs
 from bar.runs.reading import finished
 from bar.runs.sweeps import sweep
 
 KIND = ("model", "dataset", "size", "limit", "method", "preset", "epochs", "batch_size")  # decides how long a run takes
+STEP = ("model", "dataset", "size", "method", "preset", "batch_size")  # and a step of one
 
 
 class Stock:
@@ -36,6 +37,8 @@ class Stock:
     def __init__(self, *roots: Path | str) -> None:
         self._places: dict[RunConfig, set[Path]] = {}  # the folders around those in today's format
         self._taken: dict[tuple, list[float]] = defaultdict(list)
+        self._a_step: dict[tuple, list[float]] = defaultdict(list)  # seconds
+        self._images: dict[tuple, int] = {}  # data set and limit -> training images
         tops = sorted({Path(root).resolve() for root in roots})
         for record in finished(*(top for top in tops if not set(top.parents) & set(tops))):
             self.add(record, Path(record["folder"]).parent)
@@ -48,6 +51,9 @@ class Stock:
             if record.get("format") == schema.FORMAT and "fingerprint" in record:
                 held.add(place.resolve())
             self._taken[_kind(config)].append(seconds_of(record))
+            self._images[config.dataset, config.limit] = record["training_images"]
+            if steps := self._steps(config):
+                self._a_step[_kind(config, STEP)].append(seconds_of(record) / steps)
 
     def has(self, config: RunConfig, place: Path | None = None) -> bool:
         """Whether a run is recorded, there or anywhere, in today's format, in which a record knows its images."""
@@ -59,13 +65,25 @@ class Stock:
         return config in self._places and not self.has(config)
 
     def seconds(self, config: RunConfig) -> float | None:
-        """The median of what runs of the same network, data, method and epochs took, its search included, if any."""
-        taken = self._taken.get(_kind(config))
-        return statistics.median(taken) if taken else None
+        """What runs of the same network, data, method and epochs took, their search included: the median.
+
+        If there are none of these epochs or this limit, the steps that it has, each as long as in those that there are.
+        """
+        if taken := self._taken.get(_kind(config)):
+            return statistics.median(taken)
+        steps, a_step = self._steps(config), self._a_step.get(_kind(config, STEP))
+        return steps * statistics.median(a_step) if steps and a_step else None
+
+    def _steps(self, config: RunConfig) -> int | None:
+        """The steps of a run, if it is known how many images it trains with."""
+        images = self._images.get((config.dataset, config.limit), config.limit)
+        if images is None:
+            return None
+        return total_epochs(config) * data.num_batches(images, config.settings.batch_size, drop_last=True)
 
 
-def _kind(config: RunConfig) -> tuple:
-    return tuple(getattr(config, field) for field in KIND)
+def _kind(config: RunConfig, fields: tuple[str, ...] = KIND) -> tuple:
+    return tuple(getattr(config, field) for field in fields)
 
 
 def config_of(record: Mapping) -> RunConfig | None:
@@ -153,6 +171,7 @@ def run_within(
     minutes: float | None = None,
     jobs: int = 1,
     clock: Callable[[], float] = time.monotonic,
+    began: Callable[[RunConfig], None] = lambda config: None,
 ) -> Iterator[tuple[RunConfig, dict | BarError]]:
     """Run what is to be run, in order, as far as the time goes.
 
@@ -168,6 +187,8 @@ def run_within(
         No run begins after them, nor one that would not end within them, as far as is known; then it is over.
     clock : callable
         Tells the time in seconds.
+    began : callable
+        As in `bar.runs.sweeps.sweep`.
 
     Yields
     ------
@@ -187,7 +208,7 @@ def run_within(
         begun.add(config.unpruned)
         return True
 
-    for config, record in sweep(configs, out, jobs=jobs, may=fits):
+    for config, record in sweep(configs, out, jobs=jobs, may=fits, began=began):
         if not isinstance(record, BarError):
             stock.add(record, out)
         yield config, record

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bar import files, storage
+from bar.errors import BarError
 from bar.runs.places import METRICS_FILE
 from bar.training import Training
 
@@ -46,6 +47,8 @@ def train(training: Training, folder: Path, config: dict, report: Callable[[dict
         records, seconds = state["records"], state["seconds"]
         log.warning("%s: going on after %d epochs", folder, sum(r["phase"] != "cut" for r in records))
         break
+    if training.fabric.world_size > 1 and training.fabric.broadcast(len(records)) != len(records):
+        raise BarError(f"{folder} does not show all processes the same checkpoint; the same command tries again")
     start = time.perf_counter()
     if not first:
         return records + list(training), seconds + time.perf_counter() - start

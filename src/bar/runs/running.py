@@ -4,7 +4,9 @@ import contextlib
 import copy
 import functools
 import json
-from collections.abc import Callable, Sequence
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from torch import nn
 
 from bar import data, files, machine, methods, models, schema, storage
 from bar.cost import Cost, count
-from bar.errors import BarError
+from bar.errors import BarError, in_one_line
 from bar.inference import fold
 from bar.methods import own
 from bar.network import stride_first, trace, undisturbed
@@ -24,7 +26,12 @@ from bar.runs.places import CONFIG, RESULT, alone, make_folder, place, tidy
 from bar.runs.reading import read
 from bar.runs.searching import search
 from bar.surgery import gate, prune
-from bar.training import Pruner, Training, check_shares, fabric_on, steps_per_epoch
+from bar.training import Pruner, Training, check_shares, fabric_on, steps_per_epoch, torchrun_processes
+
+LOST = "a process of this run has died"  # how the message of its end begins
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -33,7 +40,7 @@ def run(
     *,
     root: Path | str | None = None,
     device: str = "auto",
-    processes: int = 1,
+    processes: int | None = None,
     resume: bool = True,
     report: Callable[[RunConfig, dict], None] = lambda config, record: None,
     tick: Callable[[RunConfig], None] = lambda config: None,
@@ -61,9 +68,12 @@ def run(
         Where data sets live; default: the environment variable BAR_DATA, or ~/.cache/bar.
     device : str
         "auto", "cpu", "cuda", …
-    processes : int
-        Share each batch among so many processes, each on a GPU of its own, or all on the CPU. The program is started
-        again for each of them, so this is for scripts and the command line.
+    processes : int, optional
+        Share each batch among so many processes, each on a GPU of its own, or all on the CPU; default: one, or those
+        that torchrun has started. Otherwise the program is started again for each of them, so this is for scripts and
+        the command line. Gates and weights are the same in all processes, and on a network without batch norm the
+        result is that of one process but for rounding; a batch norm sees only its process's share of a batch. If a
+        process dies, the others end with an error, and the same call goes on after the last whole epoch.
     resume : bool
         Whether to go on from the checkpoint of an interrupted run; False starts over.
     report, tick : callable
@@ -90,8 +100,7 @@ def run(
     >>> record["volume"] <= record["budget"] == record["volume_full"] / 2
     True
     """
-    if not (isinstance(processes, int) and processes >= 1):
-        raise BarError(f"processes must be a whole number >= 1, not {processes!r}")
+    processes = _checked(processes)
     check_shares(config.settings, processes)
     launch = functools.cache(functools.partial(_launch, device, processes))  # once, when it is needed
     images = data.load(config.dataset, size=config.size, root=root, limit=config.limit)
@@ -101,10 +110,23 @@ def run(
         return carry_out(Job(config, folder, images, launch, resume, report, tick))
 
 
+def _checked(processes: int | None) -> int:
+    """The number of processes that share the batches."""
+    started = torchrun_processes()
+    if processes is None:
+        return started or 1
+    if not (isinstance(processes, int) and processes >= 1):
+        raise BarError(f"processes must be a whole number >= 1, not {processes!r}")
+    if started not in (None, processes):
+        raise BarError(f"torchrun has started {started} processes, but {processes} are asked for: leave that out")
+    return processes
+
+
 def _launch(device: str, processes: int) -> Fabric:
     place = machine.device_of(device)
-    if place.type == "cuda" and processes > torch.cuda.device_count():
-        raise BarError(f"there are {torch.cuda.device_count()} GPUs here, too few for {processes} processes")
+    here = processes if torchrun_processes() is None else int(os.environ["LOCAL_WORLD_SIZE"])
+    if place.type == "cuda" and here > torch.cuda.device_count():
+        raise BarError(f"there are {torch.cuda.device_count()} GPUs here, too few for {here} processes")
     fabric = fabric_on(place, processes)
     fabric.launch()
     return fabric
@@ -168,12 +190,28 @@ def carry_out(job: Job) -> dict:
     start = _start_of(job)
     fabric = job.launch()
     make_folder(job.folder)
-    with alone(job.folder) if fabric.is_global_zero else contextlib.nullcontext():
+    with _together(job, fabric), alone(job.folder) if fabric.is_global_zero else contextlib.nullcontext():
         done = _begin(job, fabric)
         if done is not None:
             return done
         Work(job, start, fabric).record()
     return read(job.folder)
+
+
+@contextlib.contextmanager
+def _together(job: Job, fabric: Fabric) -> Iterator[None]:
+    """Say in one line that another process of a run has died: torch's words for it vary, and are long."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if fabric.world_size == 1:
+            raise
+        raise BarError(
+            f"{LOST} ({in_one_line(error):.120}); the whole epochs are kept in {job.folder}: "
+            "the same command goes on from there"
+        ) from error
 
 
 def _start_of(job: Job) -> Start:
@@ -255,9 +293,22 @@ class Work:
     def __init__(self, job: Job, start: Start, fabric: Fabric) -> None:
         self.job, self.start, self.fabric = job, start, fabric
         self.code = {"commit": machine.commit(), "source_tree": machine.source_tree()}  # files may change meanwhile
+        if fabric.device.type == "cuda":  # what an earlier run has taken does not count
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(fabric.device)
         self.images = job.images.to(fabric.device)
+        if fabric.world_size > 1 and fabric.is_global_zero:
+            self._warn_of_norms()
         taught = start.taught and job.config.distill
         self.teacher = teacher_in(start.unpruned, fabric.device) if taught else None
+
+    def _warn_of_norms(self) -> None:
+        images, processes = self.job.config.settings.batch_size, self.fabric.world_size
+        if any(isinstance(module, NORMS) for module in self.start.network.modules()):
+            log.warning(
+                "%s: a batch norm sees the %d images of its own process, not all %d of a batch: the result is not that "
+                "of one process", self.job.folder, images // processes, images,
+            )  # fmt: skip
 
     def record(self) -> None:
         """Train, store the network, and write the record last."""

@@ -38,15 +38,15 @@ def search(
         The field "search" of the run's record: "lambda", "how", "trials_made" (by this run), "trials", "seconds".
     """
     limit = getattr(full, config.metric) / config.pruning_factor
-    made = 0
     while True:
         fabric.barrier()
-        sizes = [(trial["lambda"], trial[config.metric]) for trial in recorded_trials(root)]
+        trials = recorded_trials(root)
+        made = sum(trial.get("run") == config.name for trial in trials)  # before an interruption, too
+        sizes = [(trial["lambda"], trial[config.metric]) for trial in trials]
         lam = next_weight(sizes, limit, config.values["first"], made=made)
         if lam is None:
             break
-        _try(lam, root / f"{lam:.6g}", fabric, trial)
-        made += 1
+        _try(lam, root / f"{lam:.6g}", fabric, trial, config.name)
     choice = chosen(sizes, limit)
     for path in root.glob(f"*/{TRIAL}") if fabric.is_global_zero else ():
         tidy(path.parent)
@@ -61,7 +61,9 @@ def recorded_trials(root: Path) -> list[dict]:
     return [schema.read(path, schema.TRIAL_FIELDS) for path in sorted(root.glob(f"*/{TRIAL}"))]
 
 
-def _try(lam: float, folder: Path, fabric: Fabric, trial: Callable[[float, Path], tuple[dict, float]]) -> None:
+def _try(
+    lam: float, folder: Path, fabric: Fabric, trial: Callable[[float, Path], tuple[dict, float]], run: str
+) -> None:
     """Train with a sparsity weight, and record the size that it leads to."""
     make_folder(folder)
     with alone(folder) if fabric.is_global_zero else contextlib.nullcontext():
@@ -70,6 +72,7 @@ def _try(lam: float, folder: Path, fabric: Fabric, trial: Callable[[float, Path]
             record, seconds = trial(lam, folder)
             if fabric.is_global_zero:
                 held = {"lambda": lam, "volume": record["volume"], "flops": record["flops"], "seconds": seconds}
+                held["run"] = run  # which made it
                 files.write_text(folder / TRIAL, json.dumps(held, indent=1))
                 tidy(folder)
         fabric.barrier()

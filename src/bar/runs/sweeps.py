@@ -1,18 +1,17 @@
-"""Many runs by one command: every method, budget and seed, resumable, in several processes."""
+"""Many runs by one command: every method, budget and seed, resumable, here or on a cluster."""
 
 import itertools
-import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from bar.errors import BarError
+from bar.runs import cluster
 from bar.runs.config import RunConfig
-from bar.runs.running import run
+from bar.runs.places import RESULT
+from bar.training import check_shares
 
 
 def sweep(
@@ -21,26 +20,40 @@ def sweep(
     *,
     root: Path | str | None = None,
     device: str = "auto",
-    jobs: int = 1,
+    jobs: int | None = None,
+    ray: str | None = None,
+    processes: int = 1,
     may: Callable[[RunConfig], bool] = lambda config: True,
+    began: Callable[[RunConfig], None] = lambda config: None,
 ) -> Iterator[tuple[RunConfig, dict | BarError]]:
     """Run all of them, each in a folder of its own; what is recorded already is not run again.
 
-    The unpruned networks that several runs share are trained first. A run that fails does not stop the others.
+    One after the other in this process, or several at a time by Ray (``pip install 'bar-pruning[cluster]'``), on this
+    machine or on a cluster. The unpruned networks that several runs share are trained once, before these. A run that
+    fails does not stop the others; one whose worker or node dies goes on elsewhere from its last whole epoch. On CPUs
+    of one kind, and with as many threads, the records are the same in all cases, times aside.
 
     Parameters
     ----------
     configs : sequence of RunConfig
-        What to run.
+        What to run; the same one twice is one.
     out : path
-        The runs' folders are made here, ``out/<config.name>``.
+        The runs' folders are made here, ``out/<config.name>``. All nodes of a cluster must see it.
     root, device
-        As in `bar.run`.
-    jobs : int
-        So many runs at a time, each in a process of its own with its share of the cores; no more than there are.
+        As in `bar.run`. On a cluster, "auto" means its GPUs if it has any. A run gets a GPU for itself, or a share of
+        one once the memory that runs of its kind take has been recorded.
+    jobs : int, optional
+        So many runs at a time. By default one, and with `ray` as many as there is room for. On this machine each has
+        its share of the cores, and there are no more than those.
+    ray : str, optional
+        A Ray cluster: "auto" for the one that this machine belongs to, or HOST:PORT.
+    processes : int
+        Share each batch among so many processes, as in `bar.run`; each takes a core, or a GPU, of the same node.
     may : callable
         Asked in turn, right before a run would begin, one of a shared unpruned network too; once it says no, no more
         begin.
+    began : callable
+        Told of each run that begins, or begins again.
 
     Yields
     ------
@@ -52,7 +65,7 @@ def sweep(
     Raises
     ------
     BarError
-        If jobs is below 1 or above `most_jobs`.
+        If jobs is below 1 or above `most_jobs`; if Ray is needed and missing; if the cluster is not there, or lost.
 
     Examples
     --------
@@ -64,54 +77,45 @@ def sweep(
     >>> [record["volume"] <= record["budget"] for record in records]
     [True, True]
     """
-    if not 1 <= jobs <= most_jobs():
-        raise BarError(f"jobs must be at least 1 and at most {most_jobs()}, the cores of this machine, not {jobs}")
-    out = Path(out)
-    shared = list(dict.fromkeys(config.unpruned for config in configs))
-    options = {"root": root, "device": device}
-    if jobs == 1:
+    configs, out = list(dict.fromkeys(configs)), Path(out)
+    _check(configs, jobs, ray, processes, device)
+    recorded = all((out / config.name / RESULT).exists() for config in configs)
+    if recorded or (ray is None and processes == 1 and jobs in (None, 1)):
         for config in itertools.takewhile(may, configs):
-            yield config, _run(config, out / config.name, options)
+            began(config)
+            yield config, cluster.attempt(config, out / config.name, root=root, device=device)
         return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    context = multiprocessing.get_context("spawn")  # a fork would share torch's threads
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(threads,)) as pool:
-        try:
-            list(_in(pool, jobs, itertools.takewhile(may, shared), out, options))
-            yield from _in(pool, jobs, itertools.takewhile(may, configs), out, options)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+    yield from _by_ray(configs, out, root, device, jobs, ray, processes, may, began)
 
 
-def _in(
-    pool: Executor, jobs: int, configs: Iterable[RunConfig], out: Path, options: dict
+def _check(configs: list[RunConfig], jobs: int | None, ray: str | None, processes: int, device: str) -> None:
+    most = most_jobs() if ray is None else 10**6
+    if jobs is not None and not 1 <= jobs <= most:
+        raise BarError(f"jobs must be at least 1 and at most {most_jobs()}, the cores of this machine, not {jobs}")
+    if not 1 <= processes <= most // (jobs or 1):
+        raise BarError(
+            f"{jobs or 1} jobs of {processes} processes each: at least 1 of each, and {most} in all, are possible"
+        )
+    for config in configs:
+        check_shares(config.settings, processes)
+    if device.startswith("cuda:") and (ray or processes > 1 or (jobs or 1) > 1):
+        raise BarError(f"by Ray a run is given its GPU: --device cuda, and CUDA_VISIBLE_DEVICES={device[5:]}")
+
+
+def _by_ray(
+    configs, out, root, device, jobs, ray, processes, may, began
 ) -> Iterator[tuple[RunConfig, dict | BarError]]:
-    """Run them in processes, so many at a time; the next one is taken once there is room for it."""
-    waiting, running = iter(configs), {}
-    while True:
-        for config in itertools.islice(waiting, jobs - len(running)):
-            running[pool.submit(_run, config, out / config.name, options)] = config
-        if not running:
-            return
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            yield running.pop(future), future.result()
+    places = (jobs or 1) * processes  # on this machine
+    threads = max(1, (os.cpu_count() or 1) // places) if ray is None else 1
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    out = out.absolute()
+    with cluster.joined(ray, places, gpus), cluster.marked(out) as mark:
+        root = None if root is None else Path(root).absolute()
+        way = cluster.Way(root, device, processes, threads, Path.cwd(), mark)
+        most = jobs if ray is not None else jobs or 1
+        yield from cluster.Engine(cluster.tasks_of(configs), out, way, most, may, began)
 
 
 def most_jobs() -> int:
     """How many processes at a time this machine may be asked for: one a core, but two in any case."""
     return max(2, os.cpu_count() or 1)
-
-
-def _start(threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the others
-    torch.set_num_threads(threads)
-
-
-def _run(config: RunConfig, folder: Path, options: dict) -> dict | BarError:
-    try:
-        return run(config, folder, **options)
-    except BarError as error:
-        return error

@@ -7,7 +7,7 @@ after each; the caller decides what to show and what to keep.
 
 from bar.training.evaluating import accuracy, recalibrate
 from bar.training.feeding import check_shares, steps_per_epoch, training_batches
-from bar.training.loop import CARRIED, Training, fabric_on
+from bar.training.loop import CARRIED, Training, fabric_on, torchrun_processes
 from bar.training.pruner import Pruner, check_form
 from bar.training.settings import PRESETS, Settings
 
@@ -23,5 +23,6 @@ __all__ = [
     "fabric_on",
     "recalibrate",
     "steps_per_epoch",
+    "torchrun_processes",
     "training_batches",
 ]

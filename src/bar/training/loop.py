@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -224,6 +225,7 @@ class Training:
         self._check_weights(phase, epoch)
         if self.fabric.world_size > 1:
             self._average([losses, *(b for b in self.network.buffers() if b.is_floating_point())])
+            self._agree()
         return self._epoch_record(losses)
 
     def _step_on(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -275,6 +277,18 @@ class Training:
         means = flat.split([t.numel() for t in tensors])
         torch._foreach_copy_(tensors, [mean.view(t.shape) for mean, t in zip(means, tensors, strict=True)])
 
+    @torch.no_grad()
+    def _agree(self) -> None:
+        """Take the weights and gates of the first process, before anything is decided by them.
+
+        They are the same already where all processes round alike; on GPUs of several kinds they need not be.
+        """
+        parameters = [p.detach() for p in self.network.parameters()]
+        flat = torch.cat([p.flatten() for p in parameters])
+        torch.distributed.broadcast(flat, 0)
+        first = flat.split([p.numel() for p in parameters])
+        torch._foreach_copy_(parameters, [part.view(p.shape) for part, p in zip(first, parameters, strict=True)])
+
     def _check_loss(self, phase: str, epoch: int, bad: Tensor) -> None:
         step, data_loss, term = bad.tolist()
         if step >= 0:
@@ -312,17 +326,28 @@ def fabric_on(device: torch.device | str, processes: int = 1) -> Fabric:
     device : device or str
         Such as "cpu", "cuda" or "cuda:1".
     processes : int
-        How many; each has a GPU of its own, or all share the CPU.
+        How many; each has a GPU of its own, or all share the CPU. Fabric starts them, unless torchrun has.
 
     Returns
     -------
     Fabric
         Not launched yet.
     """
-    device = torch.device(device)
+    device, nodes = torch.device(device), 1
+    if torchrun_processes() is not None:
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        processes, nodes = here, processes // here
+    several = processes * nodes > 1
     return Fabric(
         accelerator=device.type,
-        devices=processes if processes > 1 or device.index is None else [device.index],
-        strategy="ddp" if processes > 1 else "auto",
+        devices=processes if several or device.index is None else [device.index],
+        num_nodes=nodes,
+        strategy="ddp" if several else "auto",
         precision="bf16-mixed" if device.type == "cuda" else "32-true",
     )
+
+
+def torchrun_processes() -> int | None:
+    """Return how many processes torchrun has started, of which this is one; None if it has not."""
+    started = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
+    return int(os.environ["WORLD_SIZE"]) if started else None

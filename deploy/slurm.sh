@@ -1,0 +1,52 @@
+#!/bin/bash
+# A sweep on SLURM: a Ray node on each of the job's machines, and `bar sweep` on the first of them.
+#
+#   sbatch --nodes 2 --gpus-per-node 8 deploy/slurm.sh table.yaml --out /shared/runs
+#
+# All after the script's name goes to `bar sweep`. OUT must be on a file system of all nodes, and `bar` in the same place
+# on each, such as .venv in a shared folder. When the time is over, submit the same again: it goes on.
+#SBATCH --job-name=bar-sweep
+#SBATCH --ntasks-per-node=1
+#SBATCH --exclusive
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+
+set -euo pipefail
+
+BIN=${BIN:-.venv/bin}
+PORT=${PORT:-6379}
+export RAY_USAGE_STATS_ENABLED=0 OMP_NUM_THREADS=1
+
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${nodes[0]}
+address=$(srun --nodes=1 --ntasks=1 --nodelist="$first" hostname --ip-address | awk '{print $1}')
+
+# Ray's nodes trust whoever knows this token; a job of its own has one of its own.
+RAY_AUTH_MODE=token
+RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
+export RAY_AUTH_MODE RAY_AUTH_TOKEN
+
+# node OPTIONS: a Ray node on a machine of this job, for as long as the job lasts
+node() {
+    local machine=$1
+    shift
+    srun --overlap --nodes=1 --ntasks=1 --nodelist="$machine" \
+        "$BIN/ray" start "$@" --num-cpus="${SLURM_CPUS_ON_NODE:-1}" --include-dashboard=false --block &
+}
+
+node "$first" --head --node-ip-address="$address" --port="$PORT"
+for machine in "${nodes[@]:1}"; do
+    node "$machine" --address="$address:$PORT"
+done
+
+for _ in $(seq 60); do # the first node is there within a minute or two; others may come later, they are used then
+    srun --overlap --nodes=1 --ntasks=1 --nodelist="$first" \
+        "$BIN/ray" status --address "$address:$PORT" > /dev/null 2>&1 && break
+    sleep 2
+done
+
+code=0
+srun --overlap --nodes=1 --ntasks=1 --nodelist="$first" "$BIN/bar" sweep "$@" --ray "$address:$PORT" || code=$?
+mapfile -t started < <(jobs -p)
+kill "${started[@]}" 2> /dev/null || true
+exit "$code"

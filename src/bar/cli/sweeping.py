@@ -1,0 +1,165 @@
+"""``bar sweep``."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from bar import machine, methods, runs
+from bar.arguments import Folder
+from bar.cli import watching
+from bar.cli.describing import WithMethods
+from bar.cli.options import common, examples, named
+from bar.cli.progress import Interrupted
+from bar.errors import BarError, printable
+from bar.runs import plans, reproducing, sweeps
+
+RECORDS = (Path("results"), Path("runs"))
+HOW = {"root", "device", "out", "jobs", "ray", "processes", "dry_run", "as_json", "file"}  # options beside a file
+
+
+@click.command(
+    cls=WithMethods,
+    epilog=examples(
+        "bar sweep                          # all that prune structures, on digits",
+        "bar sweep -m bar -m magnitude -x 4 -x 16 -s 0 --jobs 2",
+        "bar sweep --dry-run                # what would run, what is recorded, how long it takes",
+        "bar sweep table.yaml --out runs/table --ray auto        # on the cluster of this machine",
+        "bar sweep --model package.module:function --weights trained.pt",
+        "bar sweep --dataset cifar10 --model wrn-28-12 --preset paper --out runs/c10 --ray HOST:6379",
+        "bar sweep                          # Ctrl-C, then the same again: it goes on",
+    ),
+)
+@click.argument("file", metavar="[FILE]", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--method",
+    "-m",
+    "names",
+    multiple=True,
+    help="One of those below, again for each. [default: all that prune structures]",
+)
+@click.option(
+    "--pruning-factor",
+    "-x",
+    "factors",
+    type=float,
+    multiple=True,
+    default=plans.LISTS["pruning_factor"],
+    show_default=True,
+    help="Again for each.",
+)
+@click.option(
+    "--seed",
+    "-s",
+    "seeds",
+    type=int,
+    multiple=True,
+    default=plans.LISTS["seed"],
+    show_default=True,
+    help="Again for each.",
+)
+@click.option("--jobs", type=int, help="So many runs at a time. [default: 1; with --ray as many as there is room for]")
+@click.option(
+    "--ray", metavar="ADDRESS", help="Run on a Ray cluster: auto, or HOST:PORT. OUT must be seen by all of it."
+)
+@click.option(
+    "--processes", type=int, default=1, show_default=True, help="Share each batch among so many GPUs, or CPU processes."
+)
+@common
+@click.option("--out", type=Folder(new=True), default=Path("runs"), show_default=True, help="Runs go to OUT/NAME.")
+@click.option("--dry-run", is_flag=True, help="List the runs, what is recorded of them, and the time; run nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the records, or the list, as JSON.")
+@click.pass_context
+def sweep(
+    context: click.Context, file: Path | None, names, factors, seeds, jobs: int | None, ray: str | None,
+    processes: int, root: Path | None, device: str, out: Path, dry_run: bool, as_json: bool, options, **fields,
+) -> None:  # fmt: skip
+    """Run every method at every budget with every seed, and record it.
+
+    FILE, in YAML, says so instead of options: fields of a run and their values, with lists of method, pruning_factor
+    and seed. It is kept in OUT, as are the options.
+
+    What is recorded already is not run again, and what was interrupted goes on. A run that fails does not stop the
+    others; the exit code is then 2. With --jobs or --ray, a run whose worker dies goes on in another.
+    """
+    given = [name for name in context.params.keys() - HOW if _is_given(context, name)]
+    if file is None:
+        plan = [_grid(names, factors, seeds, options, {name: fields[name] for name in fields if name in given})]
+    elif given:
+        raise BarError(f"{str(file)!r:.200} says what to run: leave out the options that do, such as {min(given)}")
+    else:
+        plan = plans.read(file)
+    configs = plans.configs_of(plan)
+    stock = reproducing.Stock(*RECORDS, out)
+    if dry_run:
+        _show(configs, stock, out, (jobs or 1), as_json)
+        return
+    if ray is None:
+        machine.device_of(device)  # what would fail in each of them fails before the first
+    board = watching.Board(configs, out, stock, jobs or (1 if ray is None else None), root)
+    how = {"root": root, "device": device, "jobs": jobs, "ray": ray, "processes": processes, "began": board.began}
+    try:
+        watching.followed(_kept(sweeps.sweep(configs, out, **how), plan, configs, out), board)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {board.summary()}, in {out}: the same command goes on from there") from None
+    if as_json:
+        click.echo(json.dumps(board.records, indent=1))
+    else:
+        click.echo(f"{len(board.records)} runs are recorded in {out}", err=True)
+    watching.say_how_to_repeat(board)
+
+
+def _grid(names, factors, seeds, options, fields: dict) -> dict:
+    """The same as a file would say it."""
+    grid = {"method": list(names or methods.STRUCTURED), "pruning_factor": list(factors), "seed": list(seeds)}
+    return grid | fields | ({"options": named(options)} if options else {})
+
+
+def _kept(ending: Iterable[tuple], plan: list[dict], configs: list[runs.RunConfig], out: Path) -> Iterator[tuple]:
+    """The same runs, of which the first new one that ends well brings the plan into the folder."""
+    new = not all((out / config.name / runs.RESULT).exists() for config in configs)
+    for config, record in ending:
+        if new and not isinstance(record, BarError):
+            plans.keep(plan, out)
+            new = False
+        yield config, record
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _show(configs: list[runs.RunConfig], stock: reproducing.Stock, out: Path, jobs: int, as_json: bool) -> None:
+    """List runs, the unpruned networks that they need among them, and how long what is missing takes."""
+    rows = [
+        {
+            "name": config.name,
+            "done": 1.0 if stock.has(config, out) else min(watching.progress(config, out), 0.999),
+            "seconds": stock.seconds(config),
+        }
+        for asked in configs
+        for config in (asked.unpruned, asked)
+    ]
+    rows = list({row["name"]: row for row in rows}.values())
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        click.echo(printable(f"{row['name']}  {_state(row)}"))
+    left = [row for row in rows if row["done"] < 1]
+    known = sum(row["seconds"] * (1 - row["done"]) for row in left if row["seconds"] is not None)
+    unknown = sum(row["seconds"] is None for row in left)
+    words = [f"{len(rows)} runs, {len(rows) - len(left)} recorded"]
+    words += [f"about {watching.duration(known / jobs)} for the others, {jobs} at a time"] * bool(known)
+    words += [f"{unknown} of a kind that is not recorded yet, which takes an unknown time"] * bool(unknown)
+    click.echo("; ".join(words))
+
+
+def _state(row: dict) -> str:
+    if row["done"] == 1:
+        return "recorded"
+    words = f"{row['done']:.0%} done" if row["done"] else "new"
+    left = row["seconds"] and row["seconds"] * (1 - row["done"])
+    return words + (f", about {watching.duration(left)}" if left else "")
