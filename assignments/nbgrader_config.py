@@ -15,7 +15,7 @@ c.CourseDirectory.course_id = "bar"
 # A copy of the package that a student hands in would be imported in place of the one that is installed.
 c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "bar"]
 
-c.KernelManager.transport = "ipc"  # no port is opened, not even on this machine
+c.Execute.extra_arguments = ["--IPKernelApp.log_level=40"]  # errors; a warning of the kernel is none of the student's
 c.Execute.timeout = 60  # seconds for a cell; what loops for ever is stopped, and the next cell is run
 c.OverwriteCells.add_missing_cells = True  # a cell of tests that was deleted is put back
 c.IgnorePattern.enabled = True  # nbgrader takes a warning in a cell of tests for a failure

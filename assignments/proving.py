@@ -175,7 +175,7 @@ def prove(course: Path, root: Path, name: str, everything: bool = True) -> dict:
     if sum(one.scores("master")[test] for test in masters.tests(one.master)) != one.proof.points:
         one.proof.faults.append(f"{name}: what others handed in has changed the points of the master")
     one.check_feedback()
-    biggest = max(path.stat().st_size for path in (root / name / "autograded").rglob("*.ipynb"))
+    biggest = max((path.stat().st_size for path in (root / name / "autograded").rglob("*.ipynb")), default=0)
     if biggest > 1_000_000:
         one.proof.faults.append(f"{name}: a graded notebook has {biggest:,} bytes")
     return asdict(one.proof)

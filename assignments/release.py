@@ -135,7 +135,7 @@ def prove(course: Path, names: tuple[str, ...], everything: bool, jobs: int) -> 
 def table(proofs: list[dict]) -> str:
     """What came of the proof, as a table in Markdown: a line for each assignment."""
     lines = [
-        "| Assignment | Points: tests, by hand | Master, empty | Wrong answers | Other trouble | CPU s, dearest | Memory |",
+        "| Assignment | Points: tests, by hand | Master, empty | Wrong answers | Other trouble | CPU s | Memory |",
         "|---|---|---|---|---|---|---|",
     ]
     for proof in proofs:
