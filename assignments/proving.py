@@ -30,8 +30,8 @@ class Proof:
     points, by_hand : int
         Points of the tests, and of what a teacher reads.
     graded : list of dict
-        A line for each submission: ``who``, ``points`` of the tests, the tests that were ``lost``, ``cpu`` seconds, and
-        ``as_expected``.
+        A line for each submission: ``who``, ``points`` of the tests, the tests that were ``lost``, ``cpu`` and ``wall``
+        seconds, what it ``says`` of each, and ``as_expected``.
     faults : list of str
         Whatever is not as it should be, a line each.
     memory : float
@@ -103,6 +103,7 @@ class Class:
             expected = {"test_" + name for name in lost}
             line |= {"points": sum(scores.get(name, 0) for name in points), "lost": sorted(missing)}
             line["as_expected"] = missing == expected
+            line["says"] = self.says(student, missing) if result["success"] else {}
         if not line["as_expected"]:
             expected = "a refusal" if lost is None else list(lost)
             self.proof.faults.append(f"{self.name}: {who!r} lost {line['lost']}, {expected} was expected")
@@ -113,6 +114,17 @@ class Class:
         with self.nbgrader.gradebook as book:
             notebook = book.find_submission_notebook(self.name, self.name, student)
             return {grade.name: grade.auto_score or 0 for grade in notebook.grades}
+
+    def says(self, student: str, lost: set[str]) -> dict[str, str]:
+        """What the student reads about each lost test: the first line of its error."""
+        notebook = masters.read(self.root / "autograded" / student, self.name)
+        says = {}
+        for cell in notebook.cells:
+            errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
+            if errors and masters.graded(cell).get("grade_id") in lost:
+                kind, text = errors[0].ename, errors[0].evalue.split("\n")[0]
+                says[cell.metadata.nbgrader.grade_id] = text if kind == "AssertionError" else f"{kind}: {text}"
+        return says
 
     def check_feedback(self) -> None:
         """Make the pages of feedback: they need no network, show no secret, and say what was expected."""
@@ -179,37 +191,6 @@ def prove(course: Path, root: Path, name: str, everything: bool = True) -> dict:
     if biggest > 1_000_000:
         one.proof.faults.append(f"{name}: a graded notebook has {biggest:,} bytes")
     return asdict(one.proof)
-
-
-def leaks(course: Path, name: str) -> list[str]:
-    """What a student version gives away, a line each: sources, outputs, metadata, other files.
-
-    Parameters
-    ----------
-    course : Path
-        The released course.
-    name : str
-        The assignment.
-
-    Returns
-    -------
-    list of str
-    """
-    master, release = masters.read(course / "source", name), masters.read(course / "release", name)
-    text = nbformat.writes(release, ensure_ascii=False)
-    plain = "\n".join(cell.source for cell in release.cells)
-    found = [f"{name}: it has the line {line!r}" for line in masters.secrets(master) if line in plain]
-    found += [f"{name}: it has the mark {mark!r}" for mark in ("### BEGIN", "### END") if mark in text]
-    for cell in release.cells:
-        if cell.get("outputs") or cell.get("execution_count") or cell.get("attachments"):
-            found.append(f"{name}: a cell has outputs or attachments")
-        if set(cell.metadata) - {"nbgrader", "deletable", "editable"}:
-            found.append(f"{name}: a cell has metadata {sorted(cell.metadata)}")
-    if set(release.metadata) - {"kernelspec", "language_info"}:
-        found.append(f"{name}: the notebook has metadata {sorted(release.metadata)}")
-    allowed = {f"{name}.ipynb"} | {path.name for path in (masters.SOURCE / name).iterdir() if path.suffix == ".csv"}
-    extra = {path.name for path in (course / "release" / name).rglob("*")} - allowed
-    return found + [f"{name}: {extra} is among its files"] * bool(extra)
 
 
 def _student(who: str) -> str:

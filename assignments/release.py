@@ -7,6 +7,7 @@ import multiprocessing
 import shutil
 import sys
 import tempfile
+import time
 import tomllib
 import warnings
 import zipfile
@@ -14,9 +15,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import click
+import leaking
 import masters
 import nbformat
 import proving
+import showing
+import torch
 from variants import vary
 
 from bar import BarError, files, machine
@@ -24,7 +28,6 @@ from bar import BarError, files, machine
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BUILD = HERE / "_build"
-RECORD = ROOT / "results" / "course" / "proof.json"
 # what the notebooks import; those that import the package need what it needs, too
 NEEDS = {"04_training": None, "06_comparison": ["numpy", "pandas", "scipy"]}
 README = """{name}
@@ -78,7 +81,7 @@ def release(root: Path, seed: int) -> dict[str, dict[str, str]]:
         result = nbgrader.generate_assignment(name)
         if not result["success"]:
             raise BarError(f"nbgrader did not make the student version of {name}: {result['log']}")
-    found = [leak for name in masters.NAMES for leak in proving.leaks(root, name)]
+    found = [leak for name in masters.NAMES for leak in leaking.leaks(root, name)]
     if found:
         raise BarError(f"a student version gives something away: {'; '.join(found)}")
     return chosen
@@ -109,8 +112,8 @@ def zipped(course: Path, name: str, folder: Path) -> Path:
         for path in sorted([*package.rglob("*.py"), *package.rglob("*.csv")]):
             content[f"bar/{path.relative_to(package).as_posix()}"] = path.read_bytes()
     uses_torch = any(requirement.startswith("torch") for requirement in requirements)
-    torch = TORCH if uses_torch else "PyTorch is not needed."
-    content["README.txt"] = README.format(name=name, torch=torch).encode()
+    about_torch = TORCH if uses_torch else "PyTorch is not needed."
+    content["README.txt"] = README.format(name=name, torch=about_torch).encode()
     content["requirements.txt"] = "\n".join([*requirements, "jupyterlab", ""]).encode()
     path = folder / f"{name}.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -132,57 +135,40 @@ def prove(course: Path, names: tuple[str, ...], everything: bool, jobs: int) -> 
         return [waiting[name].result() for name in names]
 
 
-def table(proofs: list[dict]) -> str:
-    """What came of the proof, as a table in Markdown: a line for each assignment."""
-    lines = [
-        "| Assignment | Points: tests, by hand | Master, empty | Wrong answers | Other trouble | CPU s | Memory |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for proof in proofs:
-        by_name = {line["who"]: line for line in proof["graded"]}
-        others = [line for who, line in by_name.items() if who not in ("master", "empty")]
-        troubles = [line for line in others if line["who"] in (*proving.TROUBLES, "missing file")]
-        wrong = [line for line in others if line not in troubles]
-        right = [sum(line["as_expected"] for line in group) for group in (wrong, troubles)]
-        lines.append(
-            f"| {proof['name']} | {proof['points']}, {proof['by_hand']} "
-            f"| {by_name['master']['points']:g}, {by_name['empty']['points']:g} "
-            f"| {right[0]} of {len(wrong)} as expected | {right[1]} of {len(troubles)} as expected "
-            f"| {by_name['master']['cpu']:.0f}, {max(line['cpu'] for line in by_name.values()):.0f} "
-            f"| {proof['memory']:.0f} MB |"
-        )
-    return "\n".join(lines)
-
-
-@click.command(help="Make the student versions in assignments/_build, and prove that they can be graded.")
+@click.command(help="Make the student versions of the assignments, and prove that they can be graded.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Other budgets and seeds; 0: those of the masters.")
+@click.option("--out", type=click.Path(path_type=Path), default=BUILD, help="The folder to make.", show_default=True)
 @click.option("--only", type=click.Choice(masters.NAMES), multiple=True, help="Prove this assignment only.")
+@click.option("--brief", is_flag=True, help="Grade the master, an empty submission and two wrong answers only.")
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="So many at a time.")
 @click.option("--record", is_flag=True, help="Write the record that the guide shows.")
-def main(seed: int, only: tuple[str, ...], jobs: int, record: bool) -> None:
-    course, students = BUILD / "course", BUILD / "students"
-    shutil.rmtree(BUILD, ignore_errors=True)
-    course.mkdir(parents=True)
-    students.mkdir()
+def main(seed: int, out: Path, only: tuple[str, ...], brief: bool, jobs: int, record: bool) -> None:
+    course, students = out.resolve() / "course", out.resolve() / "students"
+    for folder in (course, students):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
     chosen = release(course, seed)
     for name in masters.NAMES:
-        zipped(course, name, students)
+        path = zipped(course, name, students)
         parameters = ", ".join(f"{parameter} = {value}" for parameter, value in chosen[name].items())
-        print(f"{name}: no leak; {students.relative_to(ROOT)}/{name}.zip {parameters}", flush=True)
-    proofs = prove(course, only or masters.NAMES, True, jobs)
-    print("\n" + table(proofs))
+        print(f"{name}: no leak; {path} {parameters}", flush=True)
+    start = time.perf_counter()
+    proofs = prove(course, only or masters.NAMES, not brief, jobs)
+    minutes = (time.perf_counter() - start) / 60
+    print("\n" + showing.table(proofs))
     faults = [fault for proof in proofs for fault in proof["faults"]]
-    if record and not faults:
-        RECORD.parent.mkdir(exist_ok=True)
-        result = {"seed": seed, "hardware": machine.hardware(), "commit": machine.commit(), "assignments": proofs}
-        files.write_text(RECORD, json.dumps(result, indent=1) + "\n")
     if faults:
         raise BarError("; ".join(faults))
-    print(f"\nthe course for nbgrader is in {course.relative_to(ROOT)}")
+    if record:
+        showing.RECORD.parent.mkdir(exist_ok=True)
+        about = {"seed": seed, "minutes": round(minutes, 1), "jobs": jobs, "hardware": machine.hardware()}
+        about |= {"commit": machine.commit(), "torch": torch.__version__, "assignments": proofs}
+        files.write_text(showing.RECORD, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    print(f"\nproved in {minutes:.1f} minutes; the course for nbgrader is in {course}")
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", module="nbgrader|nbformat")  # of theirs, about themselves
     try:
         main()
     except BarError as error:
