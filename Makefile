@@ -11,13 +11,14 @@ export OMP_WAIT_POLICY ?= PASSIVE
 PARAMETERS = $(filter-out PYTHON=% VENV=% WORKERS=%,$(MAKEOVERRIDES))
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test test-all reproduce lint notebooks lock clean
+.PHONY: help install book assignments test test-all reproduce lint notebooks lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 	@echo
 	@echo '  make book PRUNING_FACTOR=8 SEED=1   gives parameters to the notebooks that declare them;'
 	@echo '                                      a name that none of them declares is answered with the list'
+	@echo '  SEED=7                              with `make assignments`: other budgets and seeds'
 	@echo '  PYTHON=python3.12  VENV=path        the interpreter and the environment to use'
 	@echo '  WORKERS=4                           so many tests at a time'
 	@echo '  NAME=bar/table-1  JOBS=2            what `make reproduce` is about, and so many runs at a time'
@@ -27,7 +28,7 @@ install: $(STAMP)  ## make .venv and install the package in it, in the versions 
 $(STAMP): pyproject.toml requirements.lock
 	@echo 'installing into $(VENV); the first time this fetches some GB (PyTorch) and takes minutes'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[book,onnx,timm,cluster,test]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[book,cluster,course,onnx,timm,test]'
 	touch $@
 
 book: $(STAMP)  ## run the notebooks and build the book: book/_build/html/index.html
@@ -45,6 +46,9 @@ test-all: $(STAMP)  ## the same with everything at full length: takes half an ho
 
 reproduce: $(STAMP)  ## list the papers' figures and tables; with MINUTES=60, run what is missing of them
 	$(BIN)/bar reproduce $(NAME) $(if $(MINUTES),--run --minutes $(MINUTES) $(if $(JOBS),--jobs $(JOBS)))
+
+assignments: $(STAMP)  ## make the student versions of the six assignments, and prove that they can be graded
+	$(BIN)/python assignments/release.py $(if $(SEED),--seed $(SEED))
 
 lint: $(STAMP)  ## style, formatting, imports that point down, complexity and length of files
 	$(BIN)/ruff check .

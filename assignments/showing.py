@@ -1,0 +1,70 @@
+"""The tables of the proof; `python assignments/showing.py` writes those of the record into the instructor's guide."""
+
+import json
+import re
+from pathlib import Path
+
+from troubles import TROUBLES
+
+from bar import files
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = ROOT / "results" / "course" / "proof.json"
+GUIDE = ROOT / "book" / "grading.md"
+TABLE = re.compile(r"(<!-- (\w+): from the record -->\n).*?(\n<!-- end -->)", re.DOTALL)
+
+
+def table(proofs: list[dict]) -> str:
+    """What came of the proof, as a table in Markdown: a line for each assignment."""
+    lines = [
+        "| Assignment | Points: tests, by hand | Master, empty | Wrong answers | Other trouble | CPU s | Memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for proof in proofs:
+        by_name = {line["who"]: line for line in proof["graded"]}
+        others = [line for who, line in by_name.items() if who not in ("master", "empty")]
+        troubles = [line for line in others if line["who"] in (*TROUBLES, "missing file")]
+        wrong = [line for line in others if line not in troubles]
+        right = [sum(line["as_expected"] for line in group) for group in (wrong, troubles)]
+        lines.append(
+            f"| {proof['name']} | {proof['points']}, {proof['by_hand']} "
+            f"| {by_name['master']['points']:g}, {by_name['empty']['points']:g} "
+            f"| {right[0]} of {len(wrong)} as expected | {right[1]} of {len(troubles)} as expected "
+            f"| {by_name['master']['cpu']:.0f}, {max(line['cpu'] for line in by_name.values()):.0f} "
+            f"| {proof['memory']:.0f} MB |"
+        )
+    return "\n".join(lines)
+
+
+def errors(proofs: list[dict]) -> str:
+    """The typical wrong answers as a table in Markdown: what they cost, and what the student reads."""
+    lines = ["| Assignment | Wrong answer | Costs | What the student reads first |", "|---|---|---|---|"]
+    for proof in proofs:
+        for line in proof["graded"]:
+            if line["who"] in ("master", "empty", "missing file", *TROUBLES):
+                continue
+            lost = ", ".join(name.removeprefix("test_").replace("_", " ") for name in line["lost"])
+            says = (line["says"].get(line["lost"][0]) or "").replace("|", "\\|").replace("$", "\\$")
+            cost = f"{proof['points'] - line['points']:g}: {lost}"
+            lines.append(f"| {proof['name'][:2]} | {line['who']} | {cost} | {says} |")
+    return "\n".join(lines)
+
+
+def made(record: dict) -> str:
+    """How the record came about, in a sentence."""
+    submissions = sum(len(proof["graded"]) for proof in record["assignments"])
+    return (
+        f"{submissions} submissions, {record['jobs']} at a time, took {record['minutes']:g} minutes "
+        f"on {record['hardware']}, with PyTorch {record['torch']}."
+    )
+
+
+def guide(text: str, record: dict) -> str:
+    """The guide with the tables of a record."""
+    parts = {"table": table(record["assignments"]), "errors": errors(record["assignments"]), "made": made(record)}
+    return TABLE.sub(lambda match: match[1] + "\n" + parts[match[2]] + "\n" + match[3], text)
+
+
+if __name__ == "__main__":
+    record = json.loads(RECORD.read_text("utf-8"))
+    files.write_text(GUIDE, guide(GUIDE.read_text("utf-8"), record))
