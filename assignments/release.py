@@ -132,7 +132,13 @@ def prove(course: Path, names: tuple[str, ...], everything: bool, jobs: int) -> 
         # the longest ones first
         order = sorted(names, key=lambda name: name != "04_training")
         waiting = {name: pool.submit(proving.prove, course, Path(scratch), name, everything) for name in order}
-        return [waiting[name].result() for name in names]
+        proofs = []
+        for name in order:
+            proofs.append(waiting[name].result())
+            print(
+                f"{name}: {len(proofs[-1]['graded'])} submissions graded", *proofs[-1]["faults"], sep="\n  ", flush=True
+            )
+        return sorted(proofs, key=lambda proof: proof["name"])
 
 
 @click.command(help="Make the student versions of the assignments, and prove that they can be graded.")
