@@ -3,7 +3,9 @@
 import importlib
 import math
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,3 +85,21 @@ def test_counts_and_tables_of_the_errata():
     assert f"{ours['CIFAR-100']} and {ours['Mio-TCD']}" in PAGES["errata"]
     mio = results[results.dataset == "Mio-TCD"].groupby("method").nth(2).set_index("method").accuracy
     assert f"{100 * mio['morphnet']:.2f} %\nagainst {100 * mio['bar']:.2f} %" in PAGES["errata"]
+
+
+def test_launch_links_lead_to_the_notebooks_of_the_repository():
+    sys.path.insert(0, str(ROOT / "book" / "_ext"))
+    try:
+        launching = importlib.import_module("launching")
+    finally:
+        sys.path.pop(0)
+    app = SimpleNamespace(config=SimpleNamespace(launch_repository="https://github.com/a/b/", launch_branch="main"))
+    context = {"body": "<h1>One</h1>"}
+    launching.add(app, "_executed/02_barrier", "", context, None)
+    assert "colab.research.google.com/github/a/b/blob/main/notebooks/02_barrier.ipynb" in context["body"]
+    assert "mybinder.org/v2/gh/a/b/main?labpath=notebooks/02_barrier.ipynb" in context["body"]
+    for name, address in (("intro", "https://github.com/a/b"), ("_executed/02_barrier", "")):
+        app.config.launch_repository = address
+        context = {"body": "<h1>One</h1>"}
+        launching.add(app, name, "", context, None)
+        assert context["body"] == "<h1>One</h1>"
