@@ -2,12 +2,10 @@
 `python assignments/release.py --help`.
 """
 
-import json
 import multiprocessing
 import shutil
 import sys
 import tempfile
-import time
 import tomllib
 import warnings
 import zipfile
@@ -23,7 +21,7 @@ import showing
 import torch
 from variants import vary
 
-from bar import BarError, files, machine
+from bar import BarError, machine
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -147,7 +145,7 @@ def prove(course: Path, names: tuple[str, ...], everything: bool, jobs: int) -> 
 @click.option("--only", type=click.Choice(masters.NAMES), multiple=True, help="Prove this assignment only.")
 @click.option("--brief", is_flag=True, help="Grade the master, an empty submission and two wrong answers only.")
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="So many at a time.")
-@click.option("--record", is_flag=True, help="Write the record that the guide shows.")
+@click.option("--record", is_flag=True, help="Put what came of it into the record that the guide shows.")
 def main(seed: int, out: Path, only: tuple[str, ...], brief: bool, jobs: int, record: bool) -> None:
     course, students = out.resolve() / "course", out.resolve() / "students"
     for folder in (course, students):
@@ -158,19 +156,15 @@ def main(seed: int, out: Path, only: tuple[str, ...], brief: bool, jobs: int, re
         path = zipped(course, name, students)
         parameters = ", ".join(f"{parameter} = {value}" for parameter, value in chosen[name].items())
         print(f"{name}: no leak; {path} {parameters}", flush=True)
-    start = time.perf_counter()
     proofs = prove(course, only or masters.NAMES, not brief, jobs)
-    minutes = (time.perf_counter() - start) / 60
     print("\n" + showing.table(proofs))
     faults = [fault for proof in proofs for fault in proof["faults"]]
     if faults:
         raise BarError("; ".join(faults))
     if record:
-        showing.RECORD.parent.mkdir(exist_ok=True)
-        about = {"seed": seed, "minutes": round(minutes, 1), "jobs": jobs, "hardware": machine.hardware()}
-        about |= {"commit": machine.commit(), "torch": torch.__version__, "assignments": proofs}
-        files.write_text(showing.RECORD, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-    print(f"\nproved in {minutes:.1f} minutes; the course for nbgrader is in {course}")
+        made = {"seed": seed, "hardware": machine.hardware(), "commit": machine.commit(), "torch": torch.__version__}
+        showing.record([proof | made for proof in proofs])
+    print(f"\nthe course for nbgrader is in {course}")
 
 
 if __name__ == "__main__":
