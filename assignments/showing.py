@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from masters import NAMES
 from troubles import TROUBLES
 
 from bar import files
@@ -54,10 +55,11 @@ def made(proofs: list[dict]) -> str:
     """How the record came about, in a sentence."""
     lines = [line for proof in proofs for line in proof["graded"]]
     cpu, wall = (sum(line[what] for line in lines) / 60 for what in ("cpu", "wall"))
+    missing = sorted(set(NAMES) - {proof["name"] for proof in proofs})
     places = " and ".join(sorted({f"{proof['hardware']}, PyTorch {proof['torch']}" for proof in proofs}))
     return (
         f"The {len(lines)} submissions took {cpu:.0f} minutes of processor time, and {wall:.0f} by the clock, added up "
-        f"({places})."
+        f"({places})." + (f" Not recorded yet: {', '.join(missing)}." if missing else "")
     )
 
 
