@@ -17,6 +17,7 @@ c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "bar"]
 
 c.Execute.extra_arguments = ["--IPKernelApp.log_level=40"]  # errors; a warning of the kernel is none of the student's
 c.Execute.timeout = 60  # seconds for a cell; what loops for ever is stopped, and the next cell is run
+c.Execute.iopub_timeout = 60  # and seconds for its output to arrive, of which there may be 100 MB; nbgrader's 4 are few
 c.OverwriteCells.add_missing_cells = True  # a cell of tests that was deleted is put back
 c.IgnorePattern.enabled = True  # nbgrader takes a warning in a cell of tests for a failure
 c.IgnorePattern.pattern = "Warning"

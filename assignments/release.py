@@ -2,16 +2,15 @@
 `python assignments/release.py --help`.
 """
 
-import json
 import multiprocessing
 import shutil
 import sys
 import tempfile
-import time
 import tomllib
 import warnings
 import zipfile
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import click
@@ -23,7 +22,7 @@ import showing
 import torch
 from variants import vary
 
-from bar import BarError, files, machine
+from bar import BarError, machine
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -122,23 +121,17 @@ def zipped(course: Path, name: str, folder: Path) -> Path:
     return path
 
 
-def prove(course: Path, names: tuple[str, ...], everything: bool, jobs: int) -> list[dict]:
-    """`proving.prove` for each assignment, some at a time, each in a process of its own."""
+def prove(course: Path, names: tuple[str, ...], everything: bool, jobs: int) -> Iterator[dict]:
+    """`proving.prove` for each assignment, some at a time, each in a process of its own; as they are done."""
     spawn = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as scratch,
         ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=1) as pool,
     ):
-        # the longest ones first
-        order = sorted(names, key=lambda name: name != "04_training")
-        waiting = {name: pool.submit(proving.prove, course, Path(scratch), name, everything) for name in order}
-        proofs = []
-        for name in order:
-            proofs.append(waiting[name].result())
-            print(
-                f"{name}: {len(proofs[-1]['graded'])} submissions graded", *proofs[-1]["faults"], sep="\n  ", flush=True
-            )
-        return sorted(proofs, key=lambda proof: proof["name"])
+        order = sorted(names, key=lambda name: name != "04_training")  # the longest one first
+        waiting = [pool.submit(proving.prove, course, Path(scratch), name, everything) for name in order]
+        for done in as_completed(waiting):
+            yield done.result()
 
 
 @click.command(help="Make the student versions of the assignments, and prove that they can be graded.")
@@ -147,7 +140,7 @@ def prove(course: Path, names: tuple[str, ...], everything: bool, jobs: int) -> 
 @click.option("--only", type=click.Choice(masters.NAMES), multiple=True, help="Prove this assignment only.")
 @click.option("--brief", is_flag=True, help="Grade the master, an empty submission and two wrong answers only.")
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="So many at a time.")
-@click.option("--record", is_flag=True, help="Write the record that the guide shows.")
+@click.option("--record", is_flag=True, help="Put what came of it into the record that the guide shows.")
 def main(seed: int, out: Path, only: tuple[str, ...], brief: bool, jobs: int, record: bool) -> None:
     course, students = out.resolve() / "course", out.resolve() / "students"
     for folder in (course, students):
@@ -158,19 +151,18 @@ def main(seed: int, out: Path, only: tuple[str, ...], brief: bool, jobs: int, re
         path = zipped(course, name, students)
         parameters = ", ".join(f"{parameter} = {value}" for parameter, value in chosen[name].items())
         print(f"{name}: no leak; {path} {parameters}", flush=True)
-    start = time.perf_counter()
-    proofs = prove(course, only or masters.NAMES, not brief, jobs)
-    minutes = (time.perf_counter() - start) / 60
-    print("\n" + showing.table(proofs))
+    made = {"seed": seed, "hardware": machine.hardware(), "commit": machine.commit(), "torch": torch.__version__}
+    proofs = []
+    for proof in prove(course, only or masters.NAMES, not brief, jobs):
+        print(f"{proof['name']}: {len(proof['graded'])} submissions graded", *proof["faults"], sep="\n  ", flush=True)
+        proofs.append(proof)
+        if record and not proof["faults"]:
+            showing.record([proof | made])
+    print("\n" + showing.table(sorted(proofs, key=lambda proof: proof["name"])))
     faults = [fault for proof in proofs for fault in proof["faults"]]
     if faults:
         raise BarError("; ".join(faults))
-    if record:
-        showing.RECORD.parent.mkdir(exist_ok=True)
-        about = {"seed": seed, "minutes": round(minutes, 1), "jobs": jobs, "hardware": machine.hardware()}
-        about |= {"commit": machine.commit(), "torch": torch.__version__, "assignments": proofs}
-        files.write_text(showing.RECORD, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-    print(f"\nproved in {minutes:.1f} minutes; the course for nbgrader is in {course}")
+    print(f"\nthe course for nbgrader is in {course}")
 
 
 if __name__ == "__main__":

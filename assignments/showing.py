@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from masters import NAMES
 from troubles import TROUBLES
 
 from bar import files
@@ -50,21 +51,32 @@ def errors(proofs: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def made(record: dict) -> str:
+def made(proofs: list[dict]) -> str:
     """How the record came about, in a sentence."""
-    submissions = sum(len(proof["graded"]) for proof in record["assignments"])
+    lines = [line for proof in proofs for line in proof["graded"]]
+    cpu, wall = (sum(line[what] for line in lines) / 60 for what in ("cpu", "wall"))
+    missing = sorted(set(NAMES) - {proof["name"] for proof in proofs})
+    places = " and ".join(sorted({f"{proof['hardware']}, PyTorch {proof['torch']}" for proof in proofs}))
     return (
-        f"{submissions} submissions, {record['jobs']} at a time, took {record['minutes']:g} minutes "
-        f"on {record['hardware']}, with PyTorch {record['torch']}."
+        f"The {len(lines)} submissions took {cpu:.0f} minutes of processor time, and {wall:.0f} by the clock, added up "
+        f"({places})." + (f" Not recorded yet: {', '.join(missing)}." if missing else "")
     )
 
 
-def guide(text: str, record: dict) -> str:
+def record(proofs: list[dict]) -> None:
+    """Put these proofs in the place of those of the same assignments in the record."""
+    kept = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else []
+    named = {proof["name"]: proof for proof in [*kept, *proofs]}
+    RECORD.parent.mkdir(exist_ok=True)
+    text = json.dumps([named[name] for name in sorted(named)], indent=1, ensure_ascii=False)
+    files.write_text(RECORD, text + "\n")
+
+
+def guide(text: str, proofs: list[dict]) -> str:
     """The guide with the tables of a record."""
-    parts = {"table": table(record["assignments"]), "errors": errors(record["assignments"]), "made": made(record)}
+    parts = {"table": table(proofs), "errors": errors(proofs), "made": made(proofs)}
     return TABLE.sub(lambda match: match[1] + "\n" + parts[match[2]] + "\n" + match[3], text)
 
 
 if __name__ == "__main__":
-    record = json.loads(RECORD.read_text("utf-8"))
-    files.write_text(GUIDE, guide(GUIDE.read_text("utf-8"), record))
+    files.write_text(GUIDE, guide(GUIDE.read_text("utf-8"), json.loads(RECORD.read_text("utf-8"))))

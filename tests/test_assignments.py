@@ -3,6 +3,7 @@
 `--all` proves everything, as `make assignments` does.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ sys.path.insert(0, str(ROOT / "assignments"))
 
 import leaking  # noqa: E402
 import masters  # noqa: E402
+import showing  # noqa: E402
 import variants  # noqa: E402
 from wrong_answers import WRONG  # noqa: E402
 
@@ -151,6 +153,24 @@ def test_the_records_that_students_compare_are_the_recorded_ones(monkeypatch):
     import runs_csv
 
     assert runs_csv.table().to_csv(index=False) == runs_csv.PATH.read_text("utf-8")
+
+
+def test_the_guide_shows_the_record_and_no_solution():
+    record = json.loads(showing.RECORD.read_text("utf-8"))
+    text = showing.GUIDE.read_text("utf-8")
+    assert showing.guide(text, record) == text, "run `python assignments/showing.py`"
+    assert record
+    assert {proof["name"] for proof in record} <= set(masters.NAMES)
+    for proof in record:
+        assert not proof["faults"]
+        assert all(line["as_expected"] for line in proof["graded"])
+        assert proof["memory"] < 2000
+        loops = [line for line in proof["graded"] if line["who"] == "infinite loop"]
+        most = max(line["cpu"] for line in proof["graded"] if line not in loops)
+        assert most <= (60 if proof["name"] == "04_training" else 20)
+    pages = "\n".join(path.read_text("utf-8") for path in (ROOT / "book").glob("*.md"))
+    for name in masters.NAMES:
+        assert [line for line in masters.secrets(masters.read(masters.SOURCE, name)) if line in pages] == []
 
 
 @pytest.mark.long
