@@ -168,6 +168,8 @@ class Fuzzed(nn.Module):
         signals = [torch.zeros(1, 3, 8, 8)]
         kinds = [self._layer] * 8 + [self._function] * 4 + [self._sum] * 3 + [self._joint] * 2
         kinds += [self._odd, self._more] * rng.choice([0, 4, 12])
+        # what comes before the first convolution is no gate's business
+        self._try(("Conv2d", self._own(nn.Conv2d(3, rng.randint(2, 8), 3, padding=1)), (0,)), signals)
         for _ in range(rng.randint(3, 14)):
             step = rng.choice(kinds)(rng, signals)
             self._try(step, signals)
@@ -246,7 +248,8 @@ class Fuzzed(nn.Module):
         layer = rng.choice([
             lambda: NormAct(channels), lambda: Same(channels, out, 3, rng.choice([1, 2])), DropPath,
             lambda: Scaled(rng, channels), lambda: Blur(channels), lambda: nn.PixelUnshuffle(2),
-            lambda: StochasticDepth(0.5, "row"),
+            lambda: StochasticDepth(0.5, "row"), lambda: nn.PReLU(channels),
+            lambda: nn.Sequential(nn.Conv2d(channels, 4 * out, 1), nn.PixelShuffle(2), nn.PixelUnshuffle(2)),
             lambda: nn.ConvTranspose2d(channels, out, rng.choice([1, 2, 3]), rng.choice([1, 2])),
             lambda: nn.ConvTranspose2d(channels, channels, 2, groups=channels),
             lambda: Then(lines, nn.Conv1d(channels, out, 3, padding=1), nn.BatchNorm1d(out), nn.MaxPool1d(3, 1, 1)),

@@ -52,20 +52,11 @@ def _add_dropouts(module: fx.GraphModule, learning: fx.GraphModule, values: dict
     As in ``if self.training: x = F.dropout(x, 0.5)``. Only where the graphs are the same, call by call, but for that;
     what else they do, such as with other numbers, is compared afterwards.
     """
-    mine, twins, added = iter(module.graph.nodes), {}, []
-    here = next(mine, None)
-    for node in learning.graph.nodes:
-        if here is not None and (node.op, _called(node)) == (here.op, _called(here)):
-            twins[node], here = here, next(mine, None)
-        elif is_dropout(node) and node.kwargs["training"] and not node.kwargs["inplace"]:
-            added.append(node)
-        else:
-            return
-    sources = {node: node.args[0] for node in added}
-    if here is not None or any(sources[n] in a.all_input_nodes for n in added for a in n.users):
+    twins, added = _twins(module, learning)
+    if any(node.args[0] in reader.all_input_nodes for node in added for reader in node.users):
         return
     for node in added:
-        source = twins[sources[node]]
+        source = twins[node.args[0]]
         with module.graph.inserting_after(source):
             twins[node] = new = module.graph.call_function(node.target, (source,), node.kwargs | {"training": False})
         new.meta.update({k: v for k, v in node.meta.items() if k == "nn_module_stack"})
@@ -74,6 +65,20 @@ def _add_dropouts(module: fx.GraphModule, learning: fx.GraphModule, values: dict
             reader.replace_input_with(source, new)
             if reader in frozen:
                 frozen[reader] = fx.node.map_arg(frozen[reader], lambda n, old=source, new=new: new if n is old else n)
+
+
+def _twins(module: fx.GraphModule, learning: fx.GraphModule) -> tuple[dict[fx.Node, fx.Node], list[fx.Node]]:
+    """The calls of training -> those of the eval mode, and dropouts that only training has; none, if more differs."""
+    mine, twins, added = iter(module.graph.nodes), {}, []
+    here = next(mine, None)
+    for node in learning.graph.nodes:
+        if here is not None and (node.op, _called(node)) == (here.op, _called(here)):
+            twins[node], here = here, next(mine, None)
+        elif is_dropout(node) and node.kwargs["training"] and not node.kwargs["inplace"]:
+            added.append(node)
+        else:
+            return {}, []
+    return (twins, added) if here is None else ({}, [])
 
 
 def _called(node: fx.Node):
