@@ -153,7 +153,7 @@ def test_every_page(page, html, address):
 
 # What reaches beyond the column of text, unless it is marked as scrolling.
 CUT = """async () => {
-  await new Promise(done => setTimeout(done, 100));  // reading.js marks after MathJax
+  while (!document.documentElement.dataset.looked) await new Promise(done => setTimeout(done, 20));  // by reading.js
   const blocks = document.querySelectorAll('article :is(pre, table, img, svg, mjx-container, .output, div.math)');
   return [...blocks].filter(e => {
     if (!e.getClientRects().length || e.closest('.scrolls')) return false;
@@ -179,7 +179,7 @@ def test_nothing_is_cut_off(browser, html, width, height):
 
 def test_what_is_wide_scrolls_by_keyboard_and_is_whole_in_print(browser, html):
     page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.goto(f"{html.as_uri()}/_executed/06_results.html", wait_until="load")
+    page.goto(f"{html.as_uri()}/_executed/07_baselines.html", wait_until="load")
     block = page.locator("article .scrolls:visible").first
     assert "scroll sideways" in block.evaluate("e => e.previousElementSibling.innerText")
     block.focus()

@@ -10,9 +10,11 @@ from bar.figures import touch
 # Of the 24 MB of MathJax that the package sphinx-mathjax-offline brings, one file is enough: the one that draws SVG
 # and so needs no fonts. It is copied here, not kept in book/_static, of which every .js is put on every page.
 MATHJAX = "tex-svg-full.js"
-# The theme asks for its icon fonts ahead of need, in a way that browsers refuse for files; its style sheets suffice.
+# Two megabytes that a page without a formula does without.
+SCRIPTS_OF_MATHS = re.compile(r"\s*<script(?: [^>]*mathjax/[^>]*>|>window\.MathJax[^<]*)</script>")
 # What stands in the list of references is no list item, which a screen reader would announce.
 REFERENCES = re.compile(r' role="list"(?= class="citation-list")')
+# The theme asks for its icon fonts ahead of need, in a way that browsers refuse for files; its style sheets suffice.
 FONT_PRELOAD = re.compile(r'\s*<link rel="preload" as="font"[^>]*>')
 
 
@@ -35,7 +37,11 @@ def finish(app, exception):
     shutil.copy(Path(package.origin).parent / "static" / "mathjax" / MATHJAX, html / "_static" / "mathjax")
     touch.write_scripts(html / "_static" / "vega")
     for page in html.rglob("*.html"):
-        page.write_text(REFERENCES.sub("", FONT_PRELOAD.sub("", page.read_text("utf-8"))), "utf-8")
+        text = page.read_text("utf-8")
+        maths = 'class="math' in text
+        for unwanted in (FONT_PRELOAD, REFERENCES, *([] if maths else [SCRIPTS_OF_MATHS])):
+            text = unwanted.sub("", text)
+        page.write_text(text, "utf-8")
 
 
 def setup(app):

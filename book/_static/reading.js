@@ -35,6 +35,7 @@
     }
     if (window.MathJax?.startup) await window.MathJax.startup.promise;
     look();
+    document.documentElement.dataset.looked = "true";
     addEventListener("resize", look);
     document.querySelectorAll("details").forEach((fold) => fold.addEventListener("toggle", look));
   });
