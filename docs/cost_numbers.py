@@ -66,8 +66,8 @@ def overhead() -> str:
     share = count * OVERHEAD / costs.work(table, seconds)
     spans = [costs.makespan(table, seconds, 64, each) / 3600 for each in (0.0, OVERHEAD)]
     return (
-        f"It matters little here: were it {OVERHEAD:.0f} seconds a run, these {count} runs would take {share:.2%} longer "
-        f"on one GPU, and {spans[1]:,.1f} instead of {spans[0]:,.1f} hours on 64.\n"
+        f"It matters little here: were it {OVERHEAD:.0f} seconds a run, these {count} runs would take\n"
+        f"{share:.2%} longer on one GPU, and {spans[1]:,.1f} instead of {spans[0]:,.1f} hours on 64.\n"
     )
 
 
