@@ -398,6 +398,40 @@ def test_the_board(tmp_path):
     assert board.summary() == "1 of 4 done, 1 failed, about 15 min left"
 
 
+def test_a_log_tells_of_the_whole_now_and_then(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(watching, "EVERY", 0.01)
+    board, told = watching.Board([bar.RunConfig()], tmp_path, reproducing.Stock(tmp_path), 1), threading.Event()
+    monkeypatch.setattr(board, "summary", lambda: told.set() or "so many done")
+
+    def ending():
+        assert told.wait(60)
+        return iter(())
+        yield
+
+    watching.followed(ending(), board)
+    assert "0 running, so many done\n" in capsys.readouterr().err
+
+
+def test_ctrl_c_and_the_same_command_goes_on(bar_command, monkeypatch):
+    words = ("sweep", "-m", "mp", *WORDS, "--out", "out")
+    with monkeypatch.context() as patch:
+        run = cluster.run
+
+        def interrupted(config, *given, **options) -> dict:
+            if config.method == "random":
+                raise KeyboardInterrupt
+            return run(config, *given, **options)
+
+        patch.setattr(cluster, "run", interrupted)
+        code, _, err = bar_command(*words)
+    assert code == 130
+    assert err.splitlines()[-1].startswith("bar: interrupted; 1 of 2 done")
+    assert err.splitlines()[-1].endswith(", in out: the same command goes on from there")
+    code, _, err = bar_command(*words)
+    assert code == 0
+    assert err.splitlines()[-1] == "2 runs are recorded in out"
+
+
 @pytest.mark.parametrize("method", [*bar.methods.METHODS, "unpruned"])
 def test_the_command_of_a_run_makes_that_run(method):
     from bar.cli import running
