@@ -448,3 +448,28 @@ def test_the_command_of_a_run_makes_that_run(method):
             name: given[name] for name in set(given) & set(bar.RunConfig.__dataclass_fields__) - {"options"}
         }
         assert bar.RunConfig(options=named(given["options"]), **named_fields) == config
+
+
+@pytest.mark.long
+def test_several_processes_a_run(tmp_path):
+    """Ray finds a place for all of them on this machine, and torchrun starts them there."""
+    pytest.importorskip("ray")
+    words = [
+        "sweep",
+        "--model",
+        "conv4",
+        *WORDS,
+        "--processes",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path),
+        "--json",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([BAR, *words], capture_output=True, text=True, timeout=400, env=environment)
+    assert done.returncode == 0, done.stderr
+    (one,) = json.loads(done.stdout)
+    assert one["processes"] == 2
+    assert one["volume"] <= one["budget"]
