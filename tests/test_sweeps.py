@@ -398,6 +398,40 @@ def test_the_board(tmp_path):
     assert board.summary() == "1 of 4 done, 1 failed, about 15 min left"
 
 
+def test_a_log_tells_of_the_whole_now_and_then(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(watching, "EVERY", 0.01)
+    board, told = watching.Board([bar.RunConfig()], tmp_path, reproducing.Stock(tmp_path), 1), threading.Event()
+    monkeypatch.setattr(board, "summary", lambda: told.set() or "so many done")
+
+    def ending():
+        assert told.wait(60)
+        return iter(())
+        yield
+
+    watching.followed(ending(), board)
+    assert "0 running, so many done\n" in capsys.readouterr().err
+
+
+def test_ctrl_c_and_the_same_command_goes_on(bar_command, monkeypatch):
+    words = ("sweep", "-m", "mp", *WORDS, "--out", "out")
+    with monkeypatch.context() as patch:
+        run = cluster.run
+
+        def interrupted(config, *given, **options) -> dict:
+            if config.method == "random":
+                raise KeyboardInterrupt
+            return run(config, *given, **options)
+
+        patch.setattr(cluster, "run", interrupted)
+        code, _, err = bar_command(*words)
+    assert code == 130
+    assert err.splitlines()[-1].startswith("bar: interrupted; 1 of 2 done")
+    assert err.splitlines()[-1].endswith(", in out: the same command goes on from there")
+    code, _, err = bar_command(*words)
+    assert code == 0
+    assert err.splitlines()[-1] == "2 runs are recorded in out"
+
+
 @pytest.mark.parametrize("method", [*bar.methods.METHODS, "unpruned"])
 def test_the_command_of_a_run_makes_that_run(method):
     from bar.cli import running
@@ -414,3 +448,28 @@ def test_the_command_of_a_run_makes_that_run(method):
             name: given[name] for name in set(given) & set(bar.RunConfig.__dataclass_fields__) - {"options"}
         }
         assert bar.RunConfig(options=named(given["options"]), **named_fields) == config
+
+
+@pytest.mark.long
+def test_several_processes_a_run(tmp_path):
+    """Ray finds a place for all of them on this machine, and torchrun starts them there."""
+    pytest.importorskip("ray")
+    words = [
+        "sweep",
+        "--model",
+        "conv4",
+        *WORDS,
+        "--processes",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path),
+        "--json",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([BAR, *words], capture_output=True, text=True, timeout=400, env=environment)
+    assert done.returncode == 0, done.stderr
+    (one,) = json.loads(done.stdout)
+    assert one["processes"] == 2
+    assert one["volume"] <= one["budget"]

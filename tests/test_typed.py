@@ -369,6 +369,7 @@ def fake(config, folder, **_):
     sizes |= {f"{name}_full": 2 for name in sizes}
     return sizes | {
         "dataset_label": config.dataset,
+        "training_images": 1,
         "accuracy": 0.5,
         "accuracy_unpruned": 0.5,
         "fingerprint": "0",

@@ -32,7 +32,7 @@ HOW = {"root", "device", "out", "jobs", "ray", "processes", "dry_run", "as_json"
         "bar sweep                          # Ctrl-C, then the same again: it goes on",
     ),
 )
-@click.argument("file", metavar="[FILE]", type=click.Path(path_type=Path), required=False)
+@click.argument("file", metavar="[FILE]", type=Folder(), required=False)  # a path that can exist
 @click.option(
     "--method",
     "-m",

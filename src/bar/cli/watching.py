@@ -1,9 +1,11 @@
 """What is seen of a sweep while it is at work: a table that lives on a terminal, and lines that read well in a log."""
 
+import contextlib
 import json
 import statistics
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -16,6 +18,7 @@ from bar.errors import BarError, printable
 from bar.runs import commands, reproducing
 
 MOST_SHOWN = 20  # rows of runs at work
+EVERY = 600.0  # seconds between two lines about the whole, where there is no terminal
 
 
 def duration(seconds: float) -> str:
@@ -146,9 +149,7 @@ def followed(ending: Iterable[tuple[runs.RunConfig, dict | BarError]], board: Bo
             said.add(config)
             say(f"{config.name}: {board.failed[config]}", style="red")
 
-    with Live(board, console=console, refresh_per_second=1, transient=True, auto_refresh=console.is_terminal) as live:
-        if not console.is_terminal:
-            live.stop()
+    with _shown(board, console, say):
         for config, record in ending:
             board.ended(config, record)
             if isinstance(record, BarError):
@@ -163,6 +164,28 @@ def followed(ending: Iterable[tuple[runs.RunConfig, dict | BarError]], board: Bo
             )
     if board.failed and not said:
         raise BarError(next(iter(board.failed.values())))
+
+
+@contextlib.contextmanager
+def _shown(board: Board, console: Console, say: Callable[[str], None]) -> Iterator[None]:
+    """Show the board: on a terminal all the time, else in a line now and then."""
+    if console.is_terminal:
+        with Live(board, console=console, refresh_per_second=1, transient=True):
+            yield
+        return
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(EVERY):
+            say(f"{len(board.at_work())} running, {board.summary()}")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
 
 
 def say_how_to_repeat(board: Board) -> None:

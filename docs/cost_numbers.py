@@ -1,0 +1,85 @@
+"""Write the numbers of the page on costs anew: ``python docs/cost_numbers.py`` (``--check`` only compares)."""
+
+import difflib
+import re
+import sys
+from pathlib import Path
+
+from bar import runs
+from bar.runs.compare import costs
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "book/17_costs.md"
+PART = re.compile(r"(<!-- numbers: (\w+) -->\n)(?:(?!<!-- ).)*(<!-- end -->)", re.DOTALL)
+STEP = 0.1  # seconds
+NAMES = {"cifar10": "CIFAR-10, WRN-28-12", "cifar100": "CIFAR-100, WRN-28-12"}
+GPUS = (1, 8, 64)
+OVERHEAD = 30.0  # seconds a run, for the last part
+
+found = runs.records(ROOT / "results/digits")
+found = found[(found.model == "wrn-10-1") & (found.metric != "weights")]
+ratios, trials = costs.relative_steps(found), costs.mean_trials(found)
+table = costs.table_of_the_paper()
+
+
+def seconds(config: runs.RunConfig) -> float:
+    """How long a run takes."""
+    return costs.steps_of(config, costs.IMAGES[config.dataset], trials) * ratios[config.method] * STEP
+
+
+def markdown(columns: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    lines = [columns, ["---", *["--:"] * (len(columns) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def steps() -> str:
+    """Steps of a run of each method, and how long one takes."""
+    rows = []
+    for method in ("unpruned", *dict.fromkeys(config.method for config in table)):
+        made = []
+        for dataset in (dataset for dataset in costs.IMAGES if dataset != "cifar100"):
+            part = [config for config in table if config.dataset == dataset]
+            mine = [config.unpruned for config in part] if method == "unpruned" else part
+            each = [costs.steps_of(c, costs.IMAGES[dataset], trials) for c in mine if c.method == method]
+            made.append(f"{sum(each) / len(each):,.0f}")
+        rows.append([method, *made, f"{ratios[method]:.2f}"])
+    words = f"\nMeans over the factors; {trials:.1f} trials a search, those of other budgets are used again.\n"
+    return markdown(["method", "steps on CIFAR", "steps on Mio-TCD", "time of a step"], rows) + words
+
+
+def hours() -> str:
+    """Work, and time on so many GPUs, of each data set and of all."""
+    rows = []
+    for name in (*costs.IMAGES, None):
+        part = [config for config in table if name in (None, config.dataset)]
+        spans = [f"{costs.makespan(part, seconds, gpus) / 3600:,.0f} h" for gpus in GPUS]
+        shown = "all" if name is None else NAMES.get(name, "Mio-TCD, ResNet-50")
+        count = len({run for config in part for run in (config, config.unpruned)})
+        rows.append([shown, f"{count}", *spans])
+    return markdown(["", "runs, unpruned ones too", *(f"{gpus} GPU{'s' * (gpus > 1)}" for gpus in GPUS)], rows)
+
+
+def overhead() -> str:
+    """What a time that nobody would tolerate comes to."""
+    count = len({run for config in table for run in (config, config.unpruned)})
+    share = count * OVERHEAD / costs.work(table, seconds)
+    spans = [costs.makespan(table, seconds, 64, each) / 3600 for each in (0.0, OVERHEAD)]
+    return (
+        f"It matters little here: were it {OVERHEAD:.0f} seconds a run, these {count} runs would take\n"
+        f"{share:.2%} longer on one GPU, and {spans[1]:,.1f} instead of {spans[0]:,.1f} hours on 64.\n"
+    )
+
+
+def main() -> None:
+    """Write, or compare."""
+    before = PAGE.read_text("utf-8")
+    after = PART.sub(lambda part: part[1] + globals()[part[2]]() + part[3], before)
+    if "--check" not in sys.argv:
+        PAGE.write_text(after, "utf-8")
+    elif before != after:
+        sys.exit("".join(difflib.unified_diff(before.splitlines(True), after.splitlines(True), "the page", "records")))
+
+
+if __name__ == "__main__":
+    main()
