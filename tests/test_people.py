@@ -8,6 +8,7 @@ import re
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from people import LEFT_WHOLE, PEOPLE, inputs_of, person
@@ -203,3 +204,33 @@ def test_inputs_that_do_not_fit():
         bar.gate(person("ecg"), example_inputs=[torch.zeros(1, 2, 32, dtype=torch.float64)] * 2)
     with pytest.raises(bar.BarError, match="must be batches"):
         bar.gate(person("ecg"), example_inputs=[3])
+
+
+class Padded(nn.Module):
+    """Channels of zeros, which a batch norm shifts, and which a convolution with a bias reads alone."""
+
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.last, self.head = last, nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.last(F.pad(self.second(self.first(x)), (0, 0, 0, 0, 2, 2))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "last", [nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1, groups=4)], ids=lambda last: type(last).__name__
+)
+def test_what_padding_becomes_is_not_lost(last):
+    torch.manual_seed(0)
+    net = Padded(last).double().eval()
+    if isinstance(last, nn.BatchNorm2d):
+        last.running_mean.normal_()
+    gated = bar.gate(net, (3, 8, 8))
+    assert list(gated.whole.values()) == ["makes something else of channels that are padding"]
+    images = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    assert torch.equal(opened(gated)(images), net(images))
+    gated.gates["first"].log_alpha.data[1:] = -5.0
+    smaller = bar.prune(gated)
+    close(smaller(images), gated(images))
+    assert bar.count(smaller, (3, 8, 8)).layers["first"]["features"] == 1

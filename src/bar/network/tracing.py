@@ -6,7 +6,7 @@ followed is left whole: it keeps all that flows into it, and is called as it is.
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -27,9 +27,12 @@ _MULTIPLE = ("conv", "depthwise", "norm", "linear", "slopes")  # layers of which
 
 
 def _kinds(
-    module: fx.GraphModule, shapes: dict[fx.Node, torch.Size], leaves: dict[str, str]
+    module: fx.GraphModule, shapes: dict[fx.Node, torch.Size], leaves: dict[str, str], padded: Collection[fx.Node]
 ) -> tuple[dict[fx.Node, str], set[fx.Node], dict[fx.Node, str]]:
-    """The kind of every node, the nodes that no gate can affect, and what is left whole, and why."""
+    """The kind of every node, the nodes that no gate can affect, and what is left whole, and why.
+
+    `padded` are layers that make something else of channels of nothing but zeros.
+    """
     modules = dict(module.named_modules())
     reasons = _reasons(module, leaves)
     kinds: dict[fx.Node, str] = {}
@@ -39,7 +42,9 @@ def _kinds(
         untouched = all(n in fixed for n in node.all_input_nodes)
         why = reasons.get(node.target) if node.op == "call_module" else None
         layer = why is not None and next(modules[node.target].parameters(), None) is not None
-        if why is None:
+        if node in padded:
+            kind, why = None, "makes something else of channels that are padding"
+        elif why is None:
             kind, why = _known_kind(node, modules, shapes, fixed)
         else:
             kind = _passes(node, modules[node.target], shapes, leaves)
@@ -200,7 +205,10 @@ def trace(
     dropouts = drop_functional_dropout(model, module, dropped)
     module.graph.eliminate_dead_code(lambda node: node.is_impure() or node in in_place)
     shapes, inside = _shapes(module, sizes, dtypes)
-    kinds, fixed, whole = _kinds(module, shapes, leaves)
+    kinds, fixed, whole = _kinds(module, shapes, leaves, padded := [])
+    while (shifted := _shifts_padding(Network(module, sizes[0], kinds, fixed, shapes))) is not None:
+        padded.append(shifted)
+        kinds, fixed, whole = _kinds(module, shapes, leaves, padded)
     if "conv" not in kinds.values():
         raise BarError(f"{type(model).__name__} has no convolution that reads several channels: nothing can be pruned")
     module.graph.eliminate_dead_code()
@@ -220,6 +228,21 @@ def trace(
         auxiliary, {place_of(n, modules): why for n, why in whole.items() if n in nodes},
         tuple(sizes), tuple(dtypes), {n: inside[n] for n in nodes if n in inside and kinds[n] in ("whole", "opaque")},
     )  # fmt: skip
+
+
+def _shifts_padding(network: Network) -> fx.Node | None:
+    """The first layer whose shift or bias shows in channels that are zero even if all features are there.
+
+    What is dead contributes nothing, with its shift; but nothing is dead about padding.
+    """
+    reached = network.flow(
+        {name: torch.ones(network.features(node), dtype=torch.bool) for name, node in network.convs.items()}
+    )
+    for node in network.kinds:
+        biased = network.kinds[node] == "conv" and network.submodule(node).bias is not None
+        if (biased or network.shifts(node)) and not reached[node].all():
+            return node
+    return None
 
 
 def _leaves(model: nn.Module) -> dict[str, str]:
