@@ -63,8 +63,8 @@ def replay(gates: Mapping[str, tuple[np.ndarray, np.ndarray]], epochs: pd.DataFr
     )
     at = at.transform_filter("datum.open !== null")
     shade = altair.Color(
-        "open:Q", title="P(z > 0) of a gate that lives",
-        scale=altair.Scale(domain=[0, 1], range=["#c6dbef", "#08306b"]), legend=altair.Legend(gradientLength=150),
+        "open:Q", title="P(z > 0) of a gate that lives", scale=altair.Scale(domain=[0, 1], range=["#c6dbef", "#08306b"]),
+        legend=altair.Legend(gradientLength=150, titleLimit=400),
     )  # fmt: skip
     widest = max(score.shape[1] for score, _ in gates.values())
     strips = (
@@ -99,7 +99,8 @@ def replay(gates: Mapping[str, tuple[np.ndarray, np.ndarray]], epochs: pd.DataFr
         f"the network, fine-tuned, has {record['validation_accuracy']:.1%} of the validation images right.",
         "One strip of cells for each convolution. In the first epoch nearly all cells are coloured; epoch by "
         "epoch more of "
-        "them turn white. Below, b falls in an S with V just under it, and the validation accuracy rises meanwhile.",
+        "them turn white. Below, b falls, and V with it; the validation accuracy meanwhile goes from "
+        f"{table['validation accuracy'].iloc[0]:.2f} to {table['validation accuracy'].iloc[-1]:.2f}.",
         play="epoch",
         still={"epoch": last},
     )
