@@ -63,7 +63,8 @@ def replay(gates: Mapping[str, tuple[np.ndarray, np.ndarray]], epochs: pd.DataFr
     )
     at = at.transform_filter("datum.open !== null")
     shade = altair.Color(
-        "open:Q", title="P(z > 0) of a gate that lives", scale=altair.Scale(domain=[0, 1], range=["#c6dbef", "#08306b"]),
+        "open:Q", title="P(z > 0) of a gate that lives",
+        scale=altair.Scale(domain=[0, 1], range=["#c6dbef", "#08306b"]),
         legend=altair.Legend(gradientLength=150, titleLimit=400),
     )  # fmt: skip
     widest = max(score.shape[1] for score, _ in gates.values())

@@ -205,10 +205,7 @@ def trace(
     dropouts = drop_functional_dropout(model, module, dropped)
     module.graph.eliminate_dead_code(lambda node: node.is_impure() or node in in_place)
     shapes, inside = _shapes(module, sizes, dtypes)
-    kinds, fixed, whole = _kinds(module, shapes, leaves, padded := [])
-    while (shifted := _shifts_padding(Network(module, sizes[0], kinds, fixed, shapes))) is not None:
-        padded.append(shifted)
-        kinds, fixed, whole = _kinds(module, shapes, leaves, padded)
+    kinds, fixed, whole = _kinds_of_all(module, sizes, shapes, leaves)
     if "conv" not in kinds.values():
         raise BarError(f"{type(model).__name__} has no convolution that reads several channels: nothing can be pruned")
     module.graph.eliminate_dead_code()
@@ -228,6 +225,17 @@ def trace(
         auxiliary, {place_of(n, modules): why for n, why in whole.items() if n in nodes},
         tuple(sizes), tuple(dtypes), {n: inside[n] for n in nodes if n in inside and kinds[n] in ("whole", "opaque")},
     )  # fmt: skip
+
+
+def _kinds_of_all(module: fx.GraphModule, sizes: list[tuple], shapes: dict, leaves: dict[str, str]):
+    """See `_kinds`; what would lose something of padded channels is left whole."""
+    padded: list[fx.Node] = []
+    while True:
+        kinds, fixed, whole = _kinds(module, shapes, leaves, padded)
+        shifted = _shifts_padding(Network(module, sizes[0], kinds, fixed, shapes))
+        if shifted is None:
+            return kinds, fixed, whole
+        padded.append(shifted)
 
 
 def _shifts_padding(network: Network) -> fx.Node | None:
