@@ -113,7 +113,8 @@ def count(
         inputs = [torch.empty(1, *size, device="meta", dtype=dtype)]
     else:
         inputs = [x[:1].to("meta") for x in example_inputs]
-        size = tuple(tuple(x.shape[1:]) for x in inputs)
+        sizes = [tuple(x.shape[1:]) for x in inputs]
+        size = sizes[0] if len(sizes) == 1 else tuple(sizes)
     try:
         _run(ready, twin, model, inputs)
     except (RuntimeError, ValueError, TypeError) as error:

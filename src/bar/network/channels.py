@@ -213,7 +213,11 @@ class Network:
         def read(node: fx.Node, wanted: Tensor | None) -> Tensor:
             if self.kinds[node] == "output":
                 return torch.ones_like(flow[node])
-            return torch.zeros_like(flow[node]) if wanted is None else wanted & flow[node]
+            here = torch.zeros_like(flow[node]) if wanted is None else wanted & flow[node]
+            if self.kinds[node] == "depthwise":  # the features made from one channel are there together
+                times = self.operation(node).times(self, node)
+                here = here.view(-1, times).any(1).repeat_interleave(times)
+            return here
 
         return ask(self, read)
 
