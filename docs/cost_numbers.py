@@ -1,6 +1,7 @@
 """Write the numbers of the page on costs anew: ``python docs/cost_numbers.py`` (``--check`` only compares)."""
 
 import difflib
+import json
 import re
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ PART = re.compile(r"(<!-- numbers: (\w+) -->\n)(?:(?!<!-- ).)*(<!-- end -->)", r
 STEP = 0.1  # seconds
 NAMES = {"cifar10": "CIFAR-10, WRN-28-12", "cifar100": "CIFAR-100, WRN-28-12"}
 GPUS = (1, 8, 64)
+BENCH = ROOT / "results/bench/sweeps-cpu.json"
 OVERHEAD = 30.0  # seconds a run, for the last part
 
 found = runs.records(ROOT / "results/digits")
@@ -65,7 +67,16 @@ def overhead() -> str:
     count = len({run for config in table for run in (config, config.unpruned)})
     share = count * OVERHEAD / costs.work(table, seconds)
     spans = [costs.makespan(table, seconds, 64, each) / 3600 for each in (0.0, OVERHEAD)]
+    measured = json.loads(BENCH.read_text("utf-8"))
+    found, setup = measured["summary"], measured["setup"]
+    measured = json.loads(BENCH.read_text("utf-8"))
+    found, setup, reading = measured["summary"], measured["setup"], measured["reading"]
     return (
+        f"On {setup['hardware']}, {setup['runs']} runs of {sum(setup['epochs'])} epochs: two workers do "
+        f"{found['efficiency']:.0%}\nof twice the work of one process. A run takes "
+        f"{found['overhead_per_run']:.1f} seconds beyond its training, and Ray starts in {found['start']:.0f}\n"
+        f"seconds. {reading['records']:,} records are read in {reading['seconds']:.1f} seconds. (The load of the "
+        f"minute before was {setup['load_at_start']:.1f}.)\n\n"
         f"It matters little here: were it {OVERHEAD:.0f} seconds a run, these {count} runs would take\n"
         f"{share:.2%} longer on one GPU, and {spans[1]:,.1f} instead of {spans[0]:,.1f} hours on 64.\n"
     )
