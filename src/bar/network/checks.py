@@ -1,4 +1,4 @@
-"""What cannot be followed is refused by name: hooks, parametrizations, tied weights, layers that do something else."""
+"""What cannot be followed is left whole or refused, by name: hooks, parametrizations, tied weights, own ways of layers."""
 
 import keyword
 import operator
