@@ -1,4 +1,4 @@
-"""What cannot be followed is left whole or refused, by name: hooks, parametrizations, tied weights, own ways of layers."""
+"""What cannot be followed is left whole or refused, by name: hooks, parametrizations, tied weights, own forwards."""
 
 import keyword
 import operator
