@@ -129,8 +129,9 @@ def page(browser, address):
 
 
 def left(request) -> bool:
-    """Whether a request was given up because the reader went on to another page; charts fetch their script late."""
-    return request.failure == "net::ERR_ABORTED" and request.url.endswith("vega.js")
+    """Whether a request was given up because the reader went on to another page: charts fetch their script late, and
+    the search reads each page it found. What is refused (ERR_FAILED) or not there (its status) has another name."""
+    return request.failure == "net::ERR_ABORTED"
 
 
 def chapters(html: Path) -> list[str]:
