@@ -20,7 +20,9 @@ from bar.barriers import log_barrier
 from bar.methods.budget_aware import NEAR, BudgetAware
 from bar.training import PRESETS, Settings, Training, steps_per_epoch
 
-FIXED = dataclasses.replace(PRESETS["quick"], follow=0.0)  # as it was for the first records: a stays at B
+QUICK = PRESETS["quick"]
+FOLLOWING = dataclasses.replace(QUICK, gate_travel=30.0)  # the preset before its gates moved four times as far
+FIXED = dataclasses.replace(FOLLOWING, follow=0.0)  # and before a followed b
 FIRST = dataclasses.replace(
     FIXED, lr=1e-3, cooldown_lr=1e-4, gate_travel=10.0, gate_betas=(0.9, 0.999), gate_decay=0.0,
     pressure=31.0, reach=1.0, aim=1.0, patience=None,
@@ -28,7 +30,6 @@ FIRST = dataclasses.replace(
 FASTER = dataclasses.replace(FIRST, lr=5e-3, cooldown_lr=5e-4)
 LATER = {"reach": 0.9, "aim": 0.97}
 NIMBLE = {"gate_betas": (0.0, 0.9)}
-FOLLOWING = PRESETS["quick"]
 GENTLE = dataclasses.replace(FOLLOWING, pressure=31.0)  # the paper's lambda, on WRN-28-12
 EQUAL = (0.0, 0.01)
 UNCUT = "fixed margin, nothing cut on the way"
@@ -93,11 +94,11 @@ def trial(method: str, options: dict) -> Variant:
 OPEN = (2.0, 5.0)
 SLOWER = {"lr": 1e-3, "cooldown_lr": 1e-4}
 TRAINED = {
-    "trained start": Variant(FOLLOWING, trained=True),
-    "trained start, open gates": Variant(dataclasses.replace(FOLLOWING, gate_start=OPEN), trained=True),
-    "trained start, slower weights": Variant(dataclasses.replace(FOLLOWING, **SLOWER), trained=True),
-    "trained start, both": Variant(dataclasses.replace(FOLLOWING, gate_start=OPEN, **SLOWER), trained=True),
-    "trained start, no distillation": Variant(FOLLOWING, trained=True, distill=False),
+    "trained start": Variant(QUICK, trained=True),
+    "trained start, open gates": Variant(dataclasses.replace(QUICK, gate_start=OPEN), trained=True),
+    "trained start, slower weights": Variant(dataclasses.replace(QUICK, **SLOWER), trained=True),
+    "trained start, both": Variant(dataclasses.replace(QUICK, gate_start=OPEN, **SLOWER), trained=True),
+    "trained start, no distillation": Variant(QUICK, trained=True, distill=False),
 }
 
 

@@ -89,7 +89,8 @@ class Budget:
     aim : float
         The lowest value of b, as a fraction of B in (0, 1]; 1 in the paper. A little below 1, V ends below B by itself.
     follow : float
-        The least a / b, in [0, 1), by which V stays close to b (`bar.schedule.margins`); 0 in the paper.
+        The least a / b, in [0, 1), by which V stays close to b (`bar.schedule.margins`); 0 in the paper, where V runs
+        ahead of b.
 
     Attributes
     ----------
@@ -133,7 +134,7 @@ class Budget:
         start: float = 1.0,
         reach: float = 0.9,
         aim: float = 0.99,
-        follow: float = 0.0,
+        follow: float = 0.9,
     ) -> None:
         _check_request(factor, steps, metric, schedule)
         _check_strengths(lam, cap, start, reach, aim, follow)

@@ -80,7 +80,7 @@ PRESETS = {
     # that follows b, or V is near its final size after a third of the pruning.
     "quick": Settings(
         prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32, lr=5e-3,
-        cooldown_lr=5e-4, gate_travel=30.0, gate_betas=(0.0, 0.9), gate_decay=0.1, gate_start=(-1.0, 5.0),
+        cooldown_lr=5e-4, gate_travel=120.0, gate_betas=(0.0, 0.9), gate_decay=0.1, gate_start=(-1.0, 5.0),
         pressure=PRESSURE, b_start=1.0, cap=100.0, reach=0.9, aim=0.99, follow=0.9, patience=0.1,
     ),
 }  # fmt: skip
