@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from bar.network.kinds import Operation
 from bar.network.operations import OPERATIONS
+from bar.network.views import times
 
 
 @dataclass
@@ -127,8 +128,15 @@ class Network:
         return self.shapes[node][1] if len(self.shapes[node]) > 1 else 1
 
     def area(self, node: fx.Node) -> int:
-        """A_l of eq. 4: pixels of one feature map that a node returns."""
-        return self.shapes[node][2:].numel()
+        """A_l of eq. 4: pixels of the maps of one feature that a node returns for one image.
+
+        There are several where a network makes one batch of them, such as frames of a film or pairs of images.
+        """
+        return self.shapes[node][2:].numel() * self.maps(node)
+
+    def maps(self, node: fx.Node) -> int:
+        """How many maps of a feature a node returns for one image."""
+        return times(len(self.shapes[node]) and self.shapes[node][0], 2)
 
     def groups(self, node: fx.Node) -> int:
         """Number of groups of a convolution: features of a group read the input channels of that group only."""

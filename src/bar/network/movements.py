@@ -17,13 +17,13 @@ BATCH = 2  # images in what is moved
 _METHODS = {
     "view", "reshape", "transpose", "permute", "flatten", "unflatten", "squeeze", "unsqueeze", "chunk", "split",
     "narrow", "flip", "select", "swapaxes", "movedim", "unbind", "tensor_split", "roll", "index_select", "contiguous",
-    "split_with_sizes", "swapdims", "moveaxis", "repeat",
+    "split_with_sizes", "swapdims", "moveaxis", "repeat", "tile", "repeat_interleave",
 }  # fmt: skip
 _FUNCTIONS = {
     torch.reshape, torch.transpose, torch.permute, torch.flatten, torch.squeeze, torch.unsqueeze, torch.chunk,
     torch.split, torch.narrow, torch.flip, torch.select, torch.swapaxes, torch.movedim, torch.unbind, torch.roll,
     torch.index_select, torch.tensor_split, operator.getitem, F.pad, F.channel_shuffle, torch.channel_shuffle,
-    torch.unflatten,
+    torch.unflatten, torch.tile, torch.repeat_interleave,
 }  # fmt: skip
 _MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)
 

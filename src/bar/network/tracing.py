@@ -20,7 +20,7 @@ from bar.network.modes import compare_modes, drop_functional_dropout
 from bar.network.movements import rewrite_movements
 from bar.network.operations import IN_PLACE_OPERATORS, operations_of
 from bar.network.recording import record
-from bar.network.rewriting import drop_expansions, keep_unread, name_in_place_results
+from bar.network.rewriting import drop_expansions, keep_unread, name_in_place_results, read_device_of_images
 from bar.network.running import called, first_line, on_meta, undisturbed
 
 _MULTIPLE = ("conv", "depthwise", "norm", "linear", "slopes")  # layers of which pruning makes smaller ones
@@ -145,7 +145,8 @@ class _OnMeta(fx.Interpreter):
                     "memory under another name (Identity, Dropout, flatten and contiguous share it): use inplace=False"
                 )
         try:
-            out = super().run_node(node)
+            with torch.device("meta"):  # what forward makes, such as torch.arange(8, dtype=x.dtype)
+                out = super().run_node(node)
         except Exception as error:  # modules raise anything from RuntimeError to AssertionError
             reason = first_line(error)
             where = place_of(node, self.modules)
@@ -201,6 +202,7 @@ def trace(
     values, read = dict(recording.values), {n.target for n in module.graph.find_nodes(op="get_attr")}
     thaw(module, frozen)
     drop_expansions(module, values)
+    read_device_of_images(module)
     rewrite_movements(module, values)
     dropouts = drop_functional_dropout(model, module, dropped)
     module.graph.eliminate_dead_code(lambda node: node.is_impure() or node in in_place)
@@ -319,6 +321,6 @@ def _shapes(module: fx.GraphModule, sizes: list[tuple], dtypes: list) -> tuple[d
     meta = _OnMeta(module, set(module.graph.nodes))
     meta.run(*_batch(sizes, dtypes, BATCHES[0]))
     for node in module.graph.nodes:
-        if node.args and isinstance(node.args[0], fx.Node):
-            node.meta["ndim"] = len(meta.shapes[node.args[0]])
+        if node.all_input_nodes:
+            node.meta["ndim"] = len(meta.shapes[node.all_input_nodes[0]])
     return meta.shapes, meta.inside
