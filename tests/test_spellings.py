@@ -180,3 +180,32 @@ def test_parameters_of_forward_that_are_not_given():
     net = Options(lambda net, y: y).double().eval()
     exact(net, images())
     exact(net, images(), torch.randn(3, 1, dtype=torch.float64))
+
+
+class Groups(nn.Module):
+    """A chain of grouped convolutions: each group reads other features than those that are best."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.first, self.second = nn.Conv2d(8, 12, 1, groups=4), nn.Conv2d(12, 8, 3, groups=4)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        y = F.relu(self.first(F.relu(self.norm(self.stem(x)))))
+        return self.head(F.relu(self.second(y)).mean((2, 3)))
+
+
+def test_chains_of_groups():
+    """Whatever dies, a signal gets through: what is kept of one convolution is read by the next."""
+    torch.manual_seed(0)
+    gated, _ = exact(Groups(), images())
+    assert list(gated.gates) == ["stem", "first", "second"]
+    for first in range(12):
+        gated.keep_({"stem": torch.arange(8) == 7, "first": torch.arange(12) == first, "second": torch.arange(8) == 0})
+        assert bar.prune(gated.floor_())(images()).isfinite().all()
+        assert gated.network.reached(gated.live())
+    assert gated.smallest() < 0.15 * gated.full()
+    for budget in (gated.smallest(), 0.3 * gated.full(), 0.8 * gated.full()):
+        assert 0.5 * budget <= gated.settle_(budget).size() <= budget
+        bar.prune(gated)

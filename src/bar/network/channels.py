@@ -290,8 +290,11 @@ class Network:
     def crosses(self) -> bool:
         """Whether a signal may get lost though some feature of every convolution is alive.
 
-        A slice may leave out those that are, and a product is zero where its signals have none in common.
+        A slice may leave out those that are, the group of a convolution may read others, and a product is zero where
+        its signals have none in common.
         """
+        if any(self.groups(self.convs[name]) > 1 for name in self.spine()):
+            return True
         signals: dict[fx.Node, bool] = {}  # whether channels of a node may be dead
         for node, kind in self.kinds.items():
             inputs = [torch.ones(self.features(n)) if signals[n] else None for n in self.sources(node)]
