@@ -156,7 +156,7 @@ def test_several_images_for_each(kind, tmp_path):
     else:
         net = Film(lambda film: film.flatten(0, 1), lambda y, n: y.view(n, 4, -1).mean(1))
         inputs = [torch.randn(3, 4, 3, 8, 8, dtype=torch.float64)]
-    gated, smaller = exact(net, *inputs, whole="mixes")
+    gated, smaller = exact(net, *inputs, whole="moves values between")
     with FlopCounterMode(display=False) as counter:
         net(*(x[:1] for x in inputs))
     cost = bar.count(net, example_inputs=inputs, linear=True)

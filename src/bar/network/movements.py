@@ -109,16 +109,19 @@ def _numbered(shape) -> Tensor | None:
 
 def _moved(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
     """What a node moves the values of, if it moves values."""
-    if node.op == "call_module":
-        moves = isinstance(modules[node.target], _MODULES)
-    elif node.op == "call_method":
-        moves = node.target in _METHODS
-    else:
-        moves = node.op == "call_function" and node.target in _FUNCTIONS
-    if not moves or not node.args or not isinstance(node.args[0], fx.Node):
+    if not is_movement(node, modules) or not node.args or not isinstance(node.args[0], fx.Node):
         return None
     others = [n for n in node.all_input_nodes if n is not node.args[0]]
     return node.args[0] if all(n.op == "get_attr" for n in others) else None
+
+
+def is_movement(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a node only moves values."""
+    if node.op == "call_module":
+        return isinstance(modules[node.target], _MODULES)
+    if node.op == "call_method":
+        return node.target in _METHODS
+    return node.op == "call_function" and node.target in _FUNCTIONS
 
 
 def _do(node: fx.Node, numbers, module: fx.GraphModule, modules: dict[str, nn.Module]):
