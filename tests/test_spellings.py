@@ -209,3 +209,35 @@ def test_chains_of_groups():
     for budget in (gated.smallest(), 0.3 * gated.full(), 0.8 * gated.full()):
         assert 0.5 * budget <= gated.settle_(budget).size() <= budget
         bar.prune(gated)
+
+
+def test_buffers_that_are_constants_of_the_graph():
+    """Channels of an index are followed; other ones, which the graph does not have, are refused at the next step."""
+    torch.manual_seed(0)
+    net = Spelt(lambda net, y: y[:, net.places]).double().eval()
+    net.register_buffer("places", torch.tensor([3, 1, 0, 2, 7, 6, 5, 4]))
+    gated, _ = exact(net, images())
+    net.load_state_dict(net.state_dict())
+    close(opened(gated)(images().zero_()), net(images().zero_()))
+    other = {name: tensor.clone() for name, tensor in gated.state_dict().items()}
+    other["body.places"] = other["body.places"].flip(0)
+    with pytest.raises(bar.BarError, match="the buffer 'places' has other values than when"):
+        gated.load_state_dict(other)
+    with pytest.raises(bar.BarError, match="the buffer 'places' has other values than when"):
+        gated(images())
+
+
+def test_attributes_that_are_constants_of_the_graph():
+    """A temperature that changes is refused, since it would have no effect; a count of epochs is not."""
+    torch.manual_seed(0)
+    net = Spelt(lambda net, y: y / net.temperature).double().eval()
+    net.temperature, net.epoch = 3.0, 0
+    gated, _ = exact(net, images())
+    net.epoch = 1
+    net.train().eval()
+    gated(images())
+    net.temperature = 2.0
+    with pytest.raises(bar.BarError, match=r"the attribute 'temperature' of Spelt is 2.0 now, .* something else"):
+        gated(images())
+    net.temperature = 3.0
+    close(opened(gated)(images().zero_()), net(images().zero_()))

@@ -57,6 +57,8 @@ class Network:
         Of each input: the shape of one image, and its type, None for that of the weights.
     inside : dict
         Node that is called as it is -> volume and FLOPs of the convolutions in it, for one image.
+    baked : dict
+        Name of a buffer that the graph holds as a constant -> its values.
     """
 
     module: fx.GraphModule
@@ -70,6 +72,7 @@ class Network:
     input_sizes: tuple[tuple[int, ...], ...] = ()
     input_types: tuple = ()
     inside: dict[fx.Node, tuple[int, int]] = field(default_factory=dict)
+    baked: dict[str, Tensor] = field(default_factory=dict)
     convs: dict[str, fx.Node] = field(init=False)
 
     def __getstate__(self) -> dict:

@@ -187,7 +187,8 @@ def _same_filters(node: fx.Node, module: None) -> bool:
     groups = node.kwargs.get("groups", (*node.args[6:], 1)[0])
     bias = node.kwargs.get("bias", (*node.args[2:], None)[0])
     weight = node.args[1] if len(node.args) > 1 else None
-    return bias is None and groups > 1 and isinstance(weight, fx.Node) and weight.op == "get_attr"
+    constant = isinstance(weight, fx.Node) and weight.op == "get_attr"
+    return bias is None and isinstance(groups, int) and groups > 1 and constant
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,7 @@ TABLE = (
     Row(CHANNELWISE, (F.pad,), _pads_pixels),
     Row(CHANNELWISE, ("transpose", "flip", torch.transpose, torch.flip), _turns_pixels),
     Row(CHANNELWISE, (torch.mean, "mean", torch.sum, "sum", torch.amax, "amax", torch.amin, "amin"), _over_pixels),
+    Row(CHANNELWISE, (torch.std, "std", torch.var, "var"), _over_pixels),
     Row(CHANNELWISE, (nn.PReLU,), _one_slope),
     Row(SLOPES, (nn.PReLU,)),
     Row(CHANNELWISE, (

@@ -244,7 +244,15 @@ def trace(
         module, sizes[0], {n: kinds[n] for n in nodes}, fixed & set(nodes), {n: shapes[n] for n in nodes}, dropouts,
         auxiliary, {place_of(n, modules): why for n, why in whole.items() if n in nodes},
         tuple(sizes), tuple(dtypes), {n: inside[n] for n in nodes if n in inside and kinds[n] in ("whole", "opaque")},
+        _baked(model, module, read),
     )  # fmt: skip
+
+
+def _baked(model: nn.Module, module: fx.GraphModule, read: set[str]) -> dict[str, Tensor]:
+    """Copies of the buffers that have been read and that the graph holds as constants, such as channels of an index."""
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    names = read - {n.target for n in module.graph.find_nodes(op="get_attr")}
+    return {name: buffers[name].detach().clone() for name in sorted(names) if name in buffers}
 
 
 def _kinds_of_all(module: fx.GraphModule, sizes: list[tuple], shapes: dict, leaves: dict[str, str]):
