@@ -114,7 +114,7 @@ def public_networks() -> str:
         [{len(mine)} are gated](results/bench/networks.json), and {(mine.lost >= 0.25).sum()} of these lose a quarter or
         more of their volume when {100 * one["shut"]:.0f} % of their gates are shut; of the other {(~refused).sum()},
         {len(gated) - len(mine)} are gated. Each of them, pruned, computes what the gated one does, to
-        {gated.error.max():.0e} in float64, and to {part.max():.0e} of what the shut gates change
+        {gated.error.max():.1e} in float64, and to {part.max():.1e} of what the shut gates change
         (measured at commit {one["commit"][:7]})."""
     return textwrap.fill(" ".join(words.split()), 118, break_long_words=False, break_on_hyphens=False) + "\n"
 
