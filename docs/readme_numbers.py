@@ -104,7 +104,22 @@ def training() -> str:
     return textwrap.fill(" ".join(words.split()), 118, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
-WRITERS = {one.__name__: one for one in (digits, digits_rivals, photographs, latency, training)}
+def public_networks() -> str:
+    """How many public networks are gated, how much they lose, and how exact they are."""
+    one = json.loads((ROOT / "results/bench/networks.json").read_text())
+    nets = pd.DataFrame(one["networks"])
+    refused, gated = nets.before == "refused", nets[nets.gated]
+    mine, part = gated[gated.before == "refused"], gated.error / gated.moved
+    words = f"""`bench/networks.py` tries {len(nets)} public ones. Of {refused.sum()} that an earlier version refused,
+        [{len(mine)} are gated](results/bench/networks.json), and {(mine.lost >= 0.25).sum()} of these lose a quarter or
+        more of their volume when {100 * one["shut"]:.0f} % of their gates are shut; of the other {(~refused).sum()},
+        {len(gated) - len(mine)} are gated. Each of them, pruned, computes what the gated one does, to
+        {gated.error.max():.1e} in float64, and to {part.max():.1e} of what the shut gates change
+        (measured at commit {one["commit"][:7]})."""
+    return textwrap.fill(" ".join(words.split()), 118, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+WRITERS = {one.__name__: one for one in (digits, digits_rivals, photographs, latency, training, public_networks)}
 
 
 def rewritten(text: str) -> str:

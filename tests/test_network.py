@@ -8,6 +8,7 @@ import torch
 from networks import SIZE, build
 from torch import nn
 from torch.nn.utils import prune
+from torchvision.ops import FrozenBatchNorm2d
 
 import bar
 from bar import models
@@ -164,6 +165,41 @@ def test_refusals_name_the_place(net, size, message):
         bar.gate(net, size)
 
 
+WRAPPED = {
+    "the network is wrapped by DataParallel: pass its .module": nn.DataParallel,
+    "the network is wrapped by AveragedModel: pass its .module": torch.optim.swa_utils.AveragedModel,
+    "the network is compiled by torch.compile: pass its ._orig_mod": torch.compile,
+    "module '0' is compiled by torch.compile: put its ._orig_mod in its place": lambda net: nn.Sequential(
+        torch.compile(net)
+    ),
+    "compiled to TorchScript: pass the nn.Module": lambda net: torch.jit.trace(net, torch.zeros(1, *SIZE)),
+    "0.weight has no shape yet, since its layer is lazy: run one batch": lambda net: nn.Sequential(
+        nn.LazyConv2d(3, 1), net
+    ),
+    "must be an nn.Module, not a function": lambda net: lambda images: net(images),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+@pytest.mark.parametrize("message", WRAPPED)
+def test_wrappers_are_recognised(message):
+    """And what they wrap can be gated."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten())
+    with pytest.raises(bar.BarError, match=re.escape(message)):
+        bar.gate(WRAPPED[message](net), SIZE)
+    assert list(bar.gate(net, SIZE).gates) == ["0"]
+
+
+def test_counting_a_lazy_network():
+    with pytest.raises(bar.BarError, match="weight has no shape yet"):
+        bar.count(nn.Sequential(nn.LazyConv2d(3, 1)), SIZE)
+
+
+def test_frozen_batch_norms_are_followed():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), FrozenBatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten())
+    assert bar.gate(net, SIZE).whole == {}
+
+
 def behind(layer):
     """A layer behind the second of two convolutions, and a third."""
     return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1), layer, nn.Conv2d(4, 4, 1), nn.Flatten(),
@@ -192,7 +228,7 @@ LEFT_WHOLE = {
         nn.Sequential(nn.MaxPool2d(2, return_indices=True), First(), nn.Upsample(scale_factor=2))
     ),
     r"_3' .Control.*symbolically traced": behind(Control(4)),
-    r"_3' .*GroupNorm": behind(nn.GroupNorm(2, 4)),
+    r"_3' .*GroupNorm.* computes each channel from all of them": behind(nn.GroupNorm(2, 4)),
     r"_3' .Softmax": behind(nn.Softmax(1)),
     r"'_3' .*weight is parametrized": behind(torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1))),
     r"'_3' .*weight is parametrized'?": behind(torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 1))),

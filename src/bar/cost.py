@@ -86,13 +86,13 @@ def count(
 
     def note(name: str):
         def hook(module: nn.Module, _inputs: tuple, out: Tensor) -> None:
-            volume, flops = work(module, _inputs, out)
+            volume, flops = work(module, _inputs, out, 1)
             if not volume:
                 return
             before = layers.get(name, {"volume": 0, "flops": 0})
             layers[name] = {
                 "features": out.shape[1],
-                "area": out[0, 0].numel(),
+                "area": volume // out.shape[1],
                 "volume": before["volume"] + volume * isinstance(module, CONVOLUTIONS),
                 "flops": before["flops"] + flops,
                 "parameters": sum(p.numel() for p in module.parameters()),

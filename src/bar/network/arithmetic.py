@@ -117,13 +117,15 @@ class Pick(Operation):
     def written(node: fx.Node) -> bool:
         """Whether a node is one of the calls that `bar.network.movements.picked` makes."""
         if node.target is torch.narrow:
-            return len(node.args) == 4 and node.args[1] == 1 and not node.kwargs
+            return len(node.args) == 4 and node.args[1] == 1 and node.args[2] >= 0 and not node.kwargs
         if node.target is F.pad:
             sides = node.args[1] if len(node.args) == 2 and not node.kwargs else ()
             spatial = 2 * node.meta.get("ndim", 0) - 4
             return len(sides) == spatial + 2 and not any(sides[:spatial]) and min(sides) >= 0
         index = node.args[1]
-        return isinstance(index, tuple) and len(index) == 2 and index[0] == slice(None) and isinstance(index[1], list)
+        if not isinstance(index, tuple) or len(index) != 2 or index[0] != slice(None):
+            return False
+        return isinstance(index[1], list) and min(map(_place, index[1]), default=-1) >= 0
 
     def channels(self, network, node: fx.Node) -> Tensor:
         """Which channel of the source each one is, -1 for zeros."""
@@ -166,6 +168,11 @@ class Pick(Operation):
         stays = (wiring.keep[node] & (places >= 0)).nonzero().flatten()
         stays = stays[places[stays].argsort(stable=True)]
         return wiring.chosen(twin, places[stays], len(have)), stays
+
+
+def _place(channel: object) -> int:
+    """A channel's place, -1 if it is counted from the end, or is no number."""
+    return channel if type(channel) is int else -1
 
 
 class Shuffle(Operation):

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from bar.network.kinds import Operation
 from bar.network.operations import OPERATIONS
+from bar.network.views import times
 
 
 @dataclass
@@ -56,6 +57,8 @@ class Network:
         Of each input: the shape of one image, and its type, None for that of the weights.
     inside : dict
         Node that is called as it is -> volume and FLOPs of the convolutions in it, for one image.
+    baked : dict
+        Name of a buffer that the graph holds as a constant -> its values.
     """
 
     module: fx.GraphModule
@@ -69,6 +72,7 @@ class Network:
     input_sizes: tuple[tuple[int, ...], ...] = ()
     input_types: tuple = ()
     inside: dict[fx.Node, tuple[int, int]] = field(default_factory=dict)
+    baked: dict[str, Tensor] = field(default_factory=dict)
     convs: dict[str, fx.Node] = field(init=False)
 
     def __getstate__(self) -> dict:
@@ -127,8 +131,15 @@ class Network:
         return self.shapes[node][1] if len(self.shapes[node]) > 1 else 1
 
     def area(self, node: fx.Node) -> int:
-        """A_l of eq. 4: pixels of one feature map that a node returns."""
-        return self.shapes[node][2:].numel()
+        """A_l of eq. 4: pixels of the maps of one feature that a node returns for one image.
+
+        There are several where a network makes one batch of them, such as frames of a film or pairs of images.
+        """
+        return self.shapes[node][2:].numel() * self.maps(node)
+
+    def maps(self, node: fx.Node) -> int:
+        """How many maps of a feature a node returns for one image."""
+        return times(len(self.shapes[node]) and self.shapes[node][0], 2)
 
     def groups(self, node: fx.Node) -> int:
         """Number of groups of a convolution: features of a group read the input channels of that group only."""
@@ -282,8 +293,11 @@ class Network:
     def crosses(self) -> bool:
         """Whether a signal may get lost though some feature of every convolution is alive.
 
-        A slice may leave out those that are, and a product is zero where its signals have none in common.
+        A slice may leave out those that are, the group of a convolution may read others, and a product is zero where
+        its signals have none in common.
         """
+        if any(self.groups(self.convs[name]) > 1 for name in self.spine()):
+            return True
         signals: dict[fx.Node, bool] = {}  # whether channels of a node may be dead
         for node, kind in self.kinds.items():
             inputs = [torch.ones(self.features(n)) if signals[n] else None for n in self.sources(node)]

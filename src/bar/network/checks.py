@@ -5,8 +5,11 @@ import operator
 import unicodedata
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
+from torch.optim.swa_utils import AveragedModel
 
 from bar.errors import BarError
 
@@ -35,6 +38,33 @@ def check_name(name: str) -> None:
         raise BarError(f"module {name!r} cannot have this name, since Python reads {last!r} differently: rename it")
 
 
+def check_model(model: nn.Module) -> None:
+    """Refuse what is no network, wraps one, or has no weights yet, and say what to pass instead."""
+    if not isinstance(model, nn.Module):
+        raise BarError(f"the network must be an nn.Module, not a {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise BarError("the network is compiled to TorchScript: pass the nn.Module that it was made from")
+    for name, module in model.named_modules():
+        kind, place = type(module).__name__, f"module {name!r}" if name else "the network"
+        if hasattr(module, "_orig_mod"):
+            what = "put its ._orig_mod in its place" if name else "pass its ._orig_mod"
+            raise BarError(f"{place} is compiled by torch.compile: {what}, and compile what bar.prune returns")
+        if isinstance(module, _WRAPPERS) and (not name or getattr(module, "device_ids", None)):
+            what = "put its .module in its place" if name else "pass its .module"
+            raise BarError(f"{place} is wrapped by {kind}: {what}, and wrap what bar.prune returns")
+    check_shapes(model)
+
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+
+
+def check_shapes(model: nn.Module) -> None:
+    """Refuse a network whose lazy layers do not know their widths yet."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise BarError(f"{name} has no shape yet, since its layer is lazy: run one batch through the network first")
+
+
 class Refusal(BarError):
     """What one module does cannot be followed; it may be left whole instead, unless it is the network itself."""
 
@@ -46,10 +76,11 @@ class Refusal(BarError):
 def own_ways(module: nn.Module) -> str | None:
     """Why a module may not compute what its class does, so that no smaller one can replace it; None if it does."""
     if parametrize.is_parametrized(module):
-        return f"its {', '.join(module.parametrizations)} is parametrized"
+        names = ", ".join(module.parametrizations)
+        return f"its {names} is parametrized (torch.nn.utils.parametrize.remove_parametrizations undoes that)"
     if found := next(_hooks(module), None):
         kind, hook = found
-        return f"has a {kind} ({getattr(hook, '__name__', type(hook).__name__)})"
+        return f"has a {kind} ({getattr(hook, '__name__', type(hook).__name__)}), without which it could be followed"
     if "forward" in vars(module):
         return "has a forward of its own"
     for layer in LAYERS:

@@ -221,7 +221,9 @@ class Concatenation(Operation):
         return list(node.args[0] if node.args else node.kwargs["tensors"])
 
     def fits(self, shapes, node, fixed):
-        """Along the second dimension."""
+        """Along the second dimension; nor is one of them empty, as before the first turn of a loop."""
+        if any(len(shapes[n]) != len(shapes[node]) for n in self.sources(node) if isinstance(n, fx.Node)):
+            return False
         dim = (*node.args[1:], *(v for k, v in node.kwargs.items() if k in ("dim", "axis")), 0)[0]
         return dim % len(shapes[node]) == 1 and all(isinstance(n, fx.Node) for n in self.sources(node))
 

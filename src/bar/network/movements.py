@@ -17,13 +17,13 @@ BATCH = 2  # images in what is moved
 _METHODS = {
     "view", "reshape", "transpose", "permute", "flatten", "unflatten", "squeeze", "unsqueeze", "chunk", "split",
     "narrow", "flip", "select", "swapaxes", "movedim", "unbind", "tensor_split", "roll", "index_select", "contiguous",
-    "split_with_sizes", "swapdims", "moveaxis", "repeat",
+    "split_with_sizes", "swapdims", "moveaxis", "repeat", "tile", "repeat_interleave",
 }  # fmt: skip
 _FUNCTIONS = {
     torch.reshape, torch.transpose, torch.permute, torch.flatten, torch.squeeze, torch.unsqueeze, torch.chunk,
     torch.split, torch.narrow, torch.flip, torch.select, torch.swapaxes, torch.movedim, torch.unbind, torch.roll,
     torch.index_select, torch.tensor_split, operator.getitem, F.pad, F.channel_shuffle, torch.channel_shuffle,
-    torch.unflatten,
+    torch.unflatten, torch.tile, torch.repeat_interleave,
 }  # fmt: skip
 _MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)
 
@@ -109,16 +109,19 @@ def _numbered(shape) -> Tensor | None:
 
 def _moved(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
     """What a node moves the values of, if it moves values."""
-    if node.op == "call_module":
-        moves = isinstance(modules[node.target], _MODULES)
-    elif node.op == "call_method":
-        moves = node.target in _METHODS
-    else:
-        moves = node.op == "call_function" and node.target in _FUNCTIONS
-    if not moves or not node.args or not isinstance(node.args[0], fx.Node):
+    if not is_movement(node, modules) or not node.args or not isinstance(node.args[0], fx.Node):
         return None
     others = [n for n in node.all_input_nodes if n is not node.args[0]]
     return node.args[0] if all(n.op == "get_attr" for n in others) else None
+
+
+def is_movement(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a node only moves values."""
+    if node.op == "call_module":
+        return isinstance(modules[node.target], _MODULES)
+    if node.op == "call_method":
+        return node.target in _METHODS
+    return node.op == "call_function" and node.target in _FUNCTIONS
 
 
 def _do(node: fx.Node, numbers, module: fx.GraphModule, modules: dict[str, nn.Module]):

@@ -85,14 +85,19 @@ def _one_slope(node: fx.Node, module: nn.Module) -> bool:
     return module.num_parameters == 1
 
 
-def _returns_no_index(node: fx.Node, module: nn.Module | None) -> bool:
-    options = [getattr(module, "return_indices", False), node.kwargs.get("return_indices", False)]
-    return not any(options) and len(node.args) < 7
+def _of_signals(ndim: int) -> Callable[[fx.Node, nn.Module | None], bool]:
+    """Whether a layer of pixels gets signals of so many dimensions: of one less, it takes images for channels.
 
+    Nor may it return indices, or have parameters or statistics of its own, which instance norms may.
+    """
 
-def _plain_instances(node: fx.Node, module: nn.Module) -> bool:
-    """Whether an instance norm has neither parameters nor statistics, so that zeros stay zeros."""
-    return not module.affine and not module.track_running_stats
+    def when(node: fx.Node, module: nn.Module | None) -> bool:
+        options = [getattr(module, name, False) for name in ("return_indices", "affine", "track_running_stats")]
+        options.append(node.kwargs.get("return_indices", False))
+        zero = not getattr(module, "value", 0)  # of a constant padding
+        return node.meta.get("ndim") == ndim and zero and not any(options) and len(node.args) < 7
+
+    return when
 
 
 def _from_channels_on(node: fx.Node, module: nn.Module | None) -> bool:
@@ -124,13 +129,13 @@ def _over_pixels(node: fx.Node, module: None) -> bool:
 
 
 def _shrinks_no_channels(node: fx.Node, module: None) -> bool:
-    """Whether only pixels are indexed, as in ``x[:, :, ::2, ::2]``."""
+    """Whether only pixels are indexed, as in ``x[:, :, ::2, ::2]`` or ``x[:, :, 0]``."""
     index = node.args[1]
     if not isinstance(index, tuple) or any(i is None for i in index):
         return isinstance(index, tuple) and index[:2] == (slice(None),) * 2 and set(index[2:]) == {None}
     if index[0] is Ellipsis:
         return len(index) <= node.meta.get("ndim", 0) - 1 and all(isinstance(i, slice) for i in index[1:])
-    return index[:2] == (slice(None),) * 2 and all(isinstance(i, slice) or i is Ellipsis for i in index)
+    return index[:2] == (slice(None),) * 2 and all(isinstance(i, slice | int) or i is Ellipsis for i in index)
 
 
 def _picks(node: fx.Node, module: None) -> bool:
@@ -143,10 +148,6 @@ def _pads_pixels(node: fx.Node, module: None) -> bool:
     sides = (*node.args[1:], node.kwargs.get("pad"))[0]
     value = (*node.args[3:], node.kwargs.get("value"))[0]
     return isinstance(sides, list | tuple) and len(sides) <= 2 * node.meta.get("ndim", 0) - 4 and not value
-
-
-def _zeros(node: fx.Node, module: nn.Module) -> bool:
-    return not getattr(module, "value", 0)
 
 
 def _turns_pixels(node: fx.Node, module: None) -> bool:
@@ -170,7 +171,7 @@ def _at_zero(node: fx.Node, module: nn.Module | None) -> float:
             out = node.target(*args, **kwargs)
     except Exception:  # an argument of the user's may be anything
         return torch.nan
-    return float(out) if out.dtype == zero.dtype and out.shape == zero.shape else torch.nan
+    return float(out) if out.is_floating_point() and out.shape == zero.shape else torch.nan
 
 
 def _keeps_zero(node: fx.Node, module: nn.Module | None) -> bool:
@@ -186,7 +187,8 @@ def _same_filters(node: fx.Node, module: None) -> bool:
     groups = node.kwargs.get("groups", (*node.args[6:], 1)[0])
     bias = node.kwargs.get("bias", (*node.args[2:], None)[0])
     weight = node.args[1] if len(node.args) > 1 else None
-    return bias is None and groups > 1 and isinstance(weight, fx.Node) and weight.op == "get_attr"
+    constant = isinstance(weight, fx.Node) and weight.op == "get_attr"
+    return bias is None and isinstance(groups, int) and groups > 1 and constant
 
 
 @dataclass(frozen=True)
@@ -245,23 +247,27 @@ TABLE = (
     Row(PICK, (torch.narrow, F.pad, operator.getitem), _picks),
     Row(CHANNELWISE, (operator.getitem,), _shrinks_no_channels),
     Row(CHANNELWISE, (F.pad,), _pads_pixels),
-    Row(CHANNELWISE, (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)),
-    Row(CHANNELWISE, (nn.ConstantPad2d,), _zeros),
-    Row(CHANNELWISE, (nn.ZeroPad1d, nn.ReflectionPad1d, nn.ReplicationPad1d, nn.ZeroPad3d, nn.ReflectionPad3d)),
     Row(CHANNELWISE, ("transpose", "flip", torch.transpose, torch.flip), _turns_pixels),
     Row(CHANNELWISE, (torch.mean, "mean", torch.sum, "sum", torch.amax, "amax", torch.amin, "amin"), _over_pixels),
+    Row(CHANNELWISE, (torch.std, "std", torch.var, "var"), _over_pixels),
     Row(CHANNELWISE, (nn.PReLU,), _one_slope),
     Row(SLOPES, (nn.PReLU,)),
     Row(CHANNELWISE, (
-        nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool2d,
-        nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-        nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
-        F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d,
-        F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
-        F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d,
-    ), _returns_no_index),
+        nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d, nn.InstanceNorm1d,
+        nn.ZeroPad1d, nn.ReflectionPad1d, nn.ReplicationPad1d,
+        F.max_pool1d, F.avg_pool1d, F.adaptive_avg_pool1d, F.adaptive_max_pool1d,
+    ), _of_signals(3)),
+    Row(CHANNELWISE, (
+        nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.InstanceNorm2d,
+        nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d,
+        F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d,
+    ), _of_signals(4)),
+    Row(CHANNELWISE, (
+        nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d, nn.InstanceNorm3d,
+        nn.ZeroPad3d, nn.ReflectionPad3d,
+        F.max_pool3d, F.avg_pool3d, F.adaptive_avg_pool3d, F.adaptive_max_pool3d,
+    ), _of_signals(5)),
     Row(CHANNELWISE, (nn.Upsample, F.interpolate)),
-    Row(CHANNELWISE, (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _plain_instances),
     Row(SHUFFLE, (nn.PixelShuffle, F.pixel_shuffle)),
     Row(REPEAT, (nn.PixelUnshuffle, F.pixel_unshuffle)),
     Row(FILTER, (F.conv1d, F.conv2d, F.conv3d), _same_filters),

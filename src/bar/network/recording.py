@@ -94,6 +94,7 @@ class Recorder(_OneThread):
         self.views: dict[str, nn.Module] = {}  # layers with a forward of their own, see `bar.network.views`
         self.values: dict[fx.Node, object] = {}
         self._inputs, self._cache, self._running = list(inputs), {}, False
+        self._precision = _precision()
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict):
         if self._running or threading.get_ident() != self._thread:
@@ -134,16 +135,17 @@ class Recorder(_OneThread):
         self.num_calls.clear()
         self.num_calls.update(calls)
 
-    def _proxy_placeholder(self, name: str, concrete_args, sig, fn_for_analysis):
-        """An input that is given; other parameters of the network's forward have their defaults."""
-        if name.startswith("*"):
-            if self._inputs and not name.startswith("**"):
-                raise _Unfit(f"{type(self.root).__name__} must take its inputs one by one, not as {name}")
-            return {} if name.startswith("**") else ()
-        default = sig.parameters[name].default
-        if not self._inputs and default is not inspect.Parameter.empty:
-            return default
-        return super()._proxy_placeholder(name, concrete_args, sig, fn_for_analysis)
+    def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args=None) -> tuple[Callable, list]:
+        """The inputs that are given, in the order of forward's parameters; the others have their defaults."""
+        signature = inspect.signature(inspect.unwrap(root_fn))
+        args: list = [self.root]
+        for name, parameter in list(signature.parameters.items())[1:]:
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL and self._inputs:
+                raise _Unfit(f"{type(self.root).__name__} must take its inputs one by one, not as *{name}")
+            positional = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+            if positional and (self._inputs or parameter.default is inspect.Parameter.empty):
+                args.append(self._proxy_placeholder(name, concrete_args, signature, root_fn))
+        return root_fn, args
 
     def getattr(self, attr: str, attr_val, parameter_proxy_cache: dict):
         self._cache = parameter_proxy_cache
@@ -161,6 +163,12 @@ class Recorder(_OneThread):
             raise BarError(
                 f"{place_of(node, dict(self.root.named_modules()))} is computed without gradients, by torch.no_grad or "
                 "an autograd.Function, which pruning would lose: freeze weights by requires_grad_(False) instead"
+            )
+        if kind.startswith("call") and _precision() != self._precision:
+            raise BarError(
+                f"{place_of(node, dict(self.root.named_modules()))} is computed in another precision, by "
+                "torch.autocast, which pruning would lose: put that around the call of the network instead, or into a "
+                "module of its own, which is left whole"
             )
         return node
 
@@ -261,6 +269,11 @@ class Recorder(_OneThread):
         ]  # fmt: skip
         line = [f"line {frames[-1].lineno} of {frames[-1].filename}"] if frames else []
         return "".join(f", {part}" for part in ([f"module {path!r}"] if path else []) + line)
+
+
+def _precision() -> tuple:
+    """What torch.autocast does at this moment."""
+    return tuple(torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) for d in ("cpu", "cuda"))
 
 
 _JOINS = (torch.cat, torch.concat, torch.concatenate, torch.stack)

@@ -45,6 +45,14 @@ def drop_expansions(module: fx.GraphModule, values: dict) -> None:
                     user.replace_input_with(node, source)
 
 
+def read_device_of_images(module: fx.GraphModule) -> None:
+    """Let what asks on which device a signal is ask the images, so that it needs no signal."""
+    images = next(iter(module.graph.find_nodes(op="placeholder")))
+    for node in module.graph.find_nodes(op="call_function", target=getattr):
+        if node.args[1] == "device":
+            node.args = (images, "device")
+
+
 def stride_first(module: fx.GraphModule) -> fx.GraphModule:
     """Let an average pool of one pixel skip the pixels that a strided 1x1 convolution would not read; in place.
 

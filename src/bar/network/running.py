@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bar.network import views
+from bar.network.checks import check_shapes
 
 
 @contextlib.contextmanager
@@ -82,6 +83,7 @@ def on_meta(model: nn.Module) -> nn.Module:
     >>> on_meta(nn.Linear(3, 5)).weight.device
     device(type='meta')
     """
+    check_shapes(model)
     memo: dict[int, Tensor] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
     memo |= {id(b): b.to("meta") for b in model.buffers()}
     plain = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor)]

@@ -15,12 +15,12 @@ from bar.errors import BarError
 from bar.network import views
 from bar.network.batches import BATCHES, frozen_sizes, thaw
 from bar.network.channels import Network
-from bar.network.checks import Refusal, check_hooks, check_name, own_ways, place_of, tied
+from bar.network.checks import Refusal, check_hooks, check_model, check_name, own_ways, place_of, tied
 from bar.network.modes import compare_modes, drop_functional_dropout
-from bar.network.movements import rewrite_movements
+from bar.network.movements import is_movement, rewrite_movements
 from bar.network.operations import IN_PLACE_OPERATORS, operations_of
 from bar.network.recording import record
-from bar.network.rewriting import drop_expansions, keep_unread, name_in_place_results
+from bar.network.rewriting import drop_expansions, keep_unread, name_in_place_results, read_device_of_images
 from bar.network.running import called, first_line, on_meta, undisturbed
 
 _MULTIPLE = ("conv", "depthwise", "norm", "linear", "slopes")  # layers of which pruning makes smaller ones
@@ -60,7 +60,7 @@ def _known_kind(node: fx.Node, modules: dict, shapes: dict, fixed: set) -> tuple
     """The name of a node's operation in the table, and if there is none, why."""
     if node.op in ("output", "placeholder"):
         return {"output": "output", "placeholder": "input"}[node.op], None
-    why = "mixes channels, or is not known"
+    why = _of_unknown(node, modules)
     for operation in operations_of(node, modules):
         sources = operation.sources(node)
         free = [n for n in sources if n not in fixed]
@@ -73,6 +73,23 @@ def _known_kind(node: fx.Node, modules: dict, shapes: dict, fixed: set) -> tuple
         else:
             why = "does not keep the channels where they are"
     return None, why
+
+
+def _of_unknown(node: fx.Node, modules: dict) -> str:
+    """Why a call is not followed that has no operation in the table."""
+    module = modules[node.target] if node.op == "call_module" else None
+    name = getattr(node.target, "__name__", node.target)
+    if isinstance(module, _MIXING) or name in _MIXING_FUNCTIONS:
+        return "computes each channel from all of them (a batch norm, or a sigmoid for a softmax, could be followed)"
+    if is_movement(node, modules):
+        return "moves values between channels, images or pixels, while only whole channels are followed"
+    if getattr(module, "transposed", False):
+        return "is transposed and has groups, or is told the size of its output, and only other ones are followed"
+    return "mixes channels, or is not known"
+
+
+_MIXING = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.Softmax, nn.Softmax2d)
+_MIXING_FUNCTIONS = ("group_norm", "layer_norm", "rms_norm", "softmax", "local_response_norm")
 
 
 def _plain_kind(operation, node: fx.Node, shapes: dict, fixed: set) -> str | None:
@@ -145,7 +162,8 @@ class _OnMeta(fx.Interpreter):
                     "memory under another name (Identity, Dropout, flatten and contiguous share it): use inplace=False"
                 )
         try:
-            out = super().run_node(node)
+            with torch.device("meta"):  # what forward makes, such as torch.arange(8, dtype=x.dtype)
+                out = super().run_node(node)
         except Exception as error:  # modules raise anything from RuntimeError to AssertionError
             reason = first_line(error)
             where = place_of(node, self.modules)
@@ -192,6 +210,7 @@ def trace(
     >>> {name: (net.features(node), net.area(node)) for name, node in net.convs.items()}
     {'0': (8, 16)}
     """
+    check_model(model)
     sizes, dtypes = _given(example_inputs) if example_inputs is not None else _size(model, input_size)
     leaves = _leaves(model)
     recording, (dropped, auxiliary), frozen, in_place = _recorded(model, sizes, dtypes, leaves)
@@ -201,6 +220,7 @@ def trace(
     values, read = dict(recording.values), {n.target for n in module.graph.find_nodes(op="get_attr")}
     thaw(module, frozen)
     drop_expansions(module, values)
+    read_device_of_images(module)
     rewrite_movements(module, values)
     dropouts = drop_functional_dropout(model, module, dropped)
     module.graph.eliminate_dead_code(lambda node: node.is_impure() or node in in_place)
@@ -224,7 +244,15 @@ def trace(
         module, sizes[0], {n: kinds[n] for n in nodes}, fixed & set(nodes), {n: shapes[n] for n in nodes}, dropouts,
         auxiliary, {place_of(n, modules): why for n, why in whole.items() if n in nodes},
         tuple(sizes), tuple(dtypes), {n: inside[n] for n in nodes if n in inside and kinds[n] in ("whole", "opaque")},
+        _baked(model, module, read),
     )  # fmt: skip
+
+
+def _baked(model: nn.Module, module: fx.GraphModule, read: set[str]) -> dict[str, Tensor]:
+    """Copies of the buffers that have been read and that the graph holds as constants, such as channels of an index."""
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    names = read - {n.target for n in module.graph.find_nodes(op="get_attr")}
+    return {name: buffers[name].detach().clone() for name in sorted(names) if name in buffers}
 
 
 def _kinds_of_all(module: fx.GraphModule, sizes: list[tuple], shapes: dict, leaves: dict[str, str]):
@@ -319,6 +347,6 @@ def _shapes(module: fx.GraphModule, sizes: list[tuple], dtypes: list) -> tuple[d
     meta = _OnMeta(module, set(module.graph.nodes))
     meta.run(*_batch(sizes, dtypes, BATCHES[0]))
     for node in module.graph.nodes:
-        if node.args and isinstance(node.args[0], fx.Node):
-            node.meta["ndim"] = len(meta.shapes[node.args[0]])
+        if node.all_input_nodes:
+            node.meta["ndim"] = len(meta.shapes[node.all_input_nodes[0]])
     return meta.shapes, meta.inside

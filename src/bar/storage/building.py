@@ -203,7 +203,7 @@ def _from_json(value, made: Mapping[str, fx.Node], left: int = _DEEPEST):
         return [_from_json(v, made, left - 1) for v in value]
     if isinstance(value, dict):
         if "slice" in value:
-            start, stop, step = value["slice"]
+            start, stop, step = (_from_json(v, made, left - 1) for v in value["slice"])
             return slice(start, stop, step)
         if "ellipsis" in value:
             return Ellipsis

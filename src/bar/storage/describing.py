@@ -85,8 +85,10 @@ def _node(node: fx.Node) -> dict:
 def _argument(value, indexes: bool = False):
     if isinstance(value, fx.Node):
         return {"node": value.name}
-    if isinstance(value, slice) or value is Ellipsis:
-        return {"ellipsis": True} if value is Ellipsis else {"slice": [value.start, value.stop, value.step]}
+    if value is Ellipsis:
+        return {"ellipsis": True}
+    if isinstance(value, slice):
+        return {"slice": [*map(_argument, (value.start, value.stop, value.step))]}
     if isinstance(value, tuple) and indexes:
         return {"tuple": [_argument(v) for v in value]}
     if isinstance(value, list | tuple):

@@ -67,7 +67,7 @@ def _some_of(check: Check, most: int) -> Check:
 def _is_index(v) -> bool:
     """Whether a value is one that a tensor may be indexed by."""
     if isinstance(v, slice):
-        return all(end is None or type(end) is int for end in (v.start, v.stop, v.step))
+        return all(end is None or type(end) is int or is_node(end) for end in (v.start, v.stop, v.step))
     if isinstance(v, tuple):
         return (
             0 < len(v) <= 8

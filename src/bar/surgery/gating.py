@@ -2,7 +2,6 @@
 
 import fnmatch
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -91,11 +90,11 @@ def gate(
         if not fnmatch.filter(network.convs, pattern):
             raise BarError(f"no convolution {pattern!r} to protect: {nearest(pattern, network.convs)}")
     _check_values(network)
-    whole, kept = _whole(network), network.kept()
+    kept = network.kept()
     prunable = [
         name
         for name, node in network.convs.items()
-        if not (name in whole or kept[node] or any(fnmatch.fnmatchcase(name, pattern) for pattern in protect))
+        if not (kept[node] or any(fnmatch.fnmatchcase(name, pattern) for pattern in protect))
     ]
     if not prunable:
         place, why = next(iter(network.whole.items()), ("", ""))
@@ -115,10 +114,3 @@ def _check_values(network: Network) -> None:
             raise BarError(f"{name} is on the meta device and has no values: give the model its weights first")
         if name not in unread and tensor.is_floating_point() and tensor.isnan().any():
             raise BarError(f"{name} has entries that are not a number")
-
-
-def _whole(network: Network) -> set[str]:
-    """The convolutions of the spine next to a grouped one: a group may not read the one feature that `floor_` keeps."""
-    spine = network.spine()
-    pairs = itertools.pairwise([*spine, *spine[-1:]])
-    return {n for n, reader in pairs for name in (n, reader) if network.groups(network.convs[name]) > 1}

@@ -160,7 +160,12 @@ class Wiring:
     def _zeros(self, node: fx.Node, width: int) -> fx.Node:
         """A signal of nothing but zeros, for as many images as there are."""
         images = next(iter(self.graph.find_nodes(op="placeholder")))
+        batch, maps = self.network.shapes[node][0], self.network.maps(node)
         count = self.graph.call_method("size", (images, 0))
+        if batch < 2:  # what is made of the weights alone
+            count = batch
+        elif maps > 1:
+            count = self.graph.call_function(operator.mul, (count, maps))
         return self.graph.call_method("new_zeros", (images, (count, width, *self.network.shapes[node][2:])))
 
     def operand(self, node: fx.Node, axis: int | None, channels: Tensor) -> fx.Node:

@@ -1,9 +1,12 @@
 """Changes of a user's model after gates were put into it: they take effect, or are refused at the next step."""
 
+import warnings
+
+import torch
 from torch import nn
 
 from bar.errors import BarError
-from bar.network import Network, check_hooks, own_ways
+from bar.network import Network, check_hooks, own_ways, trace
 from bar.surgery.rewiring import submodule_of
 
 
@@ -19,7 +22,7 @@ class Watch:
     """
 
     def __init__(self, network: Network, model: nn.Module | None) -> None:
-        self.model, self.body, self.dropouts = model, network.module, network.dropouts
+        self.network, self.model, self.body, self.dropouts = network, model, network.module, network.dropouts
         self._layers = tuple(
             (name, module, type(module))
             for name in dict.fromkeys(node.target for node in self.body.graph.find_nodes(op="call_module"))
@@ -30,6 +33,11 @@ class Watch:
         # of what is left whole
         self._hooked = {name: _hooks(module) for name, module in self._modules}
         self._own = {name for name, module in self._modules if "forward" in vars(module)}
+        # what tracing has made constants of
+        self._baked = [(name, _holder(root, name)) for root in roots for name in network.baked]
+        self._seen: dict[int, tuple] = {}
+        self._traced = [] if model is None else _others(model, [name for name, _, _ in self._layers])
+        self._states, self._code = {self._state()}, network.module.code
 
     def check(self) -> None:
         """Refuse a layer that was replaced, or that has become another or got a hook.
@@ -56,6 +64,51 @@ class Watch:
         for name, module in self._modules:
             if _hooks(module) > self._hooked.get(name, 0):
                 check_hooks(name, module)
+        self._check_buffers()
+        self._check_attributes()
+
+    def _check_buffers(self) -> None:
+        """Refuse other values in a buffer that the graph holds as a constant."""
+        for place, (name, holder) in enumerate(self._baked):
+            tensor = None if holder is None else getattr(holder, name.rpartition(".")[2], None)
+            state = id(tensor), None if tensor is None or tensor.is_inference() else tensor._version
+            if self._seen.get(place) == state:
+                continue
+            if tensor is not None and not torch.equal(tensor.cpu(), self.network.baked[name].cpu()):
+                raise BarError(
+                    f"the buffer {name!r} has other values than when the gates were put in, which would have no "
+                    "effect: load them first, then call bar.gate"
+                )
+            self._seen[place] = state
+
+    def _state(self) -> tuple:
+        """The numbers and texts that the modules keep whose forward has been traced."""
+        kinds = (bool, int, float, str)
+        return tuple(
+            (place, key, value)
+            for place, module in enumerate(self._traced)
+            for key, value in vars(module).items()
+            if type(value) in kinds and key != "training"
+        )
+
+    def _check_attributes(self) -> None:
+        """Refuse another number or text in the model, if it would now compute something else than what was traced."""
+        state = self._state()
+        if state in self._states:
+            return
+        sizes, inputs = self.network.input_sizes, self.network.example_inputs()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they have been said
+            anew = trace(self.model, sizes[0]) if len(sizes) == 1 else trace(self.model, example_inputs=inputs)
+        if anew.module.code != self._code:
+            known = set().union(*self._states)
+            place, key, value = next((part for part in state if part not in known), (0, "", None))
+            raise BarError(
+                f"the attribute {key!r} of {type(self._traced[place]).__name__} is {value!r} now, with which the "
+                "network computes something else than when the gates were put in: call bar.gate on it anew, or let "
+                "forward read a buffer"
+            )
+        self._states.add(state)
 
     def set_mode(self, mode: bool) -> None:
         """Give the model a mode, training or eval; its own `train` may make exceptions, as frozen batch norms do."""
@@ -69,6 +122,18 @@ class Watch:
         for name, owner in self.dropouts.items():
             self.body.get_submodule(name).training = self.model.get_submodule(owner).training
         return self.model.training
+
+
+def _holder(root: nn.Module, name: str) -> nn.Module | None:
+    """The module that has a buffer of this name."""
+    owner = name.rpartition(".")[0]
+    return submodule_of(root, owner) if owner else root
+
+
+def _others(model: nn.Module, called: list[str]) -> list[nn.Module]:
+    """The modules of a network whose forward has been traced: not those that are called, nor what is in them."""
+    prefixes = tuple(f"{name}." for name in called)
+    return [module for name, module in model.named_modules() if not f"{name}.".startswith(prefixes)]
 
 
 def _hooks(module: nn.Module) -> int:
