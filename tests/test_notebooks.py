@@ -4,8 +4,10 @@ That the stored outputs are still what the code gives is nbval's part: `make tes
 """
 
 import ast
+import importlib.util
 import os
 import re
+import subprocess
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,6 +15,9 @@ import nbformat
 import papermill
 import pytest
 import tiny
+
+from bar.book import alone
+from bar.errors import BarError
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -82,6 +87,72 @@ def test_names_no_path_of_a_machine(notebook):
         outputs = "".join(str(output) for output in cell.get("outputs", []))
         found = HERE.search(cell.source + outputs)
         assert not found or found[0] == "/tmp/", f"cell {number}: {found[0]}"
+
+
+def test_the_first_cell_of_code_is_what_the_books_address_makes_it(notebook):
+    """Otherwise: `make address`."""
+    assert [alone.TAG in tags(cell) for cell in notebook.cells].index(True) == 1
+    assert notebook.cells[1].source == alone.first_cell(notebook, alone.repository(FOLDER.parent / "book"))
+
+
+@pytest.fixture
+def downloaded(tmp_path, monkeypatch):
+    """Runs the first cell of chapter 6 in an empty folder; returns what it did with pip, and where it works then."""
+    notebook = nbformat.read(FOLDER / "06_results.ipynb", as_version=4)
+    run, find_spec, pip = subprocess.run, importlib.util.find_spec, []
+    (tmp_path / "downloads").mkdir()
+    monkeypatch.chdir(tmp_path / "downloads")
+
+    def first_cell(address, installed):
+        def without_pip(command, **options):
+            return pip.append(command[-1]) if "pip" in command else run(command, **options)
+
+        monkeypatch.setattr(subprocess, "run", without_pip)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: find_spec(name) if installed else None)
+        exec(alone.first_cell(notebook, address), {})
+        return pip, Path.cwd().relative_to(tmp_path).as_posix()
+
+    return first_cell
+
+
+@pytest.fixture
+def published(tmp_path):
+    """The address of a repository."""
+    where = tmp_path / "published" / "companion"
+    for folder in ("notebooks", "results"):
+        (where / folder).mkdir(parents=True)
+        (where / folder / "file").write_text("")
+    git = ["git", "-C", str(where), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "all"]):
+        subprocess.run([*git, *command], check=True)
+    return str(where)
+
+
+def test_a_notebook_alone_does_nothing_where_all_is_there(downloaded, published, monkeypatch):
+    assert downloaded("", installed=True) == ([], "downloads")
+    monkeypatch.chdir(FOLDER)
+    exec(alone.first_cell(nbformat.read(FOLDER / "06_results.ipynb", as_version=4), published), {})
+    assert Path.cwd() == FOLDER
+
+
+def test_a_notebook_alone_says_in_one_line_what_it_lacks(downloaded):
+    with pytest.raises(SystemExit, match="^bar is not installed: `make install` in its repository does that$"):
+        downloaded("", installed=False)
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_notebook_alone_fetches_records_and_installs_what_is_missing(downloaded, published, installed):
+    pip, where = downloaded(published, installed)
+    assert where == "downloads/companion/notebooks"
+    assert Path("../results/file").is_file()
+    assert pip == ([] if installed else ["./companion[charts]"])
+    assert downloaded(published, True) == (pip, where)  # when the cell runs again
+
+
+def test_the_address_is_an_address(tmp_path):
+    (tmp_path / "_config.yml").write_text("sphinx: {config: {launch_repository: 'git@github.com:owner/name'}}")
+    with pytest.raises(BarError, match="write https://github.com/OWNER/NAME, or nothing"):
+        alone.repository(tmp_path)
 
 
 BUDGETED = [path for path in NOTEBOOKS if path.stem[:2] in ("04", "05", "06")]
