@@ -204,12 +204,25 @@ def test_runs_with_another_budget_at_full_length(path, factor, tmp_path):
 
 def solutions(path: Path) -> list[str]:
     """The code of a chapter's solutions, in order."""
-    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    text = path.read_text("utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join(cell.source for cell in nbformat.reads(text, 4).cells if cell.cell_type == "markdown")
     return re.findall(r"````\{dropdown\} Solution\n.*?```python\n(.*?)```\n````", text, flags=re.DOTALL)
 
 
+CHAPTERS = [*NOTEBOOKS, *sorted((FOLDER.parent / "book").glob("[0-9]*.md"))]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_has_three_to_five_exercises_with_solutions(path):
+    text = path.read_text("utf-8")
+    asked = len(re.findall(r"\*\*\d\. (?:Recall|Derivation|Computation|Experiment|Judgement|Design)\.\*\*", text))
+    assert 3 <= asked <= 5
+    assert text.count("{dropdown} Solution") == asked
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_solutions_are_right(path, monkeypatch):
     """Each chapter's, one after the other: they check themselves."""
     monkeypatch.chdir(FOLDER)
