@@ -198,7 +198,7 @@ def test_nothing_is_cut_off(browser, html, width, height):
     assert not {name: blocks for name, blocks in found.items() if any(blocks)}
 
 
-def test_what_is_wide_scrolls_by_keyboard_and_is_whole_in_print(browser, html):
+def test_what_is_wide_scrolls_by_keyboard_and_is_whole_in_print_as_are_folds(browser, html):
     page = opened(browser, viewport={"width": 390, "height": 844})
     page.goto(f"{html.as_uri()}/_executed/07_baselines.html", wait_until="load")
     page.wait_for_function(READY)
@@ -210,6 +210,11 @@ def test_what_is_wide_scrolls_by_keyboard_and_is_whole_in_print(browser, html):
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 700, "height": 900})  # about A4
     assert page.locator("article .scroll-hint:visible").count() == 0
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    folded = page.locator("article details > :not(summary)")
+    assert folded.count() > 0
+    seen = "all => all.map(e => [e.checkVisibility(), getComputedStyle(e).animationName])"
+    assert all(one == [True, "none"] for one in folded.evaluate_all(seen))  # what fades in is printed while it is white
     page.context.close()
 
 
