@@ -153,6 +153,8 @@ def test_the_address_is_an_address(tmp_path):
     (tmp_path / "_config.yml").write_text("sphinx: {config: {launch_repository: 'git@github.com:owner/name'}}")
     with pytest.raises(BarError, match="OWNER/NAME, or nothing"):
         alone.repository(tmp_path)
+    (tmp_path / "_config.yml").write_text("sphinx: {config: {launch_repository: 'https://github.com/owner/name/'}}")
+    assert alone.repository(tmp_path) == "https://github.com/owner/name"
 
 
 BUDGETED = [path for path in NOTEBOOKS if path.stem[:2] in ("04", "05", "06")]

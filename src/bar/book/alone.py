@@ -57,10 +57,11 @@ def repository(book: str | Path = "book") -> str:
         If something else than an address is set.
     """
     path = Path(book) / "_config.yml"
-    address = yaml.safe_load(path.read_text("utf-8"))["sphinx"]["config"]["launch_repository"]
-    if address and not re.fullmatch(r"https://[\w.-]+(/[\w.-]+){2}", str(address)):
-        raise BarError(f"{path}: launch_repository is {address!r}: write https://github.com/OWNER/NAME, or nothing")
-    return address or ""
+    written = yaml.safe_load(path.read_text("utf-8"))["sphinx"]["config"]["launch_repository"]
+    address = str(written or "").rstrip("/")
+    if address and not re.fullmatch(r"https://[\w.-]+(/[\w.-]+){2}", address):
+        raise BarError(f"{path}: launch_repository is {written!r}: write https://github.com/OWNER/NAME, or nothing")
+    return address
 
 
 def first_cell(notebook: nbformat.NotebookNode, address: str) -> str:
