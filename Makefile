@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 PARAMETERS = $(filter-out PYTHON=% VENV=% WORKERS=%,$(MAKEOVERRIDES))
 
 .DEFAULT_GOAL := help
-.PHONY: help install book assignments test test-all reproduce lint notebooks lock clean
+.PHONY: help install book assignments test test-all reproduce lint notebooks address lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -28,7 +28,7 @@ install: $(STAMP)  ## make .venv and install the package in it, in the versions 
 $(STAMP): pyproject.toml requirements.lock
 	@echo 'installing into $(VENV); the first time this fetches some GB (PyTorch) and takes minutes'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[book,cluster,course,onnx,timm,test]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[book,charts,cluster,course,onnx,timm,test]'
 	touch $@
 
 book: $(STAMP)  ## run the notebooks and build the book: book/_build/html/index.html
@@ -58,6 +58,9 @@ lint: $(STAMP)  ## style, formatting, imports that point down, complexity and le
 
 notebooks: $(STAMP)  ## run the notebooks again and store the outputs that the tests compare
 	$(BIN)/python -c 'from bar.book import store_outputs; store_outputs()'
+
+address: $(STAMP)  ## after setting launch_repository in book/_config.yml: write it into the notebooks
+	$(BIN)/python -c 'from bar.book import write_first_cells; write_first_cells()'
 
 lock: $(STAMP)  ## write the installed versions to requirements.lock
 	sed -i.old '/^[^#]/d' requirements.lock && rm requirements.lock.old

@@ -40,6 +40,10 @@ ARGUMENTS = [
     "--no-first-run",
 ]
 
+PATIENCE = 180_000  # milliseconds: nothing waits so long but on a machine that is busy with other work
+# Charts live, and what is wide is marked, some time after a page has loaded.
+READY = """document.documentElement.dataset.looked && !document.querySelector('figure.touch:not(.lives)')"""
+
 # One look at a page, after MathJax is done. Code is not looked at: there, TeX may be meant.
 LOOK = r"""async () => {
   const formulas = [...document.querySelectorAll('.math')].filter(e => e.textContent.trim());
@@ -89,6 +93,13 @@ def browser():
         chromium.close()
 
 
+def opened(browser, **options):
+    """A page of its own, that waits as long as it takes."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(PATIENCE)
+    return context.new_page()
+
+
 @pytest.fixture(params=["file", "http"])
 def address(request, html):
     """Where the book is, with a slash at the end: in the file system, then behind a server on this machine."""
@@ -114,9 +125,8 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def page(browser, address):
     """A page that can reach the book and nothing else, and the list of what went wrong on it."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=False)
-    page, complaints = context.new_page(), []
-    context.route(
+    page, complaints = opened(browser, viewport={"width": 1280, "height": 900}, offline=False), []
+    page.context.route(
         lambda url: not url.startswith((address, "data:", "blob:")),
         lambda route: (complaints.append(f"asked for {route.request.url}"), route.abort()),
     )
@@ -125,7 +135,7 @@ def page(browser, address):
     page.on("console", lambda m: complaints.append(f"console: {m.text}") if m.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
     yield page, complaints
-    context.close()
+    page.context.close()
 
 
 def left(request) -> bool:
@@ -148,6 +158,7 @@ def test_every_page(page, html, address):
         page.goto(address + name, wait_until="load")
         if name == "index.html":  # sends the reader on to the first page
             page.wait_for_url(address + "intro.html")
+        page.wait_for_function(READY)  # what a page still fetches when it is left is not there for the next one
         look = page.evaluate(LOOK)
         formulas += look.pop("formulas")
         problems += [f"{name}: {what}: {found}" for what, found in look.items() if found]
@@ -157,35 +168,40 @@ def test_every_page(page, html, address):
     assert formulas > 0
 
 
-# What reaches beyond the column of text, unless it is marked as scrolling.
-CUT = """async () => {
-  while (!document.documentElement.dataset.looked) await new Promise(done => setTimeout(done, 20));  // by reading.js
+# Formulas too small to read, and what reaches beyond the column of text, unless it is marked as scrolling.
+CUT = """() => {
+  const shrunk = [...document.querySelectorAll('article mjx-container > svg')].filter(e => {
+    const shown = e.getBoundingClientRect(), drawn = e.viewBox.baseVal;
+    return shown.width / drawn.width < 0.8 * shown.height / drawn.height;
+  });
   const blocks = document.querySelectorAll('article :is(pre, table, img, svg, mjx-container, .output, div.math)');
-  return [...blocks].filter(e => {
+  return shrunk.concat([...blocks].filter(e => {
     if (!e.getClientRects().length || e.closest('.scrolls')) return false;
     const column = e.closest('article').getBoundingClientRect();
     const inside = e.clientWidth && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display != 'inline';
     return (inside && e.tagName != 'svg') || e.getBoundingClientRect().right > column.right + 1;
-  }).map(e => e.outerHTML.slice(0, 100));
+  })).map(e => e.outerHTML.slice(0, 100));
 }"""
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
 def test_nothing_is_cut_off(browser, html, width, height):
     """From the file system only: how wide something is does not depend on who serves it."""
-    page = browser.new_page(viewport={"width": width, "height": height})
+    page = opened(browser, viewport={"width": width, "height": height})
     found = {}
     for name in chapters(html):
         if name != "index.html":
             page.goto(f"{html.as_uri()}/{name}", wait_until="load")
+            page.wait_for_function(READY)
             found[name] = [page.evaluate(LOOK)["wide"] or "", *page.evaluate(CUT)]
-    page.close()
+    page.context.close()
     assert not {name: blocks for name, blocks in found.items() if any(blocks)}
 
 
-def test_what_is_wide_scrolls_by_keyboard_and_is_whole_in_print(browser, html):
-    page = browser.new_page(viewport={"width": 390, "height": 844})
+def test_what_is_wide_scrolls_by_keyboard_and_is_whole_in_print_as_are_folds(browser, html):
+    page = opened(browser, viewport={"width": 390, "height": 844})
     page.goto(f"{html.as_uri()}/_executed/07_baselines.html", wait_until="load")
+    page.wait_for_function(READY)
     block = page.locator("article .scrolls:visible").first
     assert "scroll sideways" in block.evaluate("e => e.previousElementSibling.innerText")
     block.focus()
@@ -194,7 +210,12 @@ def test_what_is_wide_scrolls_by_keyboard_and_is_whole_in_print(browser, html):
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 700, "height": 900})  # about A4
     assert page.locator("article .scroll-hint:visible").count() == 0
-    page.close()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    folded = page.locator("article details > :not(summary)")
+    assert folded.count() > 0
+    seen = "all => all.map(e => [e.checkVisibility(), getComputedStyle(e).animationName])"
+    assert all(one == [True, "none"] for one in folded.evaluate_all(seen))  # what fades in is printed while it is white
+    page.context.close()
 
 
 def test_search(page, address):
@@ -239,9 +260,9 @@ def looked_at(html, pytestconfig):
 @pytest.fixture
 def wide(browser):
     """A page of 1280 pixels."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = opened(browser, viewport={"width": 1280, "height": 900})
     yield page
-    page.close()
+    page.context.close()
 
 
 def with_charts(page, html: Path, names: list[str]) -> Iterator[str]:
@@ -249,23 +270,23 @@ def with_charts(page, html: Path, names: list[str]) -> Iterator[str]:
     for name in names:
         if 'class="touch"' in (html / name).read_text("utf-8"):
             page.goto(f"{html.as_uri()}/{name}", wait_until="load")
-            page.wait_for_function("document.querySelectorAll('figure.touch:not(.lives)').length == 0")
+            page.wait_for_function(READY)
             yield name
 
 
 def test_every_slider_and_menu_moves_its_chart_by_keyboard(wide, html, looked_at):
     seen = 0
-    for name in with_charts(wide, html, looked_at):
+    for _ in with_charts(wide, html, looked_at):
         for chart in wide.locator("figure.touch").all():
             for control in chart.locator("input, select").all():
                 control.focus()
-                state = "figure => JSON.stringify(figure.view.getState().signals)"
-                before = chart.evaluate(state)
-                keys = ["Space"] if control.get_attribute("type") == "checkbox" else ["ArrowRight", "ArrowLeft"]
-                for key in keys:  # one of the two, where it stands at an end
-                    if chart.evaluate(state) == before:
-                        wide.keyboard.press(key)
-                assert chart.evaluate(state) != before, f"{name}: {control.get_attribute('name')}"
+                name_of = control.get_attribute("name")
+                signal = chart.evaluate("(figure, name) => figure.view.signal(name)", name_of)
+                at_its_end = control.evaluate("e => e.value == e.max || e.selectedIndex == e.length - 1")
+                is_box = control.get_attribute("type") == "checkbox"
+                wide.keyboard.press("Space" if is_box else "ArrowLeft" if at_its_end else "ArrowRight")
+                moved = "([figure, name, before]) => figure.view.signal(name) !== before"
+                wide.wait_for_function(moved, arg=[chart.element_handle(), name_of, signal])
                 seen += 1
     assert seen >= 4
 
@@ -291,12 +312,11 @@ def test_print_and_no_script_have_the_still_picture(browser, wide, html):
     wide.emulate_media(media="print")
     assert wide.locator("figure.touch .touch-still").is_visible()
     assert not wide.locator("figure.touch .touch-live").is_visible()
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
+    page = opened(browser, java_script_enabled=False)
     page.goto(f"{html.as_uri()}/_executed/02_barrier.html", wait_until="load")
     assert page.locator("figure.touch .touch-still").is_visible()
     assert page.locator("figure.touch .touch-still").get_attribute("alt")
-    context.close()
+    page.context.close()
 
 
 def test_every_page_opens_with_a_question_and_its_computed_answer(html):
@@ -314,18 +334,16 @@ def test_axe_finds_nothing_serious(browser, html, looked_at, pytestconfig, theme
         looked_at = looked_at[:1]
     package = Path(find_spec("axe_playwright_python").origin).parent
     axe = next(package.rglob("axe.min.js")).read_text("utf-8")
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
-    page, found = context.new_page(), []
+    page, found = opened(browser, viewport={"width": width, "height": 900}, color_scheme=theme), []
     for name in looked_at:
         page.goto(f"{html.as_uri()}/{name}", wait_until="load")
-        page.wait_for_function("document.querySelectorAll('figure.touch:not(.lives)').length == 0")
-        page.evaluate(CUT)  # waits for what is marked as scrolling
+        page.wait_for_function(READY)
         page.evaluate(axe)
         violations = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
         for one in violations:
             if one["impact"] in ("serious", "critical"):
                 found += [f"{name}: {one['id']}: {node['html'][:120]}" for node in one["nodes"]]
-    context.close()
+    page.context.close()
     assert not found, "\n".join(found)
 
 

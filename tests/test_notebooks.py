@@ -4,8 +4,10 @@ That the stored outputs are still what the code gives is nbval's part: `make tes
 """
 
 import ast
+import importlib.util
 import os
 import re
+import subprocess
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,6 +15,9 @@ import nbformat
 import papermill
 import pytest
 import tiny
+
+from bar.book import alone
+from bar.errors import BarError
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -84,6 +89,74 @@ def test_names_no_path_of_a_machine(notebook):
         assert not found or found[0] == "/tmp/", f"cell {number}: {found[0]}"
 
 
+def test_the_first_cell_of_code_is_what_the_books_address_makes_it(notebook):
+    """Otherwise: `make address`."""
+    assert [alone.TAG in tags(cell) for cell in notebook.cells].index(True) == 1
+    assert notebook.cells[1].source == alone.first_cell(notebook, alone.repository(FOLDER.parent / "book"))
+
+
+@pytest.fixture
+def downloaded(tmp_path, monkeypatch):
+    """Runs the first cell of chapter 6 in an empty folder; returns what it did with pip, and where it works then."""
+    notebook = nbformat.read(FOLDER / "06_results.ipynb", as_version=4)
+    run, find_spec, pip = subprocess.run, importlib.util.find_spec, []
+    (tmp_path / "downloads").mkdir()
+    monkeypatch.chdir(tmp_path / "downloads")
+
+    def first_cell(address, installed):
+        def without_pip(command, **options):
+            return pip.append(command[-1]) if "pip" in command else run(command, **options)
+
+        monkeypatch.setattr(subprocess, "run", without_pip)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: find_spec(name) if installed else None)
+        exec(alone.first_cell(notebook, address), {})
+        return pip, Path.cwd().relative_to(tmp_path).as_posix()
+
+    return first_cell
+
+
+@pytest.fixture
+def published(tmp_path):
+    """The address of a repository."""
+    where = tmp_path / "published" / "companion"
+    for folder in ("notebooks", "results"):
+        (where / folder).mkdir(parents=True)
+        (where / folder / "file").write_text("")
+    git = ["git", "-C", str(where), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "all"]):
+        subprocess.run([*git, *command], check=True)
+    return str(where)
+
+
+def test_a_notebook_alone_does_nothing_where_all_is_there(downloaded, published, monkeypatch):
+    assert downloaded("", installed=True) == ([], "downloads")
+    monkeypatch.chdir(FOLDER)
+    exec(alone.first_cell(nbformat.read(FOLDER / "06_results.ipynb", as_version=4), published), {})
+    assert Path.cwd() == FOLDER
+
+
+def test_a_notebook_alone_says_in_one_line_what_it_lacks(downloaded):
+    with pytest.raises(SystemExit, match=r"^bar is not installed: `make install` in its repository does that$"):
+        downloaded("", installed=False)
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_notebook_alone_fetches_records_and_installs_what_is_missing(downloaded, published, installed):
+    pip, where = downloaded(published, installed)
+    assert where == "downloads/companion/notebooks"
+    assert Path("../results/file").is_file()
+    assert pip == ([] if installed else ["./companion[charts]"])
+    assert downloaded(published, True) == (pip, where)  # when the cell runs again
+
+
+def test_the_address_is_an_address(tmp_path):
+    (tmp_path / "_config.yml").write_text("sphinx: {config: {launch_repository: 'git@github.com:owner/name'}}")
+    with pytest.raises(BarError, match="OWNER/NAME, or nothing"):
+        alone.repository(tmp_path)
+    (tmp_path / "_config.yml").write_text("sphinx: {config: {launch_repository: 'https://github.com/owner/name/'}}")
+    assert alone.repository(tmp_path) == "https://github.com/owner/name"
+
+
 BUDGETED = [path for path in NOTEBOOKS if path.stem[:2] in ("04", "05", "06")]
 
 
@@ -133,12 +206,25 @@ def test_runs_with_another_budget_at_full_length(path, factor, tmp_path):
 
 def solutions(path: Path) -> list[str]:
     """The code of a chapter's solutions, in order."""
-    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    text = path.read_text("utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join(cell.source for cell in nbformat.reads(text, 4).cells if cell.cell_type == "markdown")
     return re.findall(r"````\{dropdown\} Solution\n.*?```python\n(.*?)```\n````", text, flags=re.DOTALL)
 
 
+CHAPTERS = [*NOTEBOOKS, *sorted((FOLDER.parent / "book").glob("[0-9]*.md"))]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_has_three_to_five_exercises_with_solutions(path):
+    text = path.read_text("utf-8")
+    asked = len(re.findall(r"\*\*\d\. (?:Recall|Derivation|Computation|Experiment|Judgement|Design)\.\*\*", text))
+    assert 3 <= asked <= 5
+    assert text.count("{dropdown} Solution") == asked
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_solutions_are_right(path, monkeypatch):
     """Each chapter's, one after the other: they check themselves."""
     monkeypatch.chdir(FOLDER)

@@ -1,12 +1,14 @@
 """The pages of the book that are not notebooks: what they name exists, and their arithmetic is right."""
 
 import importlib
+import json
 import math
 import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 import torch
 
@@ -46,6 +48,19 @@ def test_every_chapter_is_on_the_front_page_under_the_number_of_its_file():
     chapters = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
     for stem in chapters:
         assert f"| {int(stem[:2])} | {{doc}}`_executed/{stem}` |" in PAGES["intro"]
+
+
+def test_the_front_page_has_the_accuracy_of_its_record():
+    accuracy = json.loads((ROOT / "docs" / "pruned.json").read_text("utf-8"))["validation_accuracy"]
+    assert f"gets {accuracy:.1%} of".replace("%", " %") in PAGES["intro"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_chapter_links_its_terms_to_the_glossary_once(path):
+    text = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
+    terms = [role.partition("<")[2].rstrip(">") or role for role in re.findall(r"\{term\}`([^`]+)`", text)]
+    assert len(terms) >= 2
+    assert len(terms) == len(set(terms))
 
 
 def test_every_work_has_a_doi_or_an_address():

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bar.book import alone
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 REQUIREMENTS = PROJECT["dependencies"] + [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
@@ -36,6 +38,14 @@ def test_environment_has_the_requirements_of_the_project():
     assert "python" + PROJECT["requires-python"] in conda
     assert {"pip", "make"} <= set(conda)
     assert sorted(pip["pip"]) == sorted([*REQUIREMENTS, "-e ."])
+
+
+def test_binder_has_the_builds_for_a_cpu_of_what_the_project_requires():
+    binder = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text("utf-8"))["dependencies"]
+    assert {"python" + PROJECT["requires-python"]} < set(binder)
+    assert {name.replace("pytorch-cpu", "torch") for name in binder if "torch" in name} <= set(PROJECT["dependencies"])
+    extras = re.search(r"'\.\[([\w,]+)\]'", (ROOT / "binder" / "postBuild").read_text("utf-8"))[1].split(",")
+    assert set(extras) == set(alone.EXTRAS.values()) <= set(PROJECT["optional-dependencies"])
 
 
 def test_lock_file_pins_every_requirement():

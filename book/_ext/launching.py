@@ -1,7 +1,7 @@
 """Sphinx extension: each chapter can be opened in Colab and Binder, once the repository has a public address.
 
 The address is set in one place, `launch_repository` in _config.yml. Until then pages have no such links, for they would
-lead nowhere.
+lead nowhere. What Binder installs is in the folder `binder`; ARCHITECTURE.md says how much of its 2 GB chapters take.
 """
 
 import re

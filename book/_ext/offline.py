@@ -25,7 +25,7 @@ def configure(app, config):
 
 
 def finish(app, exception):
-    """Copy MathJax and the script of charts into the finished book; take the preloading of fonts out of its pages."""
+    """Copy MathJax and the script of charts into the finished book; take out what its readers never use."""
     if exception is not None or app.builder.format != "html":
         return
     package = find_spec("sphinx-mathjax-offline")
@@ -36,6 +36,8 @@ def finish(app, exception):
     (html / "_static" / "mathjax").mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(package.origin).parent / "static" / "mathjax" / MATHJAX, html / "_static" / "mathjax")
     touch.write_scripts(html / "_static" / "vega")
+    for path in (html / "_static").rglob("*.map"):  # for those who debug the theme's scripts: a megabyte
+        path.unlink()
     for page in html.rglob("*.html"):
         text = page.read_text("utf-8")
         maths = 'class="math' in text

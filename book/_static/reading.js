@@ -1,7 +1,13 @@
 // Marks what is wider than the page: it scrolls, by keyboard too, and says so. Without this script it scrolls all the same.
 (() => {
   const WIDE = ".bd-article :is(pre, .pst-scrollable-table-container, .text_html, div.math)";
-  const COLUMNS = 88; // a printed line longer than this is a sentence rather than columns, and wraps
+  const LONGEST = 88; // a printed line longer than this is a sentence rather than columns, and wraps
+
+  // Whether what is printed stands in columns, which must not be broken.
+  function inColumns(text) {
+    const lines = text.split("\n");
+    return lines.every((line) => line.length <= LONGEST) && lines.filter((line) => /\S {2,}\S/.test(line)).length > 1;
+  }
 
   function mark(block) {
     const hint = block.previousElementSibling;
@@ -31,7 +37,7 @@
 
   addEventListener("load", async () => {
     for (const block of document.querySelectorAll(".bd-article .cell_output pre")) {
-      if (block.textContent.split("\n").some((line) => line.length > COLUMNS)) block.classList.add("prose");
+      if (!inColumns(block.textContent)) block.classList.add("prose");
     }
     if (window.MathJax?.startup) await window.MathJax.startup.promise;
     look();

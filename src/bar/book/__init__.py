@@ -8,11 +8,12 @@ cell ends the build and leaves no notebook behind that a book could be built fro
 from bar.errors import BarError
 
 try:
+    from bar.book.alone import write_first_cells
     from bar.book.building import LOCK, build
     from bar.book.executing import store_outputs
     from bar.book.pages import NOTHING_TO_DRAW
     from bar.book.parameters import parse_parameters
 except ModuleNotFoundError as error:  # nbformat or papermill, say
-    raise BarError(f"{error.name} is not installed: pip install 'bar-pruning[book]'") from error
+    raise BarError(f"{error.name} is not installed: pip install 'bar-pruning[book,charts]'") from error
 
-__all__ = ["LOCK", "NOTHING_TO_DRAW", "build", "parse_parameters", "store_outputs"]
+__all__ = ["LOCK", "NOTHING_TO_DRAW", "build", "parse_parameters", "store_outputs", "write_first_cells"]

@@ -260,9 +260,12 @@ def widths_and_time(records: str | Path) -> Touch:
             text="format(datum.milliseconds, '.1f') + ' ms; FLOPs / ' + format(datum['FLOP factor'], '.1f')"
         )
         .mark_text(align="left", dx=4, fontSize=12)
-        .encode(altair.X("zero:Q"), y, altair.Text("text:N"))
+        .encode(altair.X("end:Q"), y, altair.Text("text:N"))
     )
-    said = said.transform_calculate(zero="0")
+    # behind a short bar, in a long one
+    said = said.transform_joinaggregate(longest="max(milliseconds)").transform_calculate(
+        end="2 * datum.milliseconds < datum.longest ? datum.milliseconds : 0"
+    )
     chart = altair.vconcat(
         left.properties(width=WIDTH - 60, height=13 * len(order)),
         altair.layer(bars.encode(opacity=altair.value(0.35)), said).properties(width=WIDTH - 60, height=90),
