@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "assignments"))
 
 import leaking  # noqa: E402
+import limiting  # noqa: E402
 import masters  # noqa: E402
 import showing  # noqa: E402
 import variants  # noqa: E402
@@ -147,6 +148,20 @@ def test_colab_unpacks_the_zip(made, tmp_path, monkeypatch, name):
     if name == "04_training":
         assert (tmp_path / name / "bar" / "__init__.py").is_file()
         assert sys.path[0] == name
+
+
+def test_whatever_never_ends_is_stopped(tmp_path):
+    """A loop costs its cell, one that cannot be interrupted those after it, and both no more time than there is."""
+    stubborn = "while True:\n    try:\n        sum(range(1000))\n    except:\n        pass"
+    sources = ["before = 1", "while True:\n    pass", "assert before == 1", stubborn, "assert before == 1"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    step = limiting.LimitedExecute(seconds=2, extra_arguments=["--IPKernelApp.log_level=50"])
+    resources = {"nbgrader": {"assignment": "01_gates"}, "metadata": {"path": str(tmp_path)}}
+    start = sum(os.times()[2:4])
+    step.preprocess(notebook, resources)
+    errors = [[output.ename for output in cell.outputs] for cell in notebook.cells]
+    assert errors == [[], ["KeyboardInterrupt"], [], ["DeadKernelError"], ["DeadKernelError"]]
+    assert sum(os.times()[2:4]) - start < 4
 
 
 def test_the_records_that_students_compare_are_the_recorded_ones(monkeypatch):
