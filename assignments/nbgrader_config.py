@@ -16,8 +16,8 @@ c.CourseDirectory.course_id = "bar"
 c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "bar"]
 
 c.Execute.extra_arguments = ["--IPKernelApp.log_level=40"]  # errors; a warning of the kernel is none of the student's
-# Processor time and time by the clock of a submission as a whole, in seconds. A cell may take half of what is left: what
-# loops for ever is stopped, and the next cell is run. Where the machine is slow or busy, raise them.
+# Processor time and time by the clock of a submission as a whole, in seconds. A cell may take half of what is left:
+# what loops for ever is stopped, and the next cell is run. Where the machine is slow or busy, raise them.
 c.LimitedExecute.seconds = 16
 c.LimitedExecute.seconds_of = {"04_training": 55}
 c.LimitedExecute.clock = 300

@@ -14,6 +14,7 @@ import masters
 import nbformat
 from nbformat import NotebookNode
 from nbgrader.apps import NbGraderAPI
+from right_answers import RIGHT
 from traitlets.config.loader import Config, PyFileConfigLoader
 from troubles import TROUBLES
 from wrong_answers import WRONG
@@ -145,7 +146,7 @@ class Class:
 
 
 def prove(course: Path, root: Path, name: str, everything: bool = True) -> dict:
-    """Grade the master, an empty submission, the typical wrong answers, and those that go wrong otherwise.
+    """Grade the master, other right answers, an empty submission, typical wrong ones, and what goes wrong otherwise.
 
     Parameters
     ----------
@@ -174,6 +175,8 @@ def prove(course: Path, root: Path, name: str, everything: bool = True) -> dict:
     for wrong in WRONG[name] if everything else WRONG[name][:2]:
         one.grade(wrong.title, wrong.applied(answered()), wrong.loses)
     if everything:
+        for title, cells in RIGHT[name].items():
+            one.grade(title, masters.filled(one.release, cells), ())
         for title, spoil in TROUBLES.items():
             notebook = answered()
             lost = spoil(notebook, name)

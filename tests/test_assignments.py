@@ -23,6 +23,7 @@ import limiting  # noqa: E402
 import masters  # noqa: E402
 import showing  # noqa: E402
 import variants  # noqa: E402
+from right_answers import RIGHT  # noqa: E402
 from wrong_answers import WRONG  # noqa: E402
 
 SEED = 7
@@ -46,7 +47,7 @@ def made(tmp_path_factory):
 def test_one_assignment_from_end_to_end(made):
     """Released, answered, graded and given back: the proof has no fault, or the command would have failed."""
     _, printed = made
-    assert "| 01_gates | 16, 4 | 16, 0 | 2 of 2 as expected |" in printed
+    assert "| 01_gates | 16, 4 | 16, 0 | 0 of 0 with all points | 2 of 2 as expected |" in printed
     assert "BETA = 0.5" in printed
 
 
@@ -117,6 +118,19 @@ def test_wrong_answers_fit_the_masters(name):
     for wrong in WRONG[name]:
         assert {"test_" + test for test in wrong.loses} <= set(masters.tests(master))
         assert wrong.applied(masters.answered(master, master))
+
+
+@pytest.mark.parametrize("name", masters.NAMES)
+def test_other_right_answers_are_whole(name):
+    cells = masters.read(masters.SOURCE, name).cells
+    answers = {
+        masters.graded(cell)["grade_id"]
+        for cell in cells
+        if masters.graded(cell).get("solution") and cell.cell_type == "code"
+    }
+    assert RIGHT[name]
+    for title, right in RIGHT[name].items():
+        assert set(right) == answers, title
 
 
 @pytest.mark.parametrize("name", masters.NAMES)
