@@ -1,22 +1,24 @@
 # ruff: noqa
 # %% make_optimizer
 def make_optimizer(gated, lr, gate_lr, weight_decay):
-    gates, weights = [], []
-    for name, p in gated.named_parameters():
-        (gates if name.endswith("log_alpha") else weights).append(p)
-    return torch.optim.Adam(
-        [{"params": gates, "lr": gate_lr}, {"params": weights, "weight_decay": weight_decay}], lr=lr
-    )
+    gates = [gate.log_alpha for gate in gated.gates.values()]
+    ids = [id(gate) for gate in gates]
+    optimizer = torch.optim.Adam(gates, lr=gate_lr)
+    others = [p for p in gated.parameters() if id(p) not in ids]
+    optimizer.add_param_group({"params": [p for p in others if p.dim() == 1], "lr": lr})
+    optimizer.add_param_group({"params": [p for p in others if p.dim() > 1], "lr": lr, "weight_decay": weight_decay})
+    return optimizer
 
 
 # %% train_step
 def train_step(gated, budget, optimizer, images, labels, step):
     optimizer.zero_grad()
-    term = budget(step)
-    loss = nn.CrossEntropyLoss()(gated(images), labels) + term
+    first = nn.CrossEntropyLoss()(gated(images), labels)
+    second = budget(step)
+    loss = first + second
     loss.backward()
     optimizer.step()
-    return float(loss.detach())
+    return [float(first.detach()), loss.item() - first.item()]
 
 
 # %% train
