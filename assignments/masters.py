@@ -58,6 +58,14 @@ def answered(release: NotebookNode, master: NotebookNode) -> NotebookNode:
     return notebook
 
 
+def filled(release: NotebookNode, cells: dict[str, str]) -> NotebookNode:
+    """The student version with these answers, by the names of their cells."""
+    notebook = copy.deepcopy(release)
+    for grade_id, source in cells.items():
+        cell_of(notebook, grade_id).source = source
+    return notebook
+
+
 def cell_of(notebook: NotebookNode, grade_id: str) -> NotebookNode:
     """The cell with this name."""
     return next(cell for cell in notebook.cells if graded(cell).get("grade_id") == grade_id)

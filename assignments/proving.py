@@ -14,9 +14,16 @@ import masters
 import nbformat
 from nbformat import NotebookNode
 from nbgrader.apps import NbGraderAPI
+from right_answers import RIGHT
 from traitlets.config.loader import Config, PyFileConfigLoader
 from troubles import TROUBLES
 from wrong_answers import WRONG
+
+# A cell that prints, on Linux, what the kernel has needed (`getrusage` counts the process that it was forked from, too)
+STATUS = """from pathlib import Path
+
+if Path("/proc/self/status").exists():
+    print(Path("/proc/self/status").read_text("utf-8"))"""
 
 
 @dataclass
@@ -35,7 +42,7 @@ class Proof:
     faults : list of str
         Whatever is not as it should be, a line each.
     memory : float
-        The largest resident memory of the master's kernel, in MB.
+        The largest resident memory of the master's kernel, in MB; 0 where the system is not Linux.
     """
 
     name: str
@@ -115,6 +122,13 @@ class Class:
             notebook = book.find_submission_notebook(self.name, self.name, student)
             return {grade.name: grade.auto_score or 0 for grade in notebook.grades}
 
+    def memory(self, student: str) -> int:
+        """The largest resident memory of the kernel, in MB, as the last cell has printed it."""
+        cell = masters.read(self.root / "autograded" / student, self.name).cells[-1]
+        printed = "".join(output.get("text", "") for output in cell.outputs)
+        found = re.search(r"VmHWM:\s+(\d+) kB", printed)
+        return round(int(found[1]) / 1000) if found else 0
+
     def says(self, student: str, lost: set[str]) -> dict[str, str]:
         """What the student reads about each lost test: the first line of its error."""
         notebook = masters.read(self.root / "autograded" / student, self.name)
@@ -145,7 +159,7 @@ class Class:
 
 
 def prove(course: Path, root: Path, name: str, everything: bool = True) -> dict:
-    """Grade the master, an empty submission, the typical wrong answers, and those that go wrong otherwise.
+    """Grade the master, other right answers, an empty submission, typical wrong ones, and what goes wrong otherwise.
 
     Parameters
     ----------
@@ -166,14 +180,18 @@ def prove(course: Path, root: Path, name: str, everything: bool = True) -> dict:
     warnings.filterwarnings("ignore", module="nbgrader|nbformat")  # of theirs, about themselves
     one = Class(course, root / name, name)
     answered = lambda: masters.answered(one.release, one.master)  # noqa: E731
-    one.grade("master", answered(), ())
-    one.proof.memory = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000)  # Linux: kB
+    master = answered()
+    master.cells.append(nbformat.v4.new_code_cell(STATUS))
+    one.grade("master", master, ())
+    one.proof.memory = one.memory("master")
     one.grade("empty", one.release, tuple(test.removeprefix("test_") for test in masters.tests(one.master)))
     if any(one.scores("empty").values()):
         one.proof.faults.append(f"{name}: an empty submission is given points")
     for wrong in WRONG[name] if everything else WRONG[name][:2]:
         one.grade(wrong.title, wrong.applied(answered()), wrong.loses)
     if everything:
+        for title, cells in RIGHT[name].items():
+            one.grade(title, masters.filled(one.release, cells), ())
         for title, spoil in TROUBLES.items():
             notebook = answered()
             lost = spoil(notebook, name)

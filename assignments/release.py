@@ -66,7 +66,7 @@ def release(root: Path, seed: int) -> dict[str, dict[str, str]]:
     BarError
         If nbgrader fails, or if something of a solution or a hidden test is in a student version.
     """
-    for name in ("nbgrader_config.py", "cutting.py"):
+    for name in ("nbgrader_config.py", "cutting.py", "limiting.py"):
         shutil.copy(HERE / name, root / name)
     shutil.copytree(HERE / "templates", root / "templates")
     shutil.copytree(HERE / "source", root / "source", ignore=shutil.ignore_patterns(".*"))

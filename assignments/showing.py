@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from masters import NAMES
+from right_answers import RIGHT
 from troubles import TROUBLES
 
 from bar import files
@@ -15,22 +16,31 @@ GUIDE = ROOT / "book" / "grading.md"
 TABLE = re.compile(r"(<!-- (\w+): from the record -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 
+def _kind(name: str, who: str) -> str:
+    """What kind of submission a line is about."""
+    if who in RIGHT[name]:
+        return "right"
+    return "trouble" if who in (*TROUBLES, "missing file") else "wrong"
+
+
 def table(proofs: list[dict]) -> str:
     """What came of the proof, as a table in Markdown: a line for each assignment."""
     lines = [
-        "| Assignment | Points: tests, by hand | Master, empty | Wrong answers | Other trouble | CPU s | Memory |",
-        "|---|---|---|---|---|---|---|",
+        "| Assignment | Tests, by hand | Master, empty | Other right answers | Wrong | Trouble | CPU s | Memory |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for proof in proofs:
         by_name = {line["who"]: line for line in proof["graded"]}
-        others = [line for who, line in by_name.items() if who not in ("master", "empty")]
-        troubles = [line for line in others if line["who"] in (*TROUBLES, "missing file")]
-        wrong = [line for line in others if line not in troubles]
-        right = [sum(line["as_expected"] for line in group) for group in (wrong, troubles)]
+        kinds = {"right": [], "trouble": [], "wrong": []}
+        for who, line in by_name.items():
+            if who not in ("master", "empty"):
+                kinds[_kind(proof["name"], who)].append(line["as_expected"])
         lines.append(
             f"| {proof['name']} | {proof['points']}, {proof['by_hand']} "
             f"| {by_name['master']['points']:g}, {by_name['empty']['points']:g} "
-            f"| {right[0]} of {len(wrong)} as expected | {right[1]} of {len(troubles)} as expected "
+            f"| {sum(kinds['right'])} of {len(kinds['right'])} with all points "
+            f"| {sum(kinds['wrong'])} of {len(kinds['wrong'])} as expected "
+            f"| {sum(kinds['trouble'])} of {len(kinds['trouble'])} as expected "
             f"| {by_name['master']['cpu']:.0f}, {max(line['cpu'] for line in by_name.values()):.0f} "
             f"| {proof['memory']:.0f} MB |"
         )
@@ -42,7 +52,7 @@ def errors(proofs: list[dict]) -> str:
     lines = ["| Assignment | Wrong answer | Costs | What the student reads first |", "|---|---|---|---|"]
     for proof in proofs:
         for line in proof["graded"]:
-            if line["who"] in ("master", "empty", "missing file", *TROUBLES):
+            if line["who"] in ("master", "empty") or _kind(proof["name"], line["who"]) != "wrong":
                 continue
             lost = ", ".join(name.removeprefix("test_").replace("_", " ") for name in line["lost"])
             says = (line["says"].get(line["lost"][0]) or "").replace("|", "\\|").replace("$", "\\$")

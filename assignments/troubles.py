@@ -24,6 +24,15 @@ def infinite_loop(notebook: NotebookNode, name: str) -> tuple[str, ...]:
     return LOOP[name][1]
 
 
+def stubborn_loop(notebook: NotebookNode, name: str) -> tuple[str, ...]:
+    """An answer that never returns, and catches whatever is to stop it: the kernel is ended, and runs no later test."""
+    cell = masters.cell_of(notebook, LOOP[name][0])
+    loop = r"\1    while True:\n        try:\n            sum(range(1000))\n        except:\n            pass\n"
+    cell.source = re.sub(r'(""".*"""\n)', loop, cell.source, count=1)
+    tests = [test.removeprefix("test_") for test in masters.tests(notebook)]
+    return tuple(tests[tests.index(LOOP[name][1][0]) :])
+
+
 def syntax_error(notebook: NotebookNode, name: str) -> tuple[str, ...]:
     """An answer that Python cannot read."""
     cell = masters.cell_of(notebook, LOOP[name][0])
@@ -50,10 +59,20 @@ def prints_much(notebook: NotebookNode, name: str) -> tuple[str, ...]:
     return ()
 
 
+def writes_to_stderr(notebook: NotebookNode, name: str) -> tuple[str, ...]:
+    """A right answer that writes a bar of progress while it is tested."""
+    cell = masters.cell_of(notebook, LOOP[name][0])
+    write = r"\1    import sys\n\n    print('10 %', file=sys.stderr)\n"
+    cell.source = re.sub(r'(""".*"""\n)', write, cell.source, count=1)
+    return ()
+
+
 TROUBLES: dict[str, Callable[[NotebookNode, str], tuple[str, ...]]] = {
     "infinite loop": infinite_loop,
+    "stubborn loop": stubborn_loop,
     "syntax error": syntax_error,
     "deleted test": deleted_test,
     "edited test": edited_test,
     "prints 100 MB": prints_much,
+    "writes to stderr": writes_to_stderr,
 }

@@ -19,9 +19,12 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "assignments"))
 
 import leaking  # noqa: E402
+import limiting  # noqa: E402
 import masters  # noqa: E402
 import showing  # noqa: E402
 import variants  # noqa: E402
+from right_answers import RIGHT  # noqa: E402
+from troubles import TROUBLES  # noqa: E402
 from wrong_answers import WRONG  # noqa: E402
 
 SEED = 7
@@ -45,7 +48,7 @@ def made(tmp_path_factory):
 def test_one_assignment_from_end_to_end(made):
     """Released, answered, graded and given back: the proof has no fault, or the command would have failed."""
     _, printed = made
-    assert "| 01_gates | 16, 4 | 16, 0 | 2 of 2 as expected |" in printed
+    assert "| 01_gates | 16, 4 | 16, 0 | 0 of 0 with all points | 2 of 2 as expected |" in printed
     assert "BETA = 0.5" in printed
 
 
@@ -119,6 +122,19 @@ def test_wrong_answers_fit_the_masters(name):
 
 
 @pytest.mark.parametrize("name", masters.NAMES)
+def test_other_right_answers_are_whole(name):
+    cells = masters.read(masters.SOURCE, name).cells
+    answers = {
+        masters.graded(cell)["grade_id"]
+        for cell in cells
+        if masters.graded(cell).get("solution") and cell.cell_type == "code"
+    }
+    assert RIGHT[name]
+    for title, right in RIGHT[name].items():
+        assert set(right) == answers, title
+
+
+@pytest.mark.parametrize("name", masters.NAMES)
 def test_other_parameters(name):
     master, same, other = (masters.read(masters.SOURCE, name) for _ in range(3))
     assert variants.vary(same, name, 0) == {}
@@ -149,6 +165,20 @@ def test_colab_unpacks_the_zip(made, tmp_path, monkeypatch, name):
         assert sys.path[0] == name
 
 
+def test_whatever_never_ends_is_stopped(tmp_path):
+    """A loop costs its cell, one that cannot be interrupted those after it, and both no more time than there is."""
+    stubborn = "while True:\n    try:\n        sum(range(1000))\n    except:\n        pass"
+    sources = ["before = 1", "while True:\n    pass", "assert before == 1", stubborn, "assert before == 1"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    step = limiting.LimitedExecute(seconds=2, extra_arguments=["--IPKernelApp.log_level=50"])
+    resources = {"nbgrader": {"assignment": "01_gates"}, "metadata": {"path": str(tmp_path)}}
+    start = sum(os.times()[2:4])
+    step.preprocess(notebook, resources)
+    errors = [[output.ename for output in cell.outputs] for cell in notebook.cells]
+    assert errors == [[], ["KeyboardInterrupt"], [], ["DeadKernelError"], ["DeadKernelError"]]
+    assert sum(os.times()[2:4]) - start < 4
+
+
 def test_the_records_that_students_compare_are_the_recorded_ones(monkeypatch):
     import runs_csv
 
@@ -159,18 +189,28 @@ def test_the_guide_shows_the_record_and_no_solution():
     record = json.loads(showing.RECORD.read_text("utf-8"))
     text = showing.GUIDE.read_text("utf-8")
     assert showing.guide(text, record) == text, "run `python assignments/showing.py`"
-    assert record
-    assert {proof["name"] for proof in record} <= set(masters.NAMES)
+    assert [proof["name"] for proof in record] == list(masters.NAMES)
     for proof in record:
         assert not proof["faults"]
         assert all(line["as_expected"] for line in proof["graded"])
-        assert proof["memory"] < 2000
-        loops = [line for line in proof["graded"] if line["who"] == "infinite loop"]
-        most = max(line["cpu"] for line in proof["graded"] if line not in loops)
-        assert most <= (60 if proof["name"] == "04_training" else 20)
-    pages = "\n".join(path.read_text("utf-8") for path in (ROOT / "book").glob("*.md"))
+        assert 100 < proof["memory"] < 2000
+        wrong = {wrong.title for wrong in WRONG[proof["name"]]}
+        everybody = {"master", "empty", *RIGHT[proof["name"]], *wrong, *TROUBLES, "missing file"}
+        assert {line["who"] for line in proof["graded"]} == everybody
+        assert max(line["cpu"] for line in proof["graded"]) <= (60 if proof["name"] == "04_training" else 20)
+
+
+def test_the_book_has_no_solution():
+    """No line of one, but those that every loop of training has."""
+    pages = [path.read_text("utf-8") for path in (ROOT / "book").glob("*.md")]
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        pages += [cell.source for cell in nbformat.read(path, 4).cells]
+    text = "\n".join(pages)
+    loops = {"optimizer.zero_grad()", "optimizer.step()", "gated.train()", "pruned.train()"}
+    loops |= {"for _ in range(epochs):", "for gate in gated.gates.values():"}
     for name in masters.NAMES:
-        assert [line for line in masters.secrets(masters.read(masters.SOURCE, name)) if line in pages] == []
+        secrets = masters.secrets(masters.read(masters.SOURCE, name))
+        assert [line for line in secrets if line in text and line not in loops] == []
 
 
 @pytest.mark.long
