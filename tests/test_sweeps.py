@@ -176,6 +176,8 @@ def test_a_node_that_lacks_the_data_or_the_folder_is_left_out(nodes, tmp_path, m
 
 def test_words_that_ray_cannot_serve(bar_command):
     assert "is auto or HOST:PORT" in bar_command("sweep", "--ray", "nowhere")[2]
+    for jobs in ("0", "1000"):
+        assert "jobs must be at least 1" in bar_command("sweep", "--jobs", jobs, "--dry-run")[2]
     assert "no Ray cluster answers at 127.0.0.1:1:" in bar_command("sweep", "--ray", "127.0.0.1:1")[2]
     with pytest.raises(bar.BarError, match="CUDA_VISIBLE_DEVICES=1"):
         list(sweeps.sweep([], jobs=2, device="cuda:1"))
@@ -301,7 +303,7 @@ def test_a_file_in_the_place_of_a_folder(tmp_path, bar_command):
     Path("out").mkdir()
     Path("out", blocked.name).write_text("in the way")
     code, out, err = bar_command("sweep", "-m", "magnitude", *WORDS, "--out", "out")
-    assert (code, out) == (2, "")
+    assert (code, out) == (1, "")
     lines = err.splitlines()
     assert f"{blocked.name}: out/{blocked.name} exists and is not the folder of a run; choose another" in lines
     assert lines[-1] == f"bar: 1 of 2 runs failed: {blocked.name}"
@@ -332,6 +334,9 @@ def test_a_file_says_what_options_do(bar_command):
     ("text", "said"),
     [
         ("", "it must hold fields and values"),
+        ("[]", "it has no runs"),
+        ("{method: bar, seed: 1, method: l0}", "'method' is there twice"),
+        ("[{method: bar}, {options: {rule: l0, rule: median}}]", "'rule' is there twice"),
         ("[1]", "it must hold fields and values"),
         ("{metod: bar}", "a run has no 'metod': did you mean 'method'?"),
         ("{method: [bar, lo]}", "lo"),

@@ -1,6 +1,7 @@
 """``bar sweep``."""
 
 import json
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def sweep(
     and seed. It is kept in OUT, as are the options.
 
     What is recorded already is not run again, and what was interrupted goes on. A run that fails does not stop the
-    others; the exit code is then 2. With --jobs or --ray, a run whose worker dies goes on in another.
+    others; the exit code is then 1. With --jobs or --ray, a run whose worker dies goes on in another.
     """
     given = [name for name in context.params.keys() - HOW if _is_given(context, name)]
     if file is None:
@@ -92,6 +93,7 @@ def sweep(
     else:
         plan = plans.read(file)
     configs = plans.configs_of(plan)
+    sweeps.check(configs, jobs, ray, processes, device)
     stock = reproducing.Stock(*RECORDS, out)
     if dry_run:
         _show(configs, stock, out, (jobs or 1), as_json)
@@ -100,6 +102,7 @@ def sweep(
         machine.device_of(device)  # what would fail in each of them fails before the first
     board = watching.Board(configs, out, stock, jobs or (1 if ray is None else None), root)
     how = {"root": root, "device": device, "jobs": jobs, "ray": ray, "processes": processes, "began": board.began}
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         watching.followed(_kept(sweeps.sweep(configs, out, **how), plan, configs, out), board)
     except KeyboardInterrupt:
@@ -109,6 +112,11 @@ def sweep(
     else:
         click.echo(f"{len(board.records)} runs are recorded in {out}", err=True)
     watching.say_how_to_repeat(board)
+
+
+def _interrupt(*_) -> None:
+    """End as by Ctrl-C: a batch system sends this signal when the time is over."""
+    raise KeyboardInterrupt
 
 
 def _grid(names, factors, seeds, options, fields: dict) -> dict:
