@@ -1,6 +1,7 @@
 """``bar sweep``."""
 
 import json
+import logging
 import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from bar.cli.options import common, examples, named
 from bar.cli.progress import Interrupted
 from bar.errors import BarError, printable
 from bar.runs import plans, reproducing, sweeps
+
+log = logging.getLogger(__name__)
 
 RECORDS = (Path("results"), Path("runs"))
 HOW = {"root", "device", "out", "jobs", "ray", "processes", "dry_run", "as_json", "file"}  # options beside a file
@@ -130,8 +133,11 @@ def _kept(ending: Iterable[tuple], plan: list[dict], configs: list[runs.RunConfi
     new = not all((out / config.name / runs.RESULT).exists() for config in configs)
     for config, record in ending:
         if new and not isinstance(record, BarError):
-            plans.keep(plan, out)
             new = False
+            try:
+                plans.keep(plan, out)
+            except BarError as error:
+                log.warning("what this sweep is of is not kept: %s", error)
         yield config, record
 
 

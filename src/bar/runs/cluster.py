@@ -192,6 +192,8 @@ def joined(address: str | None, jobs: int, gpus: int) -> Iterator[None]:
                     ray.init(address=address, **quiet)
         except BarError:
             raise
+        except SystemExit as error:  # Ray's answer to SIGTERM while it starts
+            raise KeyboardInterrupt from error
         except Exception as error:  # Ray raises the class Exception itself
             where = f"no Ray cluster can be joined at {address}" if address else "Ray cannot be started here"
             raise BarError(f"{where}: {in_one_line(error)}") from error
@@ -269,12 +271,20 @@ class Engine:
         self.gpus = self._uses_gpus(way.device)
         self.way = replace(way, device="cuda" if self.gpus else "cpu" if way.device == "auto" else way.device)
         self.shares = _measured(finished(out)) if self.gpus else {}
+        self._warn_of_room()
 
     def _uses_gpus(self, device: str) -> bool:
         there = self.ray.cluster_resources().get("GPU", 0) > 0
         if device == "cuda" and not there:
             raise BarError("there is no GPU in this cluster: --device cpu, or add a node with one")
         return device in ("auto", "cuda") and there
+
+    def _warn_of_room(self) -> None:
+        need = {"CPU": self.way.processes} | ({"GPU": self.way.processes} if self.gpus else {})
+        there = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        if not any(all(node.get(what, 0) >= many for what, many in need.items()) for node in there):
+            words = " and ".join(f"{many} {what}{'s' * (many > 1)}" for what, many in need.items())
+            log.warning("no node has %s, as a run needs: waiting for one that has", words)
 
     def __iter__(self) -> Iterator[tuple[RunConfig, dict | BarError]]:
         remote = self.ray.remote(max_retries=0)(_work)
@@ -340,6 +350,8 @@ class Engine:
             outcome = self.ray.get(reference)
         except errors.RayTaskError as error:  # before the run began: there is no package bar on that node, say
             return BarError(f"a node could not begin it: {in_one_line(error.cause or error)}")
+        except errors.LocalRayletDiedError:  # that of the driver: nothing more can be asked of Ray
+            raise
         except errors.RayError as error:
             return self._again(task, type(error).__name__)
         if isinstance(outcome, Died):
