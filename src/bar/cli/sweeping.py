@@ -1,8 +1,10 @@
 """``bar sweep``."""
 
+import contextlib
 import json
 import logging
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -107,7 +109,8 @@ def sweep(
     how = {"root": root, "device": device, "jobs": jobs, "ray": ray, "processes": processes, "began": board.began}
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        watching.followed(_kept(sweeps.sweep(configs, out, **how), plan, configs, out), board)
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what died, in front of the JSON
+            watching.followed(_kept(sweeps.sweep(configs, out, **how), plan, configs, out), board)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {board.summary()}, in {out}: the same command goes on from there") from None
     if as_json:
