@@ -13,6 +13,7 @@
 
 set -euo pipefail
 
+: "${SLURM_JOB_NODELIST:?there are no nodes: hand this script to sbatch}"
 BIN=${BIN:-.venv/bin}
 PORT=${PORT:-6379}
 export RAY_USAGE_STATS_ENABLED=0 OMP_NUM_THREADS=1
@@ -26,11 +27,11 @@ RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 export RAY_AUTH_MODE RAY_AUTH_TOKEN
 
-# node OPTIONS: a Ray node on a machine of this job, for as long as the job lasts
+# node MACHINE OPTIONS: a Ray node on a machine of this job, for as long as the job lasts; it may use all cores
 node() {
     local machine=$1
     shift
-    srun --overlap --nodes=1 --ntasks=1 --nodelist="$machine" \
+    srun --overlap --cpu-bind=none --nodes=1 --ntasks=1 --nodelist="$machine" \
         "$BIN/ray" start "$@" --num-cpus="${SLURM_CPUS_ON_NODE:-1}" --include-dashboard=false --block &
 }
 

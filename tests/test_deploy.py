@@ -55,6 +55,7 @@ def test_the_image_is_made_of_files_that_are_there():
     for line in re.findall(r"^COPY (.*)$", text, re.M):
         assert all((ROOT / name).exists() for name in line.split()[:-1]), line
     assert "USER 1000" in text
+    assert " wget " in text  # of KubeRay's probes
     assert json.loads(re.search(r"^ENTRYPOINT (.*)$", text, re.M)[1]) == ["bar"]
 
 

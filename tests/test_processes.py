@@ -43,14 +43,12 @@ def test_two_processes_compute_what_one_does(tmp_path):
             assert one[name] == pytest.approx(two[name], rel=2e-3)
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
-    done = bar("run", "--processes", "5", "--out", str(tmp_path / "run"))
-    assert done.returncode == 2
-    assert done.stderr == "bar: 5 processes cannot share batches of 32 images equally\n"
-    done = bar("run", "--processes", "0", "--out", str(tmp_path / "run"))
-    assert done.returncode == 2
-    assert done.stderr == "bar: processes must be a whole number >= 1, not 0\n"
-    assert not (tmp_path / "run").exists()
+def test_a_batch_that_cannot_be_shared_is_refused(bar_command):
+    code, out, err = bar_command("run", "--processes", "5", "--out", "run")
+    assert (code, out, err) == (2, "", "bar: 5 processes cannot share batches of 32 images equally\n")
+    code, out, err = bar_command("run", "--processes", "0", "--out", "run")
+    assert (code, out, err) == (2, "", "bar: processes must be a whole number >= 1, not 0\n")
+    assert not Path("run").exists()
 
 
 # What each process has after each of twenty steps with gates: V, and the gates. Torchrun starts it twice.

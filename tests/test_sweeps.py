@@ -1,8 +1,12 @@
 """Sweeps: by Ray, on a cluster of two nodes, whatever dies; from files; and what is seen of them."""
 
 import contextlib
+import itertools
 import json
 import os
+import pty
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from made_up import record
+from PIL import Image
 
 import bar
 from bar import runs
@@ -21,6 +26,7 @@ from bar.runs import cluster, commands, plans, reproducing, sweeps
 BAR = os.path.join(os.path.dirname(sys.executable), "bar")
 TINY = {"limit": 96, "size": 8}
 SHORT = TINY | {"epochs": (1, 1, 0)}
+CHILDREN, GROUP = 1, 2  # places in /proc/PID/stat, behind the name
 LONG = TINY | {"epochs": (9, 3, 0)}  # long enough to be killed in the middle
 
 
@@ -38,7 +44,7 @@ def epochs_of(folder: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def until(reached, seconds: float = 120.0) -> None:
+def until(reached, seconds: float = 300.0) -> None:
     """Wait, but not for ever."""
     end = time.monotonic() + seconds
     while not reached():
@@ -46,13 +52,23 @@ def until(reached, seconds: float = 120.0) -> None:
         time.sleep(0.02)
 
 
-def children(pid: int) -> dict[int, str]:
-    """The processes of a node: their ids and what they call themselves."""
+def processes() -> dict[int, str]:
+    """All that have not ended, and what they call themselves."""
     found = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
-                found[int(path.parent.name)] = (path.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if name := path.read_bytes().replace(b"\0", b" ").decode(errors="replace"):
+                found[int(path.parent.name)] = name
+    return found
+
+
+def related(pid: int, which: int) -> dict[int, str]:
+    """The children of a process, or the members of the group that it leads."""
+    found = {}
+    for other, name in processes().items():
+        with contextlib.suppress(OSError):
+            if int(Path(f"/proc/{other}/stat").read_text().rpartition(")")[2].split()[which]) == pid:
+                found[other] = name
     return found
 
 
@@ -86,7 +102,7 @@ class Nodes:
 
     def at_work(self, number: int, name: str) -> int | None:
         """The process of a node that carries out a run."""
-        return next((pid for pid, called in children(self.raylet(number)).items() if name in called), None)
+        return next((pid for pid, called in related(self.raylet(number), CHILDREN).items() if name in called), None)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +119,9 @@ def nodes(tmp_path_factory):
             yield made
         finally:
             ray.shutdown()
+            folder = made.cluster.head_node.get_session_dir_path()
             made.cluster.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def swept(nodes: Nodes, configs, out, **options) -> dict:
@@ -114,68 +132,99 @@ def swept(nodes: Nodes, configs, out, **options) -> dict:
 
 
 def test_a_worker_dies_and_then_a_node_and_the_records_are_those_of_one_process(nodes, tmp_path, caplog):
-    """Both are killed in the middle of a run; an unpruned network that two runs share is trained once."""
+    """In the middle of runs; the node has joined meanwhile. An unpruned network that two runs share is trained once.
+
+    A worker that is asked to end (SIGTERM) is as dead as one that is killed.
+    """
     configs = [bar.RunConfig(method="bar", pruning_factor=factor, **LONG) for factor in (2, 3)]
     alone = dict(sweeps.sweep(configs, tmp_path / "alone", device="cpu"))
-    nodes.add()
-    out, told = tmp_path / "out", []
+    out, killed = tmp_path / "out", []
 
     def kill() -> None:
-        unpruned, first = configs[0].unpruned.name, configs[0].name
-        until(lambda: epochs_of(out / unpruned) >= 2)
-        told.append(next(filter(None, (nodes.at_work(number, unpruned) for number in (0, 1)))))
-        os.kill(told[0], signal.SIGKILL)
+        unpruned = configs[0].unpruned.name
+        for how in (signal.SIGKILL, signal.SIGTERM):
+            written = epochs_of(out / unpruned)
+            until(lambda: nodes.at_work(0, unpruned) not in (None, *killed))
+            until(lambda least=written + 2: epochs_of(out / unpruned) >= least)
+            killed.append(nodes.at_work(0, unpruned))
+            os.kill(killed[-1], how)
+        until(lambda: len(nodes.nodes) == 2)
         until(lambda: any(nodes.at_work(1, config.name) and epochs_of(out / config.name) >= 2 for config in configs))
-        told.append(first)
+        killed.append(nodes.nodes[-1])
         nodes.cluster.remove_node(nodes.nodes.pop(), allow_graceful=False)
+
+    def may(config) -> bool:
+        if config == configs[0]:
+            nodes.add()
+        return True
 
     killer = threading.Thread(target=kill)
     killer.start()
-    ended = swept(nodes, configs, out)
+    ended = swept(nodes, configs, out, may=may)
     killer.join()
-    assert len(told) == 2
+    assert len(killed) == 3
     assert ended.keys() == alone.keys() == set(configs)
     for config in (configs[0].unpruned, *configs):
         assert held(out / config.name) == held(tmp_path / "alone" / config.name)
     deaths = [entry.getMessage() for entry in caplog.records if "its worker died" in entry.getMessage()]
-    assert len(deaths) == 2, deaths
-    assert deaths[0].startswith(configs[0].unpruned.name)
+    assert len(deaths) == 3, deaths
+    assert [death.startswith(configs[0].unpruned.name) for death in deaths] == [True, True, False]
     assert not list(out.glob(".sweep-*"))
 
 
 def test_runs_are_asked_for_one_by_one_and_one_that_fails_does_not_stop_the_others(nodes, tmp_path):
-    """The shared unpruned network first; the next one when there is room for it; none after a no."""
+    """The shared unpruned network first; the next one when there is room for it; none after a no.
+
+    What is recorded can be read meanwhile.
+    """
     good, bad, last = (
         bar.RunConfig(method=name, pruning_factor=factor, **SHORT)
         for name, factor in (("random", 2), ("magnitude", 500), ("mp", 3))
     )
-    asked, begun = [], []
+    asked, begun, recorded = [], [], []
 
     def may(config) -> bool:
         asked.append(config)
+        recorded.append(len(runs.records(tmp_path)))
         return config != last
 
     given = [good, bad, good, last]
     ended = swept(nodes, given, tmp_path, jobs=1, may=may, began=begun.append)
     assert asked == [good.unpruned, good, bad, last]
     assert begun == [good.unpruned, good, bad]
+    assert recorded == [0, 1, 2, 2]
     assert ended.keys() == {good, bad}
     assert ended[good] == runs.read(tmp_path / good.name)
     assert "choose a pruning factor of at most" in str(ended[bad])
 
 
 def test_a_node_that_lacks_the_data_or_the_folder_is_left_out(nodes, tmp_path, monkeypatch, caplog):
-    """If no other is left, the run fails with what the node said."""
-    monkeypatch.setattr(reproducing, "have_data", lambda config: True)
-    lacking, fine = bar.RunConfig(dataset="cifar10-jpeg", **SHORT), bar.RunConfig(method="random", **SHORT)
-    ended = swept(nodes, [lacking, fine], tmp_path)
-    assert "the JPEG mirror of CIFAR-10 is not at" in str(ended[lacking])
-    assert isinstance(ended[fine], dict)
-    assert any("a node is left out" in entry.getMessage() for entry in caplog.records)
+    """If no other is left, the run fails with what the node said; on another one the same command makes it."""
+    lacking = [bar.RunConfig(dataset="cifar10-jpeg", method="random", seed=seed, **SHORT) for seed in (0, 1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "marked", lambda out: contextlib.nullcontext(tmp_path / "unseen"))
+        ended = swept(nodes, lacking[:1], tmp_path / "out")
+    assert f"does not see {tmp_path / 'out'}: it must be a folder of all nodes" in str(ended[lacking[0]])
+    fine = bar.RunConfig(method="random", **SHORT)
+    ended = swept(nodes, [lacking[0], fine], tmp_path / "out")
+    assert "the JPEG mirror of CIFAR-10 is not at" in str(ended[lacking[0]])
+    assert ended[fine] == runs.read(tmp_path / "out" / fine.name)
+    for name, number in itertools.product("ab", range(32)):
+        path = tmp_path / "data/cifar10-jpeg" / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (5 * number, 0, 200 if name == "a" else 0)).save(path)
+    caplog.clear()
+    nodes.add(env_vars={"BAR_DATA": str(tmp_path / "data")})
+    ended = swept(nodes, lacking, tmp_path / "out")
+    nodes.cluster.remove_node(nodes.nodes.pop())
+    assert [ended[config] for config in lacking] == [runs.read(tmp_path / "out" / config.name) for config in lacking]
+    assert sum("a node is left out" in entry.getMessage() for entry in caplog.records) == 1
 
 
 def test_words_that_ray_cannot_serve(bar_command):
     assert "is auto or HOST:PORT" in bar_command("sweep", "--ray", "nowhere")[2]
+    for jobs in ("0", "1000"):
+        assert "jobs must be at least 1" in bar_command("sweep", "--jobs", jobs, "--dry-run")[2]
     assert "no Ray cluster answers at 127.0.0.1:1:" in bar_command("sweep", "--ray", "127.0.0.1:1")[2]
     with pytest.raises(bar.BarError, match="CUDA_VISIBLE_DEVICES=1"):
         list(sweeps.sweep([], jobs=2, device="cuda:1"))
@@ -214,6 +263,7 @@ class Ray:
         self.exceptions, self.outcomes, self.asked = ray.exceptions, list(outcomes), []
 
     cluster_resources = staticmethod(lambda: {"CPU": 8, "GPU": 1})
+    nodes = staticmethod(lambda: [{"Alive": True, "NodeID": "one", "Resources": {"CPU": 8, "GPU": 1}}])
     wait = staticmethod(lambda references, timeout: (references[:1], references[1:]))
     cancel = staticmethod(lambda reference, force: None)
 
@@ -235,9 +285,9 @@ class Ray:
 def engine(tmp_path, monkeypatch):
     """Make an engine that works with a `Ray`."""
 
-    def make(ray: Ray, tasks) -> cluster.Engine:
+    def make(ray: Ray, tasks, processes: int = 1) -> cluster.Engine:
         monkeypatch.setitem(sys.modules, "ray", ray)
-        way = cluster.Way(None, "auto", 1, 1, tmp_path, tmp_path)
+        way = cluster.Way(None, "auto", processes, 1, tmp_path, tmp_path)
         return cluster.Engine(tasks, tmp_path, way, None, lambda config: True, lambda config: None)
 
     return make
@@ -248,6 +298,20 @@ def test_a_run_whose_worker_dies_again_and_again_fails(engine):
     ray = Ray(*[crash()] * 3)
     ((_, outcome),) = engine(ray, [cluster.Task(bar.RunConfig(), set())])
     assert "its worker died 3 times within an epoch" in str(outcome)
+
+
+def test_a_cluster_that_is_lost_is_no_fault_of_the_run(engine):
+    lost = pytest.importorskip("ray").exceptions.LocalRayletDiedError
+    with pytest.raises(bar.BarError, match=r"the cluster is lost \(LocalRayletDiedError.*; the same command goes on"):
+        list(engine(Ray(lost()), [cluster.Task(bar.RunConfig(), set())]))
+
+
+def test_a_run_that_no_node_has_room_for_is_said(engine, caplog):
+    pytest.importorskip("ray")
+    engine(Ray(), [])
+    assert not caplog.text
+    engine(Ray(), [], processes=2)
+    assert "no node has 2 CPUs and 2 GPUs, as a run needs: waiting for one that has" in caplog.text
 
 
 def test_runs_share_a_gpu_once_their_memory_is_known(engine, caplog):
@@ -283,16 +347,47 @@ def test_two_sweeps_in_one_folder(tmp_path):
     assert json.loads(said[0][0]) == json.loads(said[1][0])
 
 
-def test_a_full_disk_costs_a_line_for_each_run_and_nothing_that_is_recorded(tmp_path):
+def contents(folder: Path) -> dict[Path, bytes]:
+    """All that is recorded."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_full_disk_costs_a_line_for_each_run_and_nothing_that_is_recorded(bar_command):
     """A limit on the size of files stands for it: records fit, a network does not; then there is room again."""
-    command = ["bash", "-c", 'ulimit -f 40; exec "$0" "$@"', BAR, "sweep", *WORDS, "-m", "mp", "--out", str(tmp_path)]
+    assert bar_command("sweep", *WORDS, "--out", "out")[0] == 0
+    before = contents(Path("out"))
+    command = ["bash", "-c", 'ulimit -f 40; exec "$0" "$@"', BAR, "sweep", *WORDS, "-m", "mp", "--out", "out"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "cannot write" in done.stderr
-    assert "File too large" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not list(tmp_path.rglob("*.partial"))
+    failed = bar.RunConfig(method="mp", pruning_factor=2, **SHORT).name
+    assert (done.returncode, done.stdout) == (1, "")
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith(f"{failed}: ")]
+    assert said.startswith(f"{failed}: cannot write out/{failed}/")
+    assert said.endswith("File too large")
+    assert done.stderr.splitlines()[-1] == f"bar: 1 of 2 runs failed: {failed}"
+    assert before.items() <= contents(Path("out")).items()
+    assert not list(Path("out").rglob("*.partial"))
+    assert bar_command("sweep", *WORDS, "-m", "mp", "--out", "out")[0] == 0
+    assert runs.read(Path("out", failed))
+
+
+def test_a_folder_that_may_only_be_read(bar_command):
+    """What is recorded there is read; a run that is not, is refused, and no file is touched."""
+    assert bar_command("sweep", *WORDS, "--out", "out")[0] == 0
+    for path in (Path("out"), *Path("out").rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = contents(Path("out"))
+    obeys = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []  # which root does not otherwise
+    command = [*obeys, BAR, "sweep", *WORDS, "-m", "mp", "--out", "out", "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    failed = bar.RunConfig(method="mp", pruning_factor=2, **SHORT).name
+    assert done.returncode == 1, done.stderr
+    assert [record["method"] for record in json.loads(done.stdout)] == ["random"]
+    assert f"{failed}: cannot write out/{failed}: Permission denied" in done.stderr.splitlines()
+    assert contents(Path("out")) == before
+    for path in (Path("out"), *Path("out").rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def test_a_file_in_the_place_of_a_folder(tmp_path, bar_command):
@@ -301,7 +396,7 @@ def test_a_file_in_the_place_of_a_folder(tmp_path, bar_command):
     Path("out").mkdir()
     Path("out", blocked.name).write_text("in the way")
     code, out, err = bar_command("sweep", "-m", "magnitude", *WORDS, "--out", "out")
-    assert (code, out) == (2, "")
+    assert (code, out) == (1, "")
     lines = err.splitlines()
     assert f"{blocked.name}: out/{blocked.name} exists and is not the folder of a run; choose another" in lines
     assert lines[-1] == f"bar: 1 of 2 runs failed: {blocked.name}"
@@ -332,6 +427,9 @@ def test_a_file_says_what_options_do(bar_command):
     ("text", "said"),
     [
         ("", "it must hold fields and values"),
+        ("[]", "it has no runs"),
+        ("{method: bar, seed: 1, method: l0}", "'method' is there twice"),
+        ("[{method: bar}, {options: {rule: l0, rule: median}}]", "'rule' is there twice"),
         ("[1]", "it must hold fields and values"),
         ("{metod: bar}", "a run has no 'metod': did you mean 'method'?"),
         ("{method: [bar, lo]}", "lo"),
@@ -412,14 +510,16 @@ def test_a_log_tells_of_the_whole_now_and_then(tmp_path, monkeypatch, capsys):
     assert "0 running, so many done\n" in capsys.readouterr().err
 
 
-def test_ctrl_c_and_the_same_command_goes_on(bar_command, monkeypatch):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "time-is-over"])
+def test_ctrl_c_and_the_same_command_goes_on(how, bar_command, monkeypatch):
+    """So does one that a batch system has ended."""
     words = ("sweep", "-m", "mp", *WORDS, "--out", "out")
     with monkeypatch.context() as patch:
         run = cluster.run
 
         def interrupted(config, *given, **options) -> dict:
             if config.method == "random":
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), how)
             return run(config, *given, **options)
 
         patch.setattr(cluster, "run", interrupted)
@@ -429,6 +529,53 @@ def test_ctrl_c_and_the_same_command_goes_on(bar_command, monkeypatch):
     assert err.splitlines()[-1].endswith(", in out: the same command goes on from there")
     code, _, err = bar_command(*words)
     assert code == 0
+    assert err.splitlines()[-1] == "2 runs are recorded in out"
+
+
+def test_ctrl_c_on_a_terminal_while_ray_is_at_work(bar_command, caplog):
+    """A table is seen meanwhile, and nothing is left of Ray; the same command goes on, without it."""
+    pytest.importorskip("ray")
+    first = bar.RunConfig(method="unpruned", **TINY, epochs=(60, 3, 0))
+    words = ["sweep", "-m", "magnitude", "-m", "random", "-x", "2", "-s", "0", "--limit", "96", "--size", "8"]
+    words += ["--epochs", "60", "3", "0", "--device", "cpu", "--out", "out"]
+    terminal, screen = pty.openpty()
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "120"}
+    sweep = subprocess.Popen(
+        [BAR, *words, "--jobs", "2"], stdin=screen, stdout=screen, stderr=screen, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(screen)
+    seen = []
+
+    def look() -> None:
+        with contextlib.suppress(OSError):  # the other end is closed
+            while part := os.read(terminal, 65536):
+                seen.append(part)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        until(lambda: epochs_of(Path("out", first.name)) >= 2)
+        of_ray = re.search(r"/tmp/bar-ray-\w+", " ".join(related(sweep.pid, GROUP).values()))[0]
+        assert Path(of_ray).is_dir()
+        os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does: all of them get it
+        assert sweep.wait(timeout=240) == 130
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(sweep.pid, signal.SIGKILL)
+        looker.join()
+        os.close(terminal)
+    until(lambda: not any(of_ray in name or f"ray::{first.name}" in name for name in processes().values()))
+    assert not Path(of_ray).exists()
+    text = b"".join(seen).decode()
+    assert "\x1b[2K" in text  # the table is drawn anew
+    assert re.search(rf"{first.name}  +\d+%  1 min", text)
+    assert "1 running, 0 of 2 done" in text
+    assert re.search(r"bar: interrupted; 0 of 2 done, in out: the same command goes on from there$", text.strip())
+    assert {path.name for path in Path("out").glob(".*")} == set()
+    code, _, err = bar_command(*words)
+    assert code == 0
+    assert "going on after" in caplog.text
     assert err.splitlines()[-1] == "2 runs are recorded in out"
 
 
@@ -452,24 +599,34 @@ def test_the_command_of_a_run_makes_that_run(method):
 
 @pytest.mark.long
 def test_several_processes_a_run(tmp_path):
-    """Ray finds a place for all of them on this machine, and torchrun starts them there."""
+    """Ray finds a place for all of them, torchrun starts them there; one of them dies, then the worker above them."""
     pytest.importorskip("ray")
-    words = [
-        "sweep",
-        "--model",
-        "conv4",
-        *WORDS,
-        "--processes",
-        "2",
-        "--device",
-        "cpu",
-        "--out",
-        str(tmp_path),
-        "--json",
-    ]
+    config = bar.RunConfig(model="conv4", method="random", pruning_factor=2, **TINY, epochs=(40, 3, 0))
+    words = ["-m", "random", "-x", "2", "-s", "0", "--limit", "96", "--size", "8", "--epochs", "40", "3", "0"]
+    words += ["--model", "conv4", "--processes", "2", "--device", "cpu", "--out", str(tmp_path), "--json"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([BAR, *words], capture_output=True, text=True, timeout=400, env=environment)
-    assert done.returncode == 0, done.stderr
-    (one,) = json.loads(done.stdout)
+    sweep = subprocess.Popen(
+        [BAR, "sweep", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+    def named(*parts: str) -> set[int]:
+        return {pid for pid, name in processes().items() if all(part in name for part in parts)}
+
+    def kill(config, *parts: str) -> None:
+        written = epochs_of(tmp_path / config.name)
+        until(lambda: epochs_of(tmp_path / config.name) >= written + 2)
+        os.kill(min(named(*parts)), signal.SIGKILL)
+
+    try:
+        kill(config.unpruned, "-u -m bar run", f"{tmp_path}/{config.unpruned.name}")
+        kill(config, f"ray::{config.name}")
+        out, err = sweep.communicate(timeout=400)
+    finally:
+        sweep.kill()
+    assert sweep.returncode == 0, err
+    assert f"{config.unpruned.name}: its worker died (one of its processes died)" in err
+    assert f"{config.name}: its worker died (WorkerCrashedError)" in err
+    (one,) = json.loads(out)
     assert one["processes"] == 2
     assert one["volume"] <= one["budget"]
+    assert not named(str(tmp_path))

@@ -7,7 +7,7 @@ import click
 import torch
 
 from bar.cli import describing, networks, pages, reproducing, results, running, streams, sweeping
-from bar.cli.progress import Interrupted
+from bar.cli.progress import Failed, Interrupted
 from bar.errors import BarError
 
 __all__ = ["app", "main"]
@@ -32,7 +32,7 @@ for command in (
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line on standard error and exit code 2.
+    """Entry point: a user's mistake is one line on standard error and exit code 2; runs that failed are exit code 1.
 
     When nobody reads the output any more, as in ``bar results | head``, it ends without a word, as other programs do.
     """
@@ -49,6 +49,8 @@ def main() -> None:
         streams.fail(error.format_message())
     except BarError as error:
         streams.fail(str(error))
+    except Failed as error:
+        streams.fail(str(error), 1)
     except (BrokenPipeError, SystemExit):  # the latter of click and of rich, for the same reason
         streams.discard(sys.stdout, sys.stderr)
         sys.exit(UNREAD)

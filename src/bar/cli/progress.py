@@ -15,6 +15,10 @@ class Interrupted(Exception):
     """Ctrl-C, and what to say about it."""
 
 
+class Failed(Exception):
+    """Runs have failed, though what was typed can be run; what to say about it."""
+
+
 def tensorboard() -> tuple[Callable[[Path], None], Callable[[runs.RunConfig, dict], None]]:
     """What is to be told the folder of a run, and what then writes records there for TensorBoard.
 

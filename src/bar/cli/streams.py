@@ -26,8 +26,8 @@ def discard(*streams: TextIO | None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def fail(message: str) -> None:
-    """End with a line on standard error and exit code 2."""
+def fail(message: str, code: int = 2) -> None:
+    """End with a line on standard error and an exit code."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError, AttributeError):
@@ -35,4 +35,4 @@ def fail(message: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
             print("bar: " + printable(" ".join(message.split())), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)

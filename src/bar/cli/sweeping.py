@@ -1,6 +1,10 @@
 """``bar sweep``."""
 
+import contextlib
 import json
+import logging
+import signal
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,6 +19,8 @@ from bar.cli.options import common, examples, named
 from bar.cli.progress import Interrupted
 from bar.errors import BarError, printable
 from bar.runs import plans, reproducing, sweeps
+
+log = logging.getLogger(__name__)
 
 RECORDS = (Path("results"), Path("runs"))
 HOW = {"root", "device", "out", "jobs", "ray", "processes", "dry_run", "as_json", "file"}  # options beside a file
@@ -82,7 +88,7 @@ def sweep(
     and seed. It is kept in OUT, as are the options.
 
     What is recorded already is not run again, and what was interrupted goes on. A run that fails does not stop the
-    others; the exit code is then 2. With --jobs or --ray, a run whose worker dies goes on in another.
+    others; the exit code is then 1. With --jobs or --ray, a run whose worker dies goes on in another.
     """
     given = [name for name in context.params.keys() - HOW if _is_given(context, name)]
     if file is None:
@@ -92,6 +98,7 @@ def sweep(
     else:
         plan = plans.read(file)
     configs = plans.configs_of(plan)
+    sweeps.check(configs, jobs, ray, processes, device)
     stock = reproducing.Stock(*RECORDS, out)
     if dry_run:
         _show(configs, stock, out, (jobs or 1), as_json)
@@ -100,8 +107,10 @@ def sweep(
         machine.device_of(device)  # what would fail in each of them fails before the first
     board = watching.Board(configs, out, stock, jobs or (1 if ray is None else None), root)
     how = {"root": root, "device": device, "jobs": jobs, "ray": ray, "processes": processes, "began": board.began}
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        watching.followed(_kept(sweeps.sweep(configs, out, **how), plan, configs, out), board)
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what died, in front of the JSON
+            watching.followed(_kept(sweeps.sweep(configs, out, **how), plan, configs, out), board)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {board.summary()}, in {out}: the same command goes on from there") from None
     if as_json:
@@ -109,6 +118,11 @@ def sweep(
     else:
         click.echo(f"{len(board.records)} runs are recorded in {out}", err=True)
     watching.say_how_to_repeat(board)
+
+
+def _interrupt(*_) -> None:
+    """End as by Ctrl-C: a batch system sends this signal when the time is over."""
+    raise KeyboardInterrupt
 
 
 def _grid(names, factors, seeds, options, fields: dict) -> dict:
@@ -122,8 +136,11 @@ def _kept(ending: Iterable[tuple], plan: list[dict], configs: list[runs.RunConfi
     new = not all((out / config.name / runs.RESULT).exists() for config in configs)
     for config, record in ending:
         if new and not isinstance(record, BarError):
-            plans.keep(plan, out)
             new = False
+            try:
+                plans.keep(plan, out)
+            except BarError as error:
+                log.warning("what this sweep is of is not kept: %s", error)
         yield config, record
 
 

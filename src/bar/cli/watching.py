@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bar import runs
+from bar.cli.progress import Failed
 from bar.errors import BarError, printable
 from bar.runs import commands, reproducing
 
@@ -78,6 +79,10 @@ class Board:
             self.records.append(outcome)
             self.stock.add(outcome, self.out)
 
+    def trained(self, config: runs.RunConfig) -> bool:
+        """Whether a run, or the unpruned one that it needs, has been begun: then its folder has records."""
+        return any((self.out / run.name / runs.METRICS_FILE).exists() for run in (config, config.unpruned))
+
     def at_work(self) -> list[runs.RunConfig]:
         """The runs that are being trained now: their folders are taken."""
         return [config for config in list(self.begun) if (self.out / config.name / runs.LOCK).exists()]
@@ -137,7 +142,7 @@ def followed(ending: Iterable[tuple[runs.RunConfig, dict | BarError]], board: Bo
     Raises
     ------
     BarError
-        If all failed for the same reason: what was typed is wrong, so it is said once.
+        If all failed for the same reason, before anything was trained: what was typed is wrong, so it is said once.
     """
     console, said = Console(stderr=True), set()
 
@@ -153,7 +158,7 @@ def followed(ending: Iterable[tuple[runs.RunConfig, dict | BarError]], board: Bo
         for config, record in ending:
             board.ended(config, record)
             if isinstance(record, BarError):
-                if board.records or len(set(board.failed.values())) > 1:
+                if board.records or len(set(board.failed.values())) > 1 or board.trained(config):
                     say_failed()
                 continue
             say_failed()
@@ -189,7 +194,7 @@ def _shown(board: Board, console: Console, say: Callable[[str], None]) -> Iterat
 
 
 def say_how_to_repeat(board: Board) -> None:
-    """Say what failed and how to repeat it, then raise a BarError; nothing if all is well."""
+    """Say what failed and how to repeat it, then raise `Failed`; nothing if all is well."""
     if not board.failed:
         return
     console = Console(stderr=True)
@@ -198,4 +203,4 @@ def say_how_to_repeat(board: Board) -> None:
         text = printable(commands.line(config, board.out / config.name, board.root))
         console.print("  " + text, highlight=False, markup=False, soft_wrap=True)
     names = ", ".join(config.name for config in board.failed)
-    raise BarError(f"{len(board.failed)} of {len(board.configs)} runs failed: {names}")
+    raise Failed(f"{len(board.failed)} of {len(board.configs)} runs failed: {names}")

@@ -5,12 +5,16 @@ worker that died costs the epoch that it was in: the same run is begun again, on
 """
 
 import contextlib
+import ctypes
 import logging
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +36,7 @@ STARTS = 3  # of Ray on this machine: on a busy one it may miss its own time lim
 MOST_PER_GPU = 8  # runs at a time: more of them would only wait for one another
 CONTEXT = 600 * 2**20  # bytes of a GPU that a process takes beside what torch counts
 KIND = ("model", "dataset", "size", "batch_size", "method", "preset")  # decides how much memory a run takes
+END_WITH_PARENT = 1  # Linux's PR_SET_PDEATHSIG: torchrun, and so what it has started, does not outlive its worker
 OBJECTS = 80 * 2**20  # bytes of memory for Ray's objects; here they are small records
 
 log = logging.getLogger(__name__)
@@ -94,6 +99,7 @@ def attempt(config: RunConfig, folder: Path, **options) -> dict | BarError:
 def _work(config: RunConfig, folder: Path, way: Way) -> dict | BarError | Unfit | Died:
     import ray
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # that is a death, not, as Ray would have it, an error of the run
     node = ray.get_runtime_context().get_node_id()
     if not way.mark.exists():
         return Unfit(node, f"{socket.gethostname()} does not see {folder.parent}: it must be a folder of all nodes")
@@ -122,9 +128,11 @@ def _in_processes(config: RunConfig, folder: Path, way: Way) -> dict | BarError 
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={way.processes}", "-m"]
     command += ["bar", "run", *words(config), "--out", str(folder), "--device", way.device]
     command += ["--processes", str(way.processes), *(["--data", str(way.root)] if way.root else [])]
+    libc = ctypes.CDLL(None)
     done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(way.threads)}
-    )
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(way.threads)},
+        preexec_fn=lambda: hasattr(libc, "prctl") and libc.prctl(END_WITH_PARENT, signal.SIGTERM),
+    )  # fmt: skip
     if done.returncode == 0:
         return read(folder) or BarError(f"{folder} holds no record, though the run has ended well")
     said = [text.removeprefix("bar: ") for text in done.stderr.splitlines() if text.startswith("bar: ")]
@@ -169,24 +177,43 @@ def joined(address: str | None, jobs: int, gpus: int) -> Iterator[None]:
         yield
         return
     quiet = {"log_to_driver": False, "logging_level": "error"}
-    try:
-        if address is None:
-            _start(
-                ray, num_cpus=jobs, num_gpus=gpus, include_dashboard=False, object_store_memory=OBJECTS,
-                _system_config={"worker_niceness": 0}, **quiet,
-            )  # fmt: skip
-        else:
-            _check_answers(address)
-            ray.init(address=address, **quiet)
-    except BarError:
-        raise
-    except Exception as error:  # Ray raises the class Exception itself
-        where = f"no Ray cluster can be joined at {address}" if address else "Ray cannot be started here"
-        raise BarError(f"{where}: {in_one_line(error)}") from error
+    with contextlib.ExitStack() as after:
+        folder = after.enter_context(_scratch()) if address is None else None
+        after.callback(ray.shutdown)
+        try:
+            with _sigterm_kept():
+                if address is None:
+                    _start(
+                        ray, num_cpus=jobs, num_gpus=gpus, include_dashboard=False, object_store_memory=OBJECTS,
+                        _system_config={"worker_niceness": 0}, _temp_dir=folder, **quiet,
+                    )  # fmt: skip
+                else:
+                    _check_answers(address)
+                    ray.init(address=address, **quiet)
+        except BarError:
+            raise
+        except SystemExit as error:  # Ray's answer to SIGTERM while it starts
+            raise KeyboardInterrupt from error
+        except Exception as error:  # Ray raises the class Exception itself
+            where = f"no Ray cluster can be joined at {address}" if address else "Ray cannot be started here"
+            raise BarError(f"{where}: {in_one_line(error)}") from error
+        yield
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Leave that signal to whom it belongs: Ray would exit without a word."""
+    before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        ray.shutdown()
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _scratch() -> contextlib.AbstractContextManager[str]:
+    """Make a folder for Ray's logs and sockets, whose names would be too long below most others."""
+    return tempfile.TemporaryDirectory(prefix="bar-ray-", dir="/tmp", ignore_cleanup_errors=True)
 
 
 def _start(ray, **options) -> None:
@@ -244,12 +271,20 @@ class Engine:
         self.gpus = self._uses_gpus(way.device)
         self.way = replace(way, device="cuda" if self.gpus else "cpu" if way.device == "auto" else way.device)
         self.shares = _measured(finished(out)) if self.gpus else {}
+        self._warn_of_room()
 
     def _uses_gpus(self, device: str) -> bool:
         there = self.ray.cluster_resources().get("GPU", 0) > 0
         if device == "cuda" and not there:
             raise BarError("there is no GPU in this cluster: --device cpu, or add a node with one")
         return device in ("auto", "cuda") and there
+
+    def _warn_of_room(self) -> None:
+        need = {"CPU": self.way.processes} | ({"GPU": self.way.processes} if self.gpus else {})
+        there = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        if not any(all(node.get(what, 0) >= many for what, many in need.items()) for node in there):
+            words = " and ".join(f"{many} {what}{'s' * (many > 1)}" for what, many in need.items())
+            log.warning("no node has %s, as a run needs: waiting for one that has", words)
 
     def __iter__(self) -> Iterator[tuple[RunConfig, dict | BarError]]:
         remote = self.ray.remote(max_retries=0)(_work)
@@ -315,6 +350,8 @@ class Engine:
             outcome = self.ray.get(reference)
         except errors.RayTaskError as error:  # before the run began: there is no package bar on that node, say
             return BarError(f"a node could not begin it: {in_one_line(error.cause or error)}")
+        except errors.LocalRayletDiedError:  # that of the driver: nothing more can be asked of Ray
+            raise
         except errors.RayError as error:
             return self._again(task, type(error).__name__)
         if isinstance(outcome, Died):

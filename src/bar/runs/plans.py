@@ -21,6 +21,20 @@ _LARGEST = 2**20  # bytes of a file
 _MOST = 100_000  # runs
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as is, but for a name that is there twice: PyYAML would keep the second without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for name, _ in node.value:
+            if isinstance(name, yaml.ScalarNode) and name.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{name.value!r:.60} is there twice", name.start_mark
+                )
+            seen.add(name.value if isinstance(name, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
+
+
 def read(path: Path) -> list[dict]:
     """Read a file.
 
@@ -54,8 +68,10 @@ def read(path: Path) -> list[dict]:
             raise BarError("there is no such file")
         if path.stat().st_size > _LARGEST:
             raise BarError(f"it has more than {_LARGEST:,} bytes")
-        held = yaml.safe_load(path.read_text("utf-8"))
+        held = yaml.load(path.read_text("utf-8"), _Loader)  # a safe one
         plan = held if isinstance(held, list) else [held]
+        if not plan:
+            raise BarError("it has no runs")
         for part in plan:
             _check(part)
     except RecursionError:

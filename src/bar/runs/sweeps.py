@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -78,7 +78,7 @@ def sweep(
     [True, True]
     """
     configs, out = list(dict.fromkeys(configs)), Path(out)
-    _check(configs, jobs, ray, processes, device)
+    check(configs, jobs, ray, processes, device)
     recorded = all((out / config.name / RESULT).exists() for config in configs)
     if recorded or (ray is None and processes == 1 and jobs in (None, 1)):
         for config in itertools.takewhile(may, configs):
@@ -88,7 +88,18 @@ def sweep(
     yield from _by_ray(configs, out, root, device, jobs, ray, processes, may, began)
 
 
-def _check(configs: list[RunConfig], jobs: int | None, ray: str | None, processes: int, device: str) -> None:
+def check(
+    configs: Iterable[RunConfig], jobs: int | None = None, ray: str | None = None, processes: int = 1,
+    device: str = "auto",
+) -> None:  # fmt: skip
+    """Refuse, with a BarError, what `sweep` could not carry out wherever it is tried; the same arguments.
+
+    Examples
+    --------
+    >>> check([RunConfig()], jobs=0)
+    Traceback (most recent call last):
+    bar.errors.BarError: jobs must be at least 1 and at most ..., the cores of this machine, not 0
+    """
     most = most_jobs() if ray is None else 10**6
     if jobs is not None and not 1 <= jobs <= most:
         raise BarError(f"jobs must be at least 1 and at most {most_jobs()}, the cores of this machine, not {jobs}")
