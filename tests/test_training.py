@@ -230,6 +230,22 @@ def test_features_that_stay_dead_are_cut_and_not_before():
     assert not any(gate.cut.any() for name, gate in gates.items() if name != "group1.0.conv1")
 
 
+def test_a_reserve_stays_uncut():
+    """What settling may reopen is a tenth more than the budget: features are too large to fill it exactly."""
+    settings = dataclasses.replace(SETTINGS, patience=0.5, gate_travel=1e-9)
+    training = pruning(2, settings=settings)
+    gated, limit = training.pruner.network, training.pruner.budget.limit
+    for gate in gated.gates.values():
+        gate.log_alpha.data[:] = 3.0
+    for gate in reversed(gated.gates.values()):
+        for feature in range(1, len(gate.log_alpha)):
+            if gated.size() > 1.05 * limit:
+                gate.log_alpha.data[feature] = -6.0
+    assert limit < gated.size() < 1.1 * limit
+    list(training)
+    assert not any(gate.cut.any() for gate in gated.gates.values())
+
+
 def test_recalibration_does_not_depend_on_the_order_of_the_images():
     """Folders come sorted by class; statistics of the first images would be those of a few classes."""
     order = DIGITS.train.labels.argsort()

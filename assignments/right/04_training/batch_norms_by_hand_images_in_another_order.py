@@ -60,7 +60,7 @@ def run(seed):
     for g in gated.gates.values():
         g.spread_(-1, 5)
     steps = len(batches) * 8
-    budget = bar.Budget(gated, factor=FACTOR, steps=steps)
+    budget = bar.Budget(gated, factor=FACTOR, steps=steps, follow=0)
     opt = make_optimizer(gated, lr=3e-3, gate_lr=10 / steps, weight_decay=0)
     gated.train()
 

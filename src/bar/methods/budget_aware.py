@@ -14,6 +14,7 @@ from bar.surgery import gate, prune
 from bar.training import Settings, check_form
 
 NEAR = 0.8  # V / b from which on V is near the margin
+RESERVE = 1.1  # of the budget stays uncut while training
 
 
 class BudgetAware(Method):
@@ -158,8 +159,8 @@ class BudgetAware(Method):
         there = ~torch.cat([gate.cut for gate in gated.gates.values()]).cpu()
         sizes = [len(gate.log_alpha) for gate in gated.gates.values()]
         left = dict(zip(gated.gates, (there & ~due).split(sizes), strict=True))
-        # If V has fallen below the budget, `settle` needs features to reopen.
-        if (due & there).any() and gated.size_of(left, self.budget.metric) >= self.budget.limit:
+        # If V falls below the budget, `settle` needs features to reopen, some more than fit, as some are large.
+        if (due & there).any() and gated.size_of(left, self.budget.metric) >= RESERVE * self.budget.limit:
             gated.cut_(dict(zip(gated.gates, due.split(sizes), strict=True)))
 
     def watched(self) -> nn.Module:
