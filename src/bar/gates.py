@@ -111,12 +111,12 @@ class Gate(nn.Module):
 
     @property
     def alive(self) -> Tensor:
-        """Which features are alive: those whose test-time value is positive; bool, shape (features,)."""
+        """Which features are alive, those whose test-time value is positive; bool, shape (features,)."""
         return self.score > threshold(self.rule)
 
     @property
     def score(self) -> Tensor:
-        """What features are ranked by: log alpha, shape (features,); minus infinity for what has been cut."""
+        """What features are ranked by, log alpha, shape (features,); minus infinity for what has been cut."""
         return self.effective.detach()
 
     @staticmethod

@@ -219,7 +219,7 @@ class HardConcrete(Distribution):
 
     @property
     def median(self) -> Tensor:
-        """Supp. eq. 4 with epsilon replaced by its mean, 1/2: the paper's test-time gate.
+        """Supp. eq. 4 with epsilon replaced by its mean, 1/2, which is the paper's test-time gate.
 
         That is the median of z; the paper calls it the mean. It is 0 unless P(z > 0) > 1/2.
         """
@@ -227,7 +227,7 @@ class HardConcrete(Distribution):
 
     @property
     def l0_estimate(self) -> Tensor:
-        """The test-time gate of the reference code of Louizos et al. 2018: the median without its beta."""
+        """The test-time gate of the reference code of Louizos et al. 2018, the median without its beta."""
         return self._stretch(self.log_alpha)
 
     def _as_value(self, value: Tensor | float) -> Tensor:

@@ -19,7 +19,13 @@ WIDTH = 300  # of a chart, in pixels: with its axis it fits a phone
 LOOK = {
     "background": "white",
     "view": {"stroke": None},
-    "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "gridColor": "#dddddd"},
+    "axis": {
+        "labelFontSize": 12,
+        "labelSeparation": 6,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "gridColor": "#dddddd",
+    },
     "legend": {"labelFontSize": 12, "titleFontSize": 12, "orient": "bottom", "columns": 2},
     "title": {"fontSize": 12, "anchor": "start", "fontWeight": "normal"},
     "aria": False,  # the figure has one description; hundreds of described marks would drown it

@@ -129,8 +129,17 @@ def _curves(table: pd.DataFrame, names: list[str], title: str, last: int) -> alt
     line = rows.mark_line(strokeWidth=2.5).encode(x, y, colour, altair.StrokeDash("what:N", sort=names, legend=None))
     now = rows.transform_filter("datum.epoch_ == epoch")
     point = now.mark_point(size=80, filled=True).encode(x, y, colour)
-    said = now.mark_text(dy=-11, fontSize=12).encode(x, y, altair.Text("value:Q", format=".2f"))
-    return altair.layer(line, point, said).properties(width=WIDTH - 40, height=90)
+    said = [  # where there is room, b above V
+        now.transform_filter(f"{when} {last / 2} && datum.what {what} 'b'")
+        .mark_text(dx=dx, dy=dy, align=side, fontSize=12)
+        .encode(x, y, altair.Text("value:Q", format=".2f"))
+        for when, side, dx, offsets in (
+            ("datum.epoch_ <", "left", 8, (-6, 11)),
+            ("datum.epoch_ >=", "center", 0, (-25, -11)),
+        )
+        for what, dy in zip(("==", "!="), offsets, strict=True)
+    ]
+    return altair.layer(line, point, *said).properties(width=WIDTH - 40, height=90)
 
 
 def recorded_runs(found: pd.DataFrame, address: str = "") -> Touch:

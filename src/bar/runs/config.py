@@ -265,7 +265,7 @@ class RunConfig:
 
     @property
     def name(self) -> str:
-        """The name of the run's folder: its main choices, and a short hash of all others that are not the default."""
+        """The name of the run's folder, its main choices and a short hash of all others that are not the default."""
         dataset = Path(self.dataset).name or "images"
         factor = "" if self.method == "unpruned" else f"-x{self.pruning_factor:g}"
         shown = ("model", "method", "pruning_factor", "preset", "seed", "weights")

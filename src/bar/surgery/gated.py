@@ -118,7 +118,7 @@ class GatedNetwork(nn.Module):
 
     @property
     def whole(self) -> dict[str, str]:
-        """What is left whole, by its place in the network -> why: what flows into it keeps all its features."""
+        """What is left whole, by its place in the network -> why; what flows into it keeps all its features."""
         return self.network.whole
 
     def extra_repr(self) -> str:

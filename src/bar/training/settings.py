@@ -56,7 +56,7 @@ class Settings:
 
     @property
     def phases_of_pruning(self) -> list[tuple[str, int, float]]:
-        """Name, epochs and learning rate: prune, fine-tune, cool down (supp. 3)."""
+        """Name, epochs and learning rate of pruning, fine-tuning and cooling down (supp. 3)."""
         return [
             ("prune", self.prune_epochs, self.lr),
             ("finetune", self.finetune_epochs, self.lr),
