@@ -306,6 +306,25 @@ def test_a_cluster_that_is_lost_is_no_fault_of_the_run(engine):
         list(engine(Ray(lost()), [cluster.Task(bar.RunConfig(), set())]))
 
 
+def test_a_run_that_waits_for_a_node_that_has_gone_fails_with_what_the_one_that_is_left_said(engine):
+    pytest.importorskip("ray")
+    ray, there, cancelled = Ray(cluster.Unfit("one", "one does not see the folder")), {"one", "two"}, []
+
+    def wait(references, timeout):
+        if ray.outcomes:
+            return references[:1], references[1:]
+        there.discard("two")
+        return [], references
+
+    ray.nodes = lambda: [{"Alive": name in there, "NodeID": name, "Resources": {"CPU": 8}} for name in ("one", "two")]
+    ray.cluster_resources, ray.wait = lambda: {"CPU": 16}, wait
+    ray.cancel = lambda reference, force: cancelled.append(reference)
+    ((_, outcome),) = engine(ray, [cluster.Task(bar.RunConfig(), set())])
+    assert str(outcome) == "one does not see the folder"
+    assert [asked.get("label_selector") for asked in ray.asked] == [None, {"ray.io/node-id": "!in(one)"}]
+    assert len(cancelled) == 1
+
+
 def test_a_run_that_no_node_has_room_for_is_said(engine, caplog):
     pytest.importorskip("ray")
     engine(Ray(), [])

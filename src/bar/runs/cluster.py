@@ -18,7 +18,7 @@ import threading
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -77,6 +77,7 @@ class Task:
     after: set[RunConfig]
     wanted: bool = True  # False for an unpruned network that others need
     asked: bool = False  # whether it may begin
+    excluded: Mapping[str, str] = field(default_factory=dict)  # node -> why it is not tried there
     deaths: int = 0
     written: int = 0  # bytes of its record when its worker died last
     whole: bool = False  # it has run out of a GPU's memory: it gets one for itself
@@ -91,9 +92,6 @@ def attempt(config: RunConfig, folder: Path, **options) -> dict | BarError:
     except (Exception, SystemExit) as error:
         log.debug("%s", traceback.format_exc())
         return BarError(f"{in_one_line(error)}. Where, this shows: {line(config, folder, options.get('root'))}")
-
-
-# --- on a worker ------------------------------------------------------------------------------------------------------
 
 
 def _work(config: RunConfig, folder: Path, way: Way) -> dict | BarError | Unfit | Died:
@@ -138,9 +136,6 @@ def _in_processes(config: RunConfig, folder: Path, way: Way) -> dict | BarError 
     said = [text.removeprefix("bar: ") for text in done.stderr.splitlines() if text.startswith("bar: ")]
     lost = not said or said[0].startswith(LOST)
     return Died("one of its processes died") if lost else BarError(said[0])
-
-
-# --- the cluster ------------------------------------------------------------------------------------------------------
 
 
 def _import_ray(local: bool):
@@ -298,6 +293,7 @@ class Engine:
                     outcome = self._outcome(reference, task)
                     if outcome is not None:
                         yield from self._end(task, outcome)
+                yield from self._give_up()
         except self.ray.exceptions.RayError as error:
             raise BarError(f"the cluster is lost ({in_one_line(error)}); the same command goes on") from error
         finally:
@@ -316,6 +312,7 @@ class Engine:
                 return
             task.asked = True
             self.waiting.remove(task)
+            task.excluded = self.unfit[None] | self.unfit[task.config.dataset]
             reason = self._nowhere(task)
             if reason:
                 yield from self._end(task, BarError(reason))
@@ -324,24 +321,29 @@ class Engine:
             self.running[self._submit(remote, task)] = task
 
     def _submit(self, remote, task: Task):
-        processes, excluded = self.way.processes, self._excluded(task.config)
+        processes = self.way.processes
         options = {"num_cpus": processes, "name": task.config.name}
         if self.gpus:
             options["num_gpus"] = processes if processes > 1 or task.whole else self.shares.get(_kind(task.config), 1)
-        if excluded:
-            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(excluded))})"}
+        if task.excluded:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(task.excluded))})"}
         return remote.options(**options).remote(task.config, self.out / task.config.name, self.way)
-
-    def _excluded(self, config: RunConfig) -> Mapping[str, str]:
-        return self.unfit[None] | self.unfit[config.dataset]
 
     def _nowhere(self, task: Task) -> str | None:
         """Say why no node can carry out a task, if that is so."""
-        excluded = self._excluded(task.config)
-        if not excluded:
+        if not task.excluded:
             return None
         nodes = [node["NodeID"] for node in self.ray.nodes() if node["Alive"]]
-        return None if set(nodes) - set(excluded) else next(reversed(excluded.values()))
+        return None if set(nodes) - set(task.excluded) else next(reversed(task.excluded.values()))
+
+    def _give_up(self) -> Iterator[tuple[RunConfig, dict | BarError]]:
+        """End tasks that wait for a node that has gone: those that are left were excluded before."""
+        for reference, task in list(self.running.items()):
+            reason = self._nowhere(task)
+            if reason and not self.ray.wait([reference], timeout=0)[0]:
+                self.ray.cancel(reference, force=True)
+                del self.running[reference]
+                yield from self._end(task, BarError(reason))
 
     def _outcome(self, reference, task: Task) -> dict | BarError | None:
         """Return how a task ended; None if it is to be tried again."""
