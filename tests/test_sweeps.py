@@ -27,7 +27,7 @@ BAR = os.path.join(os.path.dirname(sys.executable), "bar")
 TINY = {"limit": 96, "size": 8}
 SHORT = TINY | {"epochs": (1, 1, 0)}
 CHILDREN, GROUP = 1, 2  # places in /proc/PID/stat, behind the name
-LONG = TINY | {"epochs": (9, 3, 0)}  # long enough to be killed in the middle
+LONG = TINY | {"epochs": (20, 3, 0)}  # long enough to be killed in the middle
 
 
 def held(folder: Path) -> tuple[dict, list[dict]]:
@@ -149,9 +149,13 @@ def test_a_worker_dies_and_then_a_node_and_the_records_are_those_of_one_process(
             killed.append(nodes.at_work(0, unpruned))
             os.kill(killed[-1], how)
         until(lambda: len(nodes.nodes) == 2)
-        until(lambda: any(nodes.at_work(1, config.name) and epochs_of(out / config.name) >= 2 for config in configs))
+        until(lambda: any(epochs_of(out / config.name) >= 2 and nodes.at_work(1, config.name) for config in configs))
+        worker = next(filter(None, (nodes.at_work(1, config.name) for config in configs)))
+        os.kill(worker, signal.SIGSTOP)  # it would outlive its node by a moment, in which it may end the run
         killed.append(nodes.nodes[-1])
         nodes.cluster.remove_node(nodes.nodes.pop(), allow_graceful=False)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
 
     def may(config) -> bool:
         if config == configs[0]:
