@@ -30,6 +30,26 @@ def found(name: str) -> object:
     return thing
 
 
+def test_every_literal_block_is_of_the_language_it_is_marked_as():
+    """Sphinx warns of one that it cannot colour, and a warning ends the build of the book, at its very end."""
+    from pygments.lexers import get_lexer_by_name
+
+    notebooks = {path.stem: nbformat.read(path, as_version=4).cells for path in (ROOT / "notebooks").glob("*.ipynb")}
+    chapters = {
+        name: "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        for name, cells in notebooks.items()
+    }
+    blocks = [
+        (name, *block)
+        for name, text in (PAGES | chapters).items()
+        for block in re.findall(r"^ *```(\w+)\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    ]
+    assert len(blocks) > 50
+    for name, language, block in blocks:
+        wrong = [text for kind, text in get_lexer_by_name(language).get_tokens(block) if "Error" in str(kind)]
+        assert not wrong, f"{name}: {wrong} is no {language}: {block}"
+
+
 def test_the_map_of_the_paper_names_what_there_is():
     rows = [line.split("|") for line in PAGES["paper"].splitlines() if line.startswith("| ") and "`tests/" in line]
     assert len(rows) > 25
