@@ -320,7 +320,7 @@ def test_print_and_no_script_have_the_still_picture(browser, wide, html):
 
 
 def test_every_page_opens_with_a_question_and_its_computed_answer(html):
-    for path in (html / "_executed").glob("[0-9]*.html"):
+    for path in html.rglob("[0-9]*_*.html"):
         text = path.read_text("utf-8")
         question, _, rest = text.partition('class="tip answer admonition"')
         assert "<strong>" in question.rpartition("</h1>")[2], path.name

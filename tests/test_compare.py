@@ -272,6 +272,9 @@ def test_what_following_keeps_is_paired_by_seed():
     (row,) = compare.gains_table(ones).itertuples(index=False)
     assert row == ("55.0", "57.5", 2, "+2.50 ± 6.35")  # 12.706 * sqrt(1/2) / sqrt(2); seed 2 has no partner
     assert compare.gains_table(ones[:3]).empty
+    # factors in the order of numbers, not of letters
+    several = [one | {"pruning_factor": factor} for factor in (16, 2.0, 8) for one in ones]
+    assert compare.gains_table(several).index.get_level_values("factor").tolist() == ["2", "8", "16"]
 
 
 def test_old_records_have_the_name_that_fits(tmp_path):

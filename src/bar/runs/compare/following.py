@@ -226,7 +226,7 @@ def gains_table(trainings: Iterable[Mapping], variant: str = "following", other:
     rows = [
         {
             "network": one["model"], "images": f"{one['dataset_label']}, {one['training_images']:,}",
-            "epochs": sum(epoch["phase"] != "cut" for epoch in one["epochs"]), "factor": f"{one['pruning_factor']:g}",
+            "epochs": sum(epoch["phase"] != "cut" for epoch in one["epochs"]), "factor": one["pruning_factor"],
             "seed": one["seed"], "variant": one["variant"], "accuracy": 100 * one["epochs"][-1]["accuracy"],
         }
         for one in trainings if one["variant"] in (variant, other)
@@ -237,7 +237,7 @@ def gains_table(trainings: Iterable[Mapping], variant: str = "following", other:
     pairs = pd.DataFrame(rows).set_index([*keys, "seed", "variant"]).accuracy.unstack().dropna()
     table = pd.DataFrame(
         {
-            key: {
+            (*key[:-1], f"{key[-1]:g}"): {
                 f"{other} (%)": f"{part[other].mean():.1f}", f"{variant} (%)": f"{part[variant].mean():.1f}",
                 "pairs": len(part), "difference (points)": mean_change(part[variant] - part[other]),
             }
