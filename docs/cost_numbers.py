@@ -14,6 +14,7 @@ PAGE = ROOT / "book/17_costs.md"
 PART = re.compile(r"(<!-- numbers: (\w+) -->\n)(?:(?!<!-- ).)*(<!-- end -->)", re.DOTALL)
 STEP = 0.1  # seconds
 NAMES = {"cifar10": "CIFAR-10, WRN-28-12", "cifar100": "CIFAR-100, WRN-28-12"}
+UNBROKEN = str.maketrans("-", "\u2011")  # hyphens at which a narrow table does not break
 GPUS = (1, 8, 64)
 BENCH = ROOT / "results/bench/sweeps-cpu.json"
 OVERHEAD = 30.0  # seconds a run, for the last part
@@ -58,7 +59,7 @@ def hours() -> str:
         spans = [f"{costs.makespan(part, seconds, gpus) / 3600:,.0f} h" for gpus in GPUS]
         shown = "all" if name is None else NAMES.get(name, "Mio-TCD, ResNet-50")
         count = len({run for config in part for run in (config, config.unpruned)})
-        rows.append([shown, f"{count}", *spans])
+        rows.append([shown.translate(UNBROKEN), f"{count}", *spans])
     return markdown(["", "runs, unpruned ones too", *(f"{gpus} GPU{'s' * (gpus > 1)}" for gpus in GPUS)], rows)
 
 
@@ -81,7 +82,7 @@ def overhead() -> str:
     measured = json.loads(BENCH.read_text("utf-8"))
     found, setup, reading = measured["summary"], measured["setup"], measured["reading"]
     return (
-        f"On {setup['hardware']}, {setup['runs']} runs of {sum(setup['epochs'])} epochs: two workers do "
+        f"Of {setup['runs']} runs of {sum(setup['epochs'])} epochs ({setup['hardware']}), two workers do "
         f"{found['efficiency']:.0%}\nof twice the work of one process. A run takes "
         f"{found['overhead_per_run']:.1f} seconds beyond its training, and Ray starts in {found['start']:.0f}\n"
         f"seconds. {reading['records']:,} records are read in {reading['seconds']:.1f} seconds. (The load of the "

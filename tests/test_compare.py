@@ -171,7 +171,7 @@ def test_searches():
     forced = search | {"trials_made": 1, "seconds": 10.0, "how": "cut"}
     frame = pd.DataFrame([run("l0", search=search, seconds=15.0), run("l0", factor=8, search=forced, seconds=15.0)])
     assert compare.searched(frame) == "2.0 trials; 20 s; 1 of 2 did not fit"
-    told = "LZR: 2.0 trials a seed for 2.0 budgets, as long as 2.0 whole runs; none fitted in 1 of 2 searches"
+    told = "LZR: 2.0 trials a seed for 2 budgets, as long as 2.0 whole runs; none fitted in 1 of 2 searches"
     assert compare.search_cost(frame, "l0") == told
     assert compare.search_cost(None, "l0") == "LZR: not recorded"
 

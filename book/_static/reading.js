@@ -29,6 +29,29 @@
     block.setAttribute("aria-label", "wider than the page, scrolls sideways");
   }
 
+  // Cells with a sentence, by which the style sheet makes room for it where a table scrolls.
+  function measure() {
+    for (const cell of document.querySelectorAll(".bd-article :is(td, th)")) {
+      const length = cell.textContent.trim().length;
+      cell.classList.toggle("sentence", length > 30);
+      cell.classList.toggle("long", length > 100);
+    }
+  }
+
+  // Keeps a full stop, comma or bracket from beginning a line because a formula ends the one before.
+  function joinMarks() {
+    for (const formula of document.querySelectorAll(".bd-article span.math")) {
+      const text = formula.nextSibling;
+      const marks = text?.nodeType === Node.TEXT_NODE && text.data.match(/^[.,;:!?)]+/);
+      if (!marks) continue;
+      const both = document.createElement("span");
+      both.className = "with-mark";
+      formula.replaceWith(both);
+      both.append(formula, marks[0]);
+      text.data = text.data.slice(marks[0].length);
+    }
+  }
+
   function look() {
     const blocks = [...document.querySelectorAll(WIDE)];
     // the outermost one scrolls
@@ -40,6 +63,8 @@
       if (!inColumns(block.textContent)) block.classList.add("prose");
     }
     if (window.MathJax?.startup) await window.MathJax.startup.promise;
+    joinMarks();
+    measure();
     look();
     document.documentElement.dataset.looked = "true";
     addEventListener("resize", look);

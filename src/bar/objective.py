@@ -94,12 +94,18 @@ class Budget:
 
     Attributes
     ----------
-    full, limit : int, float
-        Size of the full network (V_F) and the budget (B), in the unit of the metric, for one image.
-    V, f : Tensor
-        Current size by eq. 4 and the barrier's value, scalars on the network's device, set by each call.
-    a, b : float
-        The margins, set by each call.
+    full : int
+        Size of the full network (V_F), in the unit of the metric, for one image.
+    limit : float
+        The budget (B), likewise.
+    V : Tensor
+        Current size by eq. 4, a scalar on the network's device, set by each call.
+    f : Tensor
+        The barrier's value, likewise.
+    a : float
+        The lower margin, set by each call.
+    b : float
+        The upper margin, likewise.
 
     Raises
     ------

@@ -119,7 +119,7 @@ def search_cost(runs: pd.DataFrame | None, method: str) -> str:
     budgets = some.groupby("seed").size().mean()
     forced = sum(search["how"] != "fits" for search in some.search)
     return (
-        f"{short(method)}: {sum(trials) / len(trials):.1f} trials a seed for {budgets:.1f} budgets, as long as "
+        f"{short(method)}: {sum(trials) / len(trials):.1f} trials a seed for {budgets:.3g} budgets, as long as "
         f"{sum(costs) / len(costs):.1f} whole runs; none fitted in {forced} of {len(some)} searches"
     )
 

@@ -57,6 +57,11 @@ def short_commit(commit: str | None) -> str:
     return commit[:7] + "+" * commit.endswith("+")
 
 
+def _unbroken(cell: object) -> object:
+    """Keep a narrow cell from being broken within "0.1 ± 0.2" or "3 %"."""
+    return cell.replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%") if isinstance(cell, str) else cell
+
+
 def captioned(table: pd.DataFrame, caption: str, wrap: bool = False, left: bool = True) -> Styler:
     """Style a table with a caption above it.
 
@@ -81,6 +86,7 @@ def captioned(table: pd.DataFrame, caption: str, wrap: bool = False, left: bool 
     >>> captioned(pd.DataFrame({"a": [1]}), "One number").caption
     'One number'
     """
+    table = table.map(_unbroken)
     aligned = "; text-align: left" if left else ""
     above = [
         {"selector": "caption", "props": "caption-side: top; text-align: left"},
