@@ -122,12 +122,27 @@ def test_counts_and_tables_of_the_errata():
     assert f"{100 * mio['morphnet']:.2f} %\nagainst {100 * mio['bar']:.2f} %" in PAGES["errata"]
 
 
-def test_launch_links_lead_to_the_notebooks_of_the_repository():
+def extension(name: str) -> object:
+    """A module of the book's own extensions of Sphinx."""
     sys.path.insert(0, str(ROOT / "book" / "_ext"))
     try:
-        launching = importlib.import_module("launching")
+        return importlib.import_module(name)
     finally:
         sys.path.pop(0)
+
+
+def test_comments_between_commands_are_comments():
+    lexer = extension("commands").CommandsLexer()
+    block = "# if it's there, then\n$ bar run \\\n    -x 8  # once\nV = 8\n"
+    tokens = [(str(kind), text) for kind, text in lexer.get_tokens(block)]
+    assert "".join(text for _, text in tokens) == block
+    assert [text for kind, text in tokens if "Comment" in kind] == ["# if it's there, then\n", "# once\n"]
+    assert [text for kind, text in tokens if "Prompt" in kind] == ["$ "]
+    assert [text for kind, text in tokens if "Output" in kind] == ["V = 8\n"]
+
+
+def test_launch_links_lead_to_the_notebooks_of_the_repository():
+    launching = extension("launching")
     app = SimpleNamespace(config=SimpleNamespace(launch_repository="https://github.com/a/b/", launch_branch="main"))
     context = {"body": "<h1>One</h1>"}
     launching.add(app, "_executed/02_barrier", "", context, None)

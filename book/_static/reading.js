@@ -33,7 +33,7 @@
   function measure() {
     for (const cell of document.querySelectorAll(".bd-article :is(td, th)")) {
       const length = cell.textContent.trim().length;
-      cell.classList.toggle("sentence", length > 30);
+      cell.classList.toggle("sentence", length > 24);
       cell.classList.toggle("long", length > 100);
     }
   }
