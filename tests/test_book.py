@@ -218,6 +218,19 @@ def test_what_is_wide_scrolls_by_keyboard_and_is_whole_in_print_as_are_folds(bro
     page.context.close()
 
 
+def test_lines_of_a_phone_begin_with_no_mark_and_no_half_of_an_option(browser, html):
+    page = opened(browser, viewport={"width": 390, "height": 844})
+    for name, kept in (("errata.html", ".with-mark"), ("16_sweeps.html", "code .pre.short")):
+        page.goto(f"{html.as_uri()}/{name}", wait_until="load")
+        page.wait_for_function(READY)
+        lines = page.eval_on_selector_all(f"article {kept}", "all => all.map(each => each.getClientRects().length)")
+        assert len(lines) > 5
+        assert set(lines) == {1}
+    words = page.evaluate("document.querySelector('article').textContent.replace(/\\s+/g, ' ')")
+    assert "one file system for --out. " in words
+    page.context.close()
+
+
 def test_search(page, address):
     page, complaints = page
     page.goto(address + "search.html?q=barrier", wait_until="load")

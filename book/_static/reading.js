@@ -29,12 +29,15 @@
     block.setAttribute("aria-label", "wider than the page, scrolls sideways");
   }
 
-  // Cells with a sentence, by which the style sheet makes room for it where a table scrolls.
+  // Cells with a sentence, for which the style sheet makes room where a table scrolls, and words of code that fit a line.
   function measure() {
     for (const cell of document.querySelectorAll(".bd-article :is(td, th)")) {
       const length = cell.textContent.trim().length;
       cell.classList.toggle("sentence", length > 24);
-      cell.classList.toggle("long", length > 100);
+      cell.classList.toggle("long", length > 60);
+    }
+    for (const word of document.querySelectorAll(".bd-article code .pre")) {
+      word.classList.toggle("short", word.textContent.length <= 24);
     }
   }
 
