@@ -174,7 +174,7 @@ def test_runs_with_another_budget(path, factor, tmp_path):
     run_with_another_budget(path, factor, tmp_path / path.name, tiny.PARAMETERS[path.stem])
 
 
-READ_RECORDS = [path for path in NOTEBOOKS if path.stem[:2] in ("04", "06", "07", "11", "12", "13")]
+READ_RECORDS = [path for path in NOTEBOOKS if path.stem[:2] in ("04", "06", "07", "10", "11", "12", "13")]
 
 
 def test_h4_all_that_read_records_are_tried_alone():
