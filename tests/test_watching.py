@@ -182,3 +182,18 @@ def test_copies_follow_their_own_tensors():
     assert (before - net(images())).abs().max() > 1e-3
     other.body.scale = net.scale
     close(net(images()), other(images()))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_compiled_parts_are_left_whole():
+    """A part in TorchScript, which keeps its parameters elsewhere, is called as it is."""
+    part = torch.jit.script(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()))
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), part, nn.Conv2d(8, 8, 1), nn.Flatten(), nn.Linear(128, 2)
+    )
+    net = net.double().eval()
+    gated = opened(bar.gate(net, (3, 8, 8)))
+    close(net(images()), gated(images()))
+    gated.gates["0"].log_alpha.data[2:] = -9
+    close(gated(images()), bar.prune(gated)(images()))
+    assert any("'2'" in place for place in gated.whole)

@@ -324,6 +324,9 @@ class _Proxy(fx.Proxy):
     def __bool__(self) -> bool:
         return self.tracer.to_bool(self)
 
+    def __setitem__(self, index, value) -> None:
+        raise TypeError("x[...] = y changes a signal in place: use torch.where, torch.cat or a product")
+
     def _record(self, operation: Callable, other) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operation, (self, other), {})
 
@@ -375,12 +378,11 @@ def record(
         except BarError:
             raise
         except Exception as error:
-            why = (
-                " in training mode{}: {}. Only nn.Dropout, F.dropout and StochasticDepth are followed into that mode; "
-                "what another module does there would be lost"
-            )
-            why = (why if training else "{}: {}").format(tracer.place(error), error)
-            raise BarError(f"cannot trace {type(model).__name__} with torch.fx{why}") from error
+            mode, advice = "", "put that into a module of its own, which will be left whole"
+            if training:
+                mode, advice = " in training mode", "only nn.Dropout, F.dropout and StochasticDepth are followed there"
+            where = f"cannot trace {type(model).__name__} with torch.fx{mode}{tracer.place(error)}"
+            raise BarError(f"{where}: {first_line(error)} - {advice}") from error
         finally:
             _restore(own, modes, contents)
     module.training, module._tracer_cls = modes[model], fx.Tracer  # with which torch.fx unpickles it

@@ -33,7 +33,8 @@ class Tensors:
         self._own: list[tuple[str, dict, str, Tensor | None]] = []
         for path in dict.fromkeys(node.target for node in body.graph.find_nodes(op="call_module")):
             for name, module in body.get_submodule(path).named_modules(prefix=path):
-                self._own += [(name, module._parameters, key, t) for key, t in module._parameters.items()]
+                if not isinstance(module, torch.jit.ScriptModule):  # which keeps them elsewhere
+                    self._own += [(name, module._parameters, key, t) for key, t in module._parameters.items()]
 
     def check(self) -> bool:
         """Whether the graph reads other tensors by now, so that the network must be built anew.
