@@ -106,6 +106,16 @@ class Net(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+def zeroed(net, x):
+    y = net.a(x)
+    y[:, :, 0] = 0
+    return net.head(y)
+
+
+def in_two_lines(net, x):
+    raise ValueError("the first line\nthe second line")
+
+
 def changed_under_another_name(net, x):
     x = net.a(x)
     y = net.same(x)
@@ -149,7 +159,13 @@ def inner(layer):
     ("net", "size", "message"),
     [
         (Sigmoid(), SIZE, "Sigmoid has no convolution that can be pruned"),
-        (Control(), SIZE, r"cannot trace Control with torch.fx, line \d+ of .*test_network.py: symbolically traced"),
+        (
+            Control(),
+            SIZE,
+            r"cannot trace Control with torch.fx, line \d+ of .*test_network.py: symbolically .* its own",
+        ),
+        (Net(zeroed), SIZE, r"line \d+ of .*test_network.py: x\[...\] = y changes a signal in place: use torch.where"),
+        (Net(in_two_lines), SIZE, "line .*test_network.py: the first line - put that into a module of its own"),
         (Two(), SIZE, "Two has no convolution that can be pruned"),
         (Net(lambda net, x: net.fc(x.mean((2, 3)).repeat(1, 4)[:, :4])), SIZE, "Net has no convolution"),
         (Net(changed_under_another_name), SIZE, "'add' .* reads 'same' after an operation in place"),
@@ -161,8 +177,9 @@ def inner(layer):
     ],
 )
 def test_refusals_name_the_place(net, size, message):
-    with pytest.raises(bar.BarError, match=message):
+    with pytest.raises(bar.BarError, match=message) as refused:
         bar.gate(net, size)
+    assert "\n" not in str(refused.value)
 
 
 WRAPPED = {

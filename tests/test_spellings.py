@@ -1,5 +1,9 @@
 """Constructions that people spell in other ways: exact, counted, and what cannot be followed is left whole."""
 
+from collections import OrderedDict, UserDict, defaultdict
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -241,3 +245,114 @@ def test_attributes_that_are_constants_of_the_graph():
         gated(images())
     net.temperature = 3.0
     close(opened(gated)(images().zero_()), net(images().zero_()))
+
+
+class Pair(NamedTuple):
+    out: torch.Tensor
+    rest: torch.Tensor
+
+
+class Attributes(dict):
+    __getattr__ = dict.__getitem__
+
+
+@dataclass
+class Result:
+    out: torch.Tensor
+    rest: torch.Tensor | None = None
+    tags: list = field(default_factory=list)
+
+
+@dataclass
+class Doubled(Result):
+    def __post_init__(self):
+        self.out = self.out * 2
+
+
+@dataclass
+class Output(OrderedDict):
+    """As those of the transformers library."""
+
+    out: torch.Tensor = None
+    rest: torch.Tensor = None
+
+    def __post_init__(self):
+        self.update(out=self.out, rest=self.rest)
+
+
+class Heads(nn.Module):
+    """What a function makes of two outputs; in training mode, of three."""
+
+    def __init__(self, make) -> None:
+        super().__init__()
+        self.first, self.second, self.head, self.make = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 5), make
+
+    def forward(self, x):
+        y = self.second(self.first(x).relu()).relu()
+        return self.make(self.head(y.mean((2, 3))), y)
+
+
+CONTAINERS = {
+    "an OrderedDict": lambda out, rest: OrderedDict(out=out, rest=rest),
+    "attributes": lambda out, rest: Attributes(out=out, rest=[rest]),
+    "a named tuple": Pair,
+    "a dataclass": lambda out, rest: Result(out, rest, ["a", 1]),
+    "an output": Output,
+    "nested": lambda out, rest: [OrderedDict(out=Pair(out, Result(rest)))],
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_what_outputs_are_handed_over_in(name):
+    """Of the class that the user's network returns, in the gated and the pruned network; nothing is left whole."""
+    net = Heads(CONTAINERS[name]).double().eval()
+    gated = bar.gate(net, (3, 8, 8), strict=True)
+    randomise(gated, 0, 0.5)
+    x = images()
+
+    def signals(value):
+        if isinstance(value, torch.Tensor):
+            return [value]
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        parts = [vars(value)[k] for k in ("out", "rest")] if isinstance(value, Result) else parts
+        return [s for part in parts for s in signals(part)]
+
+    def classes(value):
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        return [type(value), *[c for part in parts for c in classes(part)]]
+
+    out, smaller = gated(x), bar.prune(gated)(x)
+    assert classes(net(x)) == classes(out) == classes(smaller)
+    for one, other in zip(signals(out), signals(smaller), strict=True):
+        close(one, other)
+    if name == "a dataclass":
+        assert smaller.tags == ["a", 1]
+
+
+@pytest.mark.parametrize("kind", [Doubled, lambda o, r: defaultdict(list, o=o, r=r), lambda o, r: UserDict(o=o, r=r)])
+def test_what_outputs_cannot_be_handed_over_in(kind):
+    """A class that makes something else of what it holds would do so twice: refused, not returned as a dict."""
+    with pytest.raises(bar.BarError, match=r"that is returned .* use a dict, a list, a tuple or a plain dataclass"):
+        bar.gate(Heads(kind), (3, 8, 8))
+
+
+def test_an_ordered_dict_that_training_adds_to(tmp_path):
+    """As torchvision's segmentation networks return: the main output is pruned, stored and exported."""
+
+    class Segmented(Heads):
+        def forward(self, x):
+            out, rest = super().forward(x)
+            return OrderedDict(out=out, more=self.more(rest)) if self.training else OrderedDict(out=out)
+
+    net = Segmented(lambda *signals: signals)
+    net.more = nn.Conv2d(8, 2, 1)
+    net.double().eval()
+    with pytest.warns(UserWarning, match="'more' of Segmented run in training mode only"):
+        gated = bar.gate(net, (3, 8, 8))
+    randomise(gated, 1, 0.5)
+    pruned = bar.prune(gated.eval())
+    storage.save(pruned, tmp_path)
+    again = bar.load(tmp_path)(images())
+    assert type(again) is OrderedDict
+    assert list(again) == ["out"]
+    assert bar.export(pruned, (3, 8, 8), tmp_path / "network.pt2") <= 1e-4

@@ -2,7 +2,7 @@
 
 from bar.network import blocks
 from bar.network.channels import Network, ask, backwards, follow, forwards
-from bar.network.checks import check_hooks, own_ways
+from bar.network.checks import check_hooks, own_ways, tied
 from bar.network.recording import symbolic_trace
 from bar.network.rewriting import KeepUnread, is_pointwise, stride_first
 from bar.network.running import on_meta, quiet_call, undisturbed
@@ -25,6 +25,7 @@ __all__ = [
     "quiet_call",
     "stride_first",
     "symbolic_trace",
+    "tied",
     "trace",
     "undisturbed",
     "work",

@@ -35,7 +35,9 @@ def frozen_sizes(model: nn.Module, inputs: list[Tensor], leaves: dict[str, str],
             raise _refusal(one, modules) from None
         if both != (one.args, one.kwargs):
             found[one] = both
-        shapes = [getattr(r.values.get(n), "shape", None) for r, n in ((first, one), (second, other))]
+        shapes = [
+            v.shape if isinstance(v := r.values.get(n), Tensor) else None for r, n in ((first, one), (second, other))
+        ]
         if one.target in ("view", "reshape") or one.target is torch.reshape:
             sizes = _sizes(*shapes)
             if one in found and sizes is not None:

@@ -35,7 +35,7 @@ def compare_modes(
     in_eval, in_training, ungraded = (_value_numbers(graph, table) for graph in (module, learning, without))
     _check_without_gradients(module, without, in_eval, ungraded)
     known = set(in_eval.values())
-    returned = _output(module).all_input_nodes
+    returned = _returned(_output(module))
     # What only training mode changes in place in the model itself, such as an average that it keeps.
     changed = [n for n in in_place if in_training[n] not in known and _origin(n).op == "get_attr"]
     if changed or not {in_eval[n] for n in returned} <= {in_training[n] for n in _returned(_output(learning))}:
@@ -131,9 +131,8 @@ def _learning(twin: nn.Module, inputs: list[Tensor], leaves: dict[str, str]) -> 
 
 
 def _returned(output: fx.Node) -> list[fx.Node]:
-    """The nodes that an output returns, those in a named tuple among them."""
-    found = list(output.all_input_nodes)
-    return found + [s for n in found if isinstance(n.target, type) for s in n.all_input_nodes]
+    """The signals that an output returns, whatever they are handed over in."""
+    return [s for n in output.all_input_nodes for s in (_returned(n) if isinstance(n.target, type) else [n])]
 
 
 def _first_differences(in_eval: dict[fx.Node, int], in_training: dict[fx.Node, int]) -> list[fx.Node]:

@@ -1,6 +1,5 @@
 """Record what a model does with `torch.fx`: from any thread, leaving random states unchanged, in either mode."""
 
-import copy
 import inspect
 import operator
 import random
@@ -18,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import StochasticDepth
 
 from bar.errors import BarError
-from bar.network import views
+from bar.network import containers, views
 from bar.network.checks import Refusal, place_of
 from bar.network.running import called, first_line, on_meta, undisturbed
 
@@ -172,6 +171,17 @@ class Recorder(_OneThread):
             )
         return node
 
+    def create_arg(self, a):
+        """As torch.fx does, which by itself makes a dict of an OrderedDict, and a list of whatever is one."""
+        path, _ = next(reversed(self.module_stack.values()), ("", None))
+        made = containers.call(a, path)
+        if made is not None:
+            return self.create_node("call_function", type(a), *map(self.create_arg, made))
+        try:
+            return super().create_arg(a)
+        except NotImplementedError:
+            raise containers.refusal(a, path) from None
+
     def create_proxy(self, kind: str, target, args, kwargs, *rest, **options):
         """Record a call, and do it on the meta device; what is no tensor is returned as it is."""
         if kind == "call_function" and (found := self._layer(target, args, kwargs)) is not None:
@@ -314,6 +324,9 @@ class _Proxy(fx.Proxy):
     def __bool__(self) -> bool:
         return self.tracer.to_bool(self)
 
+    def __setitem__(self, index, value) -> None:
+        raise TypeError("x[...] = y changes a signal in place: use torch.where, torch.cat or a product")
+
     def _record(self, operation: Callable, other) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operation, (self, other), {})
 
@@ -345,7 +358,7 @@ def record(
     """What a model does with these inputs in one of its modes; the model is left as it was."""
     twin = on_meta(model)
     own = {m: vars(m).copy() for m in model.modules()}
-    contents = [(name, *found) for name, m in model.named_modules() for found in _containers(m)]
+    contents = [(name, *found) for name, m in model.named_modules() for found in containers.kept(m)]
     modes = {m: m.training for m in own}
     tracer = Recorder(twin, inputs, leaves)
     grad = torch.inference_mode() if inference else torch.enable_grad()
@@ -365,12 +378,11 @@ def record(
         except BarError:
             raise
         except Exception as error:
-            why = (
-                " in training mode{}: {}. Only nn.Dropout, F.dropout and StochasticDepth are followed into that mode; "
-                "what another module does there would be lost"
-            )
-            why = (why if training else "{}: {}").format(tracer.place(error), error)
-            raise BarError(f"cannot trace {type(model).__name__} with torch.fx{why}") from error
+            mode, advice = "", "put that into a module of its own, which will be left whole"
+            if training:
+                mode, advice = " in training mode", "only nn.Dropout, F.dropout and StochasticDepth are followed there"
+            where = f"cannot trace {type(model).__name__} with torch.fx{mode}{tracer.place(error)}"
+            raise BarError(f"{where}: {first_line(error)} - {advice}") from error
         finally:
             _restore(own, modes, contents)
     module.training, module._tracer_cls = modes[model], fx.Tracer  # with which torch.fx unpickles it
@@ -401,36 +413,13 @@ def _check_attributes(model: nn.Module, before: dict[nn.Module, dict], contents:
         for key, value in before[m].items()
         if type(value) in (bool, int, float, str) and key != "training" and vars(m).get(key) != value
     ]
-    changed += [(name, key) for name, key, container, held in contents if _differs(container, held)]
+    changed += [(name, key) for name, key, container, held in contents if containers.differs(container, held)]
     for name, key in changed:
         raise Refusal(
             f"{f'module {name!r}' if name else 'the network itself'} changes its attribute {key!r} when it is "
             "called, which would happen only once, while the network is traced",
             name,
         )
-
-
-_NOT_OURS = frozenset(vars(nn.Module())) - {"training"}  # hooks, submodules: torch keeps them
-
-
-def _containers(module: nn.Module) -> Iterator[tuple[str, list | dict | set | deque, list | dict | set | deque]]:
-    """The lists, dicts, sets and deques that a module keeps, nested ones too: attribute, container, and its copy."""
-    todo, seen = [(key, value) for key, value in vars(module).items() if key not in _NOT_OURS], set()
-    while todo:
-        key, value = todo.pop()
-        if isinstance(value, list | dict | set | deque) and id(value) not in seen:
-            seen.add(id(value))
-            yield key, value, copy.copy(value)
-            todo += [(key, part) for part in (value.values() if isinstance(value, dict) else value)]
-
-
-def _differs(container: list | dict | set | deque, before: list | dict | set | deque) -> bool:
-    """Whether a container holds other objects than before, or in another order: by identity, not by equality."""
-    if isinstance(container, dict):
-        return [*map(id, (*container, *container.values()))] != [*map(id, (*before, *before.values()))]
-    if isinstance(container, set):
-        return {*map(id, container)} != {*map(id, before)}
-    return [*map(id, container)] != [*map(id, before)]
 
 
 def _restore(own: dict[nn.Module, dict], modes: dict[nn.Module, bool], contents: list[tuple]) -> None:
@@ -440,6 +429,6 @@ def _restore(own: dict[nn.Module, dict], modes: dict[nn.Module, bool], contents:
             del vars(m)[key]
         vars(m).update(own[m] | {"training": mode})
     for _, _, container, before in contents:
-        if _differs(container, before):
+        if containers.differs(container, before):
             container.clear()
             (container.extend if isinstance(container, list | deque) else container.update)(before)

@@ -49,11 +49,16 @@ def _kinds(
         else:
             kind = _passes(node, modules[node.target], shapes, leaves)
         kinds[node] = kind = kind or ("opaque" if untouched else "whole")
-        if kind == "whole" or (layer and kind == "opaque"):
+        if _told(kind, layer, node):
             whole[node] = why
         if kind in ("input", "linear", "whole") or (untouched and kind not in ("conv", "depthwise")):
             fixed.add(node)
     return kinds, fixed, whole
+
+
+def _told(kind: str, layer: bool, node: fx.Node) -> bool:
+    """Whether people are told that something is left whole: not of a named tuple, which does nothing."""
+    return (kind == "whole" and not isinstance(node.target, type)) or (layer and kind == "opaque")
 
 
 def _known_kind(node: fx.Node, modules: dict, shapes: dict, fixed: set) -> tuple[str | None, str | None]:
@@ -156,7 +161,7 @@ class _OnMeta(fx.Interpreter):
 
     def run_node(self, node: fx.Node) -> Tensor:
         for source in node.all_input_nodes:
-            if self.versions.get(source) != getattr(self.env[source], "_version", None):
+            if self.versions.get(source) != _changes(self.env[source]):
                 raise BarError(
                     f"{place_of(node, self.modules)} reads {source.name!r} after an operation in place has changed its "
                     "memory under another name (Identity, Dropout, flatten and contiguous share it): use inplace=False"
@@ -168,14 +173,18 @@ class _OnMeta(fx.Interpreter):
             reason = first_line(error)
             where = place_of(node, self.modules)
             raise BarError(f"the network cannot take this input: {where} fails with: {reason}") from error
-        self.shapes[node] = getattr(out, "shape", torch.Size())
+        self.shapes[node] = out.shape if isinstance(out, Tensor) else torch.Size()
         if node.op == "call_module":
             self.inside[node] = self.work
-        self.versions[node] = getattr(out, "_version", None)
+        self.versions[node] = _changes(out)
         for source in node.all_input_nodes:
-            if node not in self.in_place and self.versions.get(source) != getattr(self.env[source], "_version", None):
+            if node not in self.in_place and self.versions.get(source) != _changes(self.env[source]):
                 raise BarError(f"{place_of(node, self.modules)} changes its input in place: use inplace=False")
         return out
+
+
+def _changes(value: object) -> int | None:
+    return value._version if isinstance(value, Tensor) else None
 
 
 @torch.inference_mode(False)

@@ -16,7 +16,18 @@ from torch import fx, nn
 from bar.errors import BarError
 from bar.storage.describing import FORMAT
 from bar.storage.reasons import first_line
-from bar.storage.vocabulary import CALLS, FUNCTIONS, INPUT, LAYERS, METHODS, MODULES, is_flag, is_node, is_number, takes
+from bar.storage.vocabulary import (
+    CALLS,
+    FUNCTIONS,
+    INPUT,
+    LAYERS,
+    METHODS,
+    MODULES,
+    are_outputs,
+    is_flag,
+    is_number,
+    takes,
+)
 
 WEIGHTS = "network.safetensors"
 # Limits for files from strangers: nodes, of which a DenseNet-201 has a tenth, and levels of nested arguments.
@@ -247,13 +258,5 @@ _ACCEPTS: dict[str, Callable[[object, list, dict], bool]] = {
     "call_function": lambda target, args, kwargs: takes(CALLS[FUNCTIONS[target]], args, kwargs),
     "call_method": lambda target, args, kwargs: takes(METHODS[target], args, kwargs),
     "call_module": lambda target, args, kwargs: takes((1, INPUT), args, {}) and not kwargs,
-    "output": lambda target, args, kwargs: len(args) == 1 and _is_output(args[0]) and not kwargs,
+    "output": lambda target, args, kwargs: len(args) == 1 and are_outputs(args[0]) and not kwargs,
 }
-
-
-def _is_output(value) -> bool:
-    if isinstance(value, list | tuple):
-        return len(value) > 0 and all(map(_is_output, value))
-    if isinstance(value, dict):
-        return len(value) > 0 and all(k.isidentifier() and _is_output(v) for k, v in value.items())
-    return is_node(value)

@@ -5,6 +5,7 @@ own tensors account for. Options and arguments are listed in the order of their 
 """
 
 import operator
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -36,6 +37,19 @@ def _operand(v) -> bool:
 def are_nodes(v) -> bool:
     """Whether a value is a list or tuple of nodes that is not empty."""
     return isinstance(v, list | tuple) and len(v) > 0 and all(map(is_node, v))
+
+
+def are_outputs(v) -> bool:
+    """Whether a value is a node, or lists, tuples and dicts of nodes, none of them empty."""
+    if isinstance(v, list | tuple):
+        return len(v) > 0 and all(map(are_outputs, v))
+    if isinstance(v, dict):
+        return len(v) > 0 and all(k.isidentifier() and are_outputs(part) for k, part in v.items())
+    return is_node(v)
+
+
+def _named_outputs(v) -> bool:
+    return isinstance(v, dict) and are_outputs(v)
 
 
 def is_flag(v) -> bool:
@@ -279,6 +293,7 @@ CALLS: dict[Callable, tuple[int, Arguments]] = {
     **dict.fromkeys(
         (operator.add, operator.iadd, operator.sub, operator.mul, operator.truediv, operator.pow), (2, _BINARY)
     ),
+    OrderedDict: (1, {"/signals": _named_outputs}),
     torch.softmax: (2, _SOFTMAX),
     torch.log_softmax: (2, _SOFTMAX),
     F.softmax: (1, _F_SOFTMAX),
@@ -332,5 +347,7 @@ def takes(call: tuple[int, Arguments], args: list, kwargs: dict) -> bool:
         return False
     given |= kwargs
     right = all(name in checks and checks[name](value) for name, value in given.items())
-    signals = any(is_node(v) or are_nodes(v) for v in given.values())  # an operation on numbers alone is refused
+    signals = any(
+        is_node(v) or are_nodes(v) or _named_outputs(v) for v in given.values()
+    )  # an operation on numbers alone is refused
     return right and signals and all(name in given for name in names[:needed])

@@ -66,7 +66,8 @@ class GatedNetwork(nn.Module):
 
     def _follow(self) -> None:
         """Adopt the mode that the user's model has by now, training or eval, and refuse any other change to it."""
-        self._watch.check()
+        if self._watch.check():
+            self.connect_()
         self.training = self._watch.mode(self.training)
 
     def __getstate__(self) -> dict:

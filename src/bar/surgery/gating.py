@@ -34,8 +34,9 @@ def gate(
     The gates' initial values follow from the state of torch's global generator, which is restored: after the same
     `torch.manual_seed` they are the same, and what is drawn afterwards does not depend on whether there were gates.
 
-    Of what is done to the model later, its mode (`model.eval()`) and its weights take effect in the gated network, too;
-    a replaced module or a new hook is refused at the next step.
+    Of what is done to the model later, its mode (`model.eval()`), its weights, other tensors in their place and options
+    of its layers take effect in the gated network, too. A replaced module, a new hook, or an attribute with which the
+    model computes something else is refused at the next step.
 
     Parameters
     ----------

@@ -1,13 +1,13 @@
 """Changes of a user's model after gates were put into it: they take effect, or are refused at the next step."""
 
-import warnings
-
 import torch
 from torch import nn
 
 from bar.errors import BarError
-from bar.network import Network, check_hooks, own_ways, trace
+from bar.network import Network, check_hooks, own_ways
+from bar.surgery.attributes import Attributes
 from bar.surgery.rewiring import submodule_of
+from bar.surgery.tensors import Tensors
 
 
 class Watch:
@@ -36,17 +36,34 @@ class Watch:
         # what tracing has made constants of
         self._baked = [(name, _holder(root, name)) for root in roots for name in network.baked]
         self._seen: dict[int, tuple] = {}
-        self._traced = [] if model is None else _others(model, [name for name, _, _ in self._layers])
-        self._states, self._code = {self._state()}, network.module.code
+        self._attributes = None if model is None else Attributes(network, model)
+        self._tensors, self._stale = Tensors(network, model), False
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """Refuse a layer that was replaced, or that has become another or got a hook.
+
+        Returns
+        -------
+        bool
+            Whether something has changed that takes effect when the network is built anew.
 
         Raises
         ------
         BarError
             Naming the module and what has been done to it.
         """
+        self._check_layers()
+        for name, module in self._modules:
+            if _hooks(module) > self._hooked.get(name, 0):
+                check_hooks(name, module)
+        self._check_buffers()
+        self._stale = self._tensors.check() or self._stale  # first: forward may read plain tensors
+        options = self._attributes is not None and self._attributes.check()
+        stale, self._stale = self._stale or options, False
+        return stale
+
+    def _check_layers(self) -> None:
+        """Refuse a layer in place of another, or of another class or forward."""
         for name, module, kind in self._layers:
             # of F.dropout, tracing has made a module that the model does not have
             for root in (self.body, None if name in self.dropouts else self.model):
@@ -61,11 +78,6 @@ class Watch:
                 raise BarError(
                     f"{name!r} has been changed since the gates were put in: {what}. Call bar.gate on it anew"
                 )
-        for name, module in self._modules:
-            if _hooks(module) > self._hooked.get(name, 0):
-                check_hooks(name, module)
-        self._check_buffers()
-        self._check_attributes()
 
     def _check_buffers(self) -> None:
         """Refuse other values in a buffer that the graph holds as a constant."""
@@ -80,35 +92,6 @@ class Watch:
                     "effect: load them first, then call bar.gate"
                 )
             self._seen[place] = state
-
-    def _state(self) -> tuple:
-        """The numbers and texts that the modules keep whose forward has been traced."""
-        kinds = (bool, int, float, str)
-        return tuple(
-            (place, key, value)
-            for place, module in enumerate(self._traced)
-            for key, value in vars(module).items()
-            if type(value) in kinds and key != "training"
-        )
-
-    def _check_attributes(self) -> None:
-        """Refuse another number or text in the model, if it would now compute something else than what was traced."""
-        state = self._state()
-        if state in self._states:
-            return
-        sizes, inputs = self.network.input_sizes, self.network.example_inputs()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they have been said
-            anew = trace(self.model, sizes[0]) if len(sizes) == 1 else trace(self.model, example_inputs=inputs)
-        if anew.module.code != self._code:
-            known = set().union(*self._states)
-            place, key, value = next((part for part in state if part not in known), (0, "", None))
-            raise BarError(
-                f"the attribute {key!r} of {type(self._traced[place]).__name__} is {value!r} now, with which the "
-                "network computes something else than when the gates were put in: call bar.gate on it anew, or let "
-                "forward read a buffer"
-            )
-        self._states.add(state)
 
     def set_mode(self, mode: bool) -> None:
         """Give the model a mode, training or eval; its own `train` may make exceptions, as frozen batch norms do."""
@@ -128,12 +111,6 @@ def _holder(root: nn.Module, name: str) -> nn.Module | None:
     """The module that has a buffer of this name."""
     owner = name.rpartition(".")[0]
     return submodule_of(root, owner) if owner else root
-
-
-def _others(model: nn.Module, called: list[str]) -> list[nn.Module]:
-    """The modules of a network whose forward has been traced: not those that are called, nor what is in them."""
-    prefixes = tuple(f"{name}." for name in called)
-    return [module for name, module in model.named_modules() if not f"{name}.".startswith(prefixes)]
 
 
 def _hooks(module: nn.Module) -> int:
