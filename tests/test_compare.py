@@ -262,11 +262,12 @@ def test_how_often_v_was_near_b():
     assert compare.near_table([training()])[1] == {}
 
 
-def test_what_following_keeps_is_paired_by_seed():
-    def ended(variant, seed, accuracy):
-        one = training(variant=variant, seed=seed, dataset_label="digits", training_images=10)
-        return one | {"epochs": [*one["epochs"][:-1], one["epochs"][-1] | {"accuracy": accuracy}]}
+def ended(variant, seed, accuracy):
+    one = training(variant=variant, seed=seed, dataset_label="digits", training_images=10)
+    return one | {"epochs": [*one["epochs"][:-1], one["epochs"][-1] | {"accuracy": accuracy}]}
 
+
+def test_what_following_keeps_is_paired_by_seed():
     ones = [ended("following", 0, 0.52), ended("following", 1, 0.63), ended("following", 2, 0.1)]
     ones += [ended("fixed margin", 0, 0.5), ended("fixed margin", 1, 0.6), ended("start", 0, 0.9)]
     (row,) = compare.gains_table(ones).itertuples(index=False)
@@ -275,6 +276,18 @@ def test_what_following_keeps_is_paired_by_seed():
     # factors in the order of numbers, not of letters
     several = [one | {"pruning_factor": factor} for factor in (16, 2.0, 8) for one in ones]
     assert compare.gains_table(several).index.get_level_values("factor").tolist() == ["2", "8", "16"]
+
+
+def test_starts_are_compared_with_the_usual_one_seed_by_seed():
+    ones = [ended("trained start, both", 0, 0.52), ended("trained start", 0, 0.5), ended("trained start", 1, 0.6)]
+    ones += [ended("trained start, both", 1, 0.63), ended("trained start, both", 2, 0.1), ended("start", 0, 0.9)]
+    ones = [one | {"validation_accuracy_unpruned": 0.6, "pruning_factor": factor} for factor in (16, 4) for one in ones]
+    table = compare.starts_table(ones)
+    assert table.index.tolist() == [(f, s) for f in ("4", "16") for s in ("trained weights", "… both")]
+    usual, both = table.to_numpy().tolist()[:2]
+    assert usual == [2, "55.0", "-5.00 ± 63.53", ""]  # 12.706 * 0.1 / 2
+    assert both == [3, "41.7", "-18.33 ± 69.48", "+2.50 ± 6.35"]  # seed 2 has no partner
+    assert compare.starts_table([]).empty
 
 
 def test_old_records_have_the_name_that_fits(tmp_path):

@@ -247,6 +247,52 @@ def gains_table(trainings: Iterable[Mapping], variant: str = "following", other:
     return table.T.rename_axis(keys)
 
 
+STARTS = {  # variants of ``bench/ablation.py --trained``, and one that begins with new weights
+    "trained start": "trained weights", "trained start, open gates": "… open gates",
+    "trained start, slower weights": "… slower weights", "trained start, both": "… both",
+    "trained start, no distillation": "… no teacher", "following, cap 100, travel 120": "new weights",
+}  # fmt: skip
+
+
+def starts_table(trainings: Iterable[Mapping]) -> pd.DataFrame:
+    """Return what BAR keeps on validation images when it begins with trained weights, by what it does otherwise.
+
+    Parameters
+    ----------
+    trainings : iterable of mapping
+        Records of ``bench/ablation.py``; those of other variants than `STARTS` are left out.
+
+    Returns
+    -------
+    DataFrame
+        A row for each factor and start, as text: the number of seeds, mean accuracy in percent, and changes in points,
+        paired by seed, with an interval where there are two: against the unpruned network, and against "trained
+        weights". Empty if there is no such record.
+    """
+    found = pd.DataFrame(
+        [
+            {
+                "factor": one["pruning_factor"], "seed": one["seed"], "start": STARTS[one["variant"]],
+                "accuracy": 100 * one["epochs"][-1]["accuracy"], "unpruned": 100 * one["validation_accuracy_unpruned"],
+            }
+            for one in trainings if one["variant"] in STARTS
+        ],
+        columns=["factor", "seed", "start", "accuracy", "unpruned"],
+    )  # fmt: skip
+    usual, *others = STARTS.values()
+    base = found[found.start == usual].set_index(["factor", "seed"]).accuracy
+    rows = []
+    for (factor, start), part in found.groupby(["factor", "start"]):
+        part = part.set_index(["factor", "seed"])
+        paired = (part.accuracy - base).dropna()
+        change = mean_change(part.accuracy - part.unpruned)
+        gain = mean_change(paired) if start in others and len(paired) else ""
+        rows.append([f"{factor:g}", start, len(part), f"{part.accuracy.mean():.1f}", change, gain])
+    rows.sort(key=lambda row: (float(row[0]), [usual, *others].index(row[1])))
+    columns = ["factor", "start", "seeds", "kept (%)", "against unpruned", f"against {usual}"]
+    return pd.DataFrame(rows, columns=columns).set_index(["factor", "start"])
+
+
 def steps_followed(trainings: Iterable[Mapping]) -> pd.DataFrame:
     """Return V and b after steps of the pruning, for `bar.figures.following`; V is counted by reachability.
 
