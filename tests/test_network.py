@@ -193,6 +193,8 @@ WRAPPED = {
     "0.weight has no shape yet, since its layer is lazy: run one batch": lambda net: nn.Sequential(
         nn.LazyConv2d(3, 1), net
     ),
+    "the network has gates already: take what bar.prune makes of it": lambda net: bar.gate(net, SIZE),
+    "module '0' has gates already": lambda net: nn.Sequential(bar.gate(net, SIZE), nn.ReLU()),
     "must be an nn.Module, not a function": lambda net: lambda images: net(images),
 }
 

@@ -247,6 +247,23 @@ def test_attributes_that_are_constants_of_the_graph():
     close(opened(gated)(images().zero_()), net(images().zero_()))
 
 
+def test_inputs_by_name():
+    """As the user's network takes them, by position or by name; refused if there are others."""
+
+    class Two(Spelt):
+        def forward(self, image, scale=None):
+            return super().forward(image if scale is None else image * scale)
+
+    net = Two(lambda net, y: y).double().eval()
+    x, scale = images(), torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    gated = opened(bar.gate(net, example_inputs=(x, scale)))
+    for out in (gated(x, scale=scale), gated(scale=scale, image=x), bar.prune(gated)(image=x, scale=scale)):
+        close(out, net(x, scale))
+    for given, named in (((x,), {}), ((x, scale), {"scale": scale}), ((x,), {"mask": scale}), ((x, x, x), {})):
+        with pytest.raises(bar.BarError, match=r"the network takes image, scale, one batch for each, and .* is given"):
+            gated(*given, **named)
+
+
 class Pair(NamedTuple):
     out: torch.Tensor
     rest: torch.Tensor

@@ -54,7 +54,7 @@ FOLLOWED = {
     "a buffer": lambda net, gated: setattr(net, "mean", like(net.mean)),
     "a plain tensor": lambda net, gated: setattr(net, "shift", like(net.shift)),
     "a weight": lambda net, gated: setattr(net.second, "weight", parameter(8, 8, 3, 3)),
-    "a buffer of the gated network": lambda net, gated: setattr(gated.body, "mean", like(net.mean)),
+    "a buffer of the gated network": lambda net, gated: [setattr(gated.body, "mean", like(net.mean)), gated.connect_()],
     "tensors that are assigned": lambda net, gated: net.load_state_dict(
         {name: like(tensor) for name, tensor in net.state_dict().items()}, assign=True
     ),
@@ -91,6 +91,7 @@ REFUSED = {
     "the attribute 'shifts' of Kept is another": lambda net, gated: net.shifts.insert(0, like(net.shift)),
     "the attribute 'drop' of Kept is 0.5": lambda net, gated: setattr(net, "drop", 0.5),
     "the attribute 'kernel_size' of MaxPool2d is 4": lambda net, gated: setattr(net.pool, "kernel_size", 4),
+    "'norm.running_mean' has been taken out": lambda net, gated: setattr(net.norm, "running_mean", None),
     "'second.bias' has been taken out": lambda net, gated: setattr(net.second, "bias", None),
     r"'mean' has been replaced by one of shape \(1, 1, 1, 1\)": lambda net, gated: setattr(
         net, "mean", net.mean[:, :1].clone()
@@ -197,3 +198,37 @@ def test_compiled_parts_are_left_whole():
     gated.gates["0"].log_alpha.data[2:] = -9
     close(gated(images()), bar.prune(gated)(images()))
     assert any("'2'" in place for place in gated.whole)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_other_tensors_in_a_single_call(grad):
+    """`torch.func` puts tensors in the place of parameters, for one call: followed, without a trace."""
+    net, gated = kept()
+    call, before = torch.func.functional_call, gated(images())
+    own = {name: like(tensor).detach() for name, tensor in net.named_parameters()}
+    with_gates = {f"body.{name}": tensor for name, tensor in own.items()}
+
+    def loss(model, tensors):
+        return call(model, tensors, (images(),)).square().sum()
+
+    if grad:
+        mine, others = torch.func.grad(loss, 1)(gated, with_gates), torch.func.grad(loss, 1)(net, own)
+        for name, slope in others.items():
+            torch.testing.assert_close(mine[f"body.{name}"], slope)
+    else:
+        torch.testing.assert_close(call(gated, with_gates, (images(),)), call(net, own, (images(),)))
+    assert isinstance(net.scale, nn.Parameter)
+    assert torch.equal(before, gated(images()))
+    close(before, net(images()))
+
+
+def test_statistics_that_are_not_tracked():
+    """A batch norm that no longer tracks its statistics is left whole, or refused if that is told later."""
+    net, gated = kept()
+    net.norm.track_running_stats = False
+    with pytest.raises(bar.BarError, match="'track_running_stats' of BatchNorm2d is False now"):
+        gated(images())
+    gated = opened(bar.gate(net, (3, 8, 8)))
+    assert "running statistics that it does not track" in "".join(gated.whole.values())
+    gated.gates["second"].log_alpha.data[3:] = -9
+    close(gated(images()), bar.prune(gated)(images()))

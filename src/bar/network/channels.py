@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor, fx, nn
 
+from bar.errors import BarError
 from bar.network.kinds import Operation
 from bar.network.operations import OPERATIONS
 from bar.network.views import times
@@ -108,6 +109,14 @@ class Network:
 
     def __post_init__(self) -> None:
         self.convs = {n.target: n for n, kind in self.kinds.items() if kind == "conv"}
+
+    def in_order(self, inputs: tuple, named: dict) -> list:
+        """Inputs that are given by position and by the names of forward's parameters; refused if there are others."""
+        names = [node.target for node in self.module.graph.find_nodes(op="placeholder")]
+        if len(inputs) > len(names) or named.keys() != set(names[len(inputs) :]):
+            given = ", ".join([*map(str, range(len(inputs))), *named]) or "nothing"
+            raise BarError(f"the network takes {', '.join(names)}, one batch for each, and {given} is given")
+        return [*inputs, *(named[name] for name in names[len(inputs) :])]
 
     def example_inputs(self) -> list[Tensor]:
         """An image for each input, on the meta device."""

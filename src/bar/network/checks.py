@@ -46,6 +46,8 @@ def check_model(model: nn.Module) -> None:
         raise BarError("the network is compiled to TorchScript: pass the nn.Module that it was made from")
     for name, module in model.named_modules():
         kind, place = type(module).__name__, f"module {name!r}" if name else "the network"
+        if hasattr(module, "settle_"):  # a bar.GatedNetwork, which this room does not know
+            raise BarError(f"{place} has gates already: take what bar.prune makes of it, or the network without gates")
         if hasattr(module, "_orig_mod"):
             what = "put its ._orig_mod in its place" if name else "pass its ._orig_mod"
             raise BarError(f"{place} is compiled by torch.compile: {what}, and compile what bar.prune returns")
@@ -83,6 +85,8 @@ def own_ways(module: nn.Module) -> str | None:
         return f"has a {kind} ({getattr(hook, '__name__', type(hook).__name__)}), without which it could be followed"
     if "forward" in vars(module):
         return "has a forward of its own"
+    if getattr(module, "running_mean", None) is not None and not getattr(module, "track_running_stats", True):
+        return "has running statistics that it does not track"
     for layer in LAYERS:
         own = getattr(type(module), "_conv_forward", None) is not getattr(layer, "_conv_forward", None)
         if isinstance(module, layer) and (own or "_conv_forward" in vars(module)):

@@ -15,6 +15,7 @@ from bar.network import Network, trace
 _TORCHS = frozenset(vars(nn.Module()))  # hooks, submodules and the mode
 _TAKE_EFFECT = ("p", "eps", "momentum")  # of layers, which are read at each call
 _MOST, _DEEPEST = 1000, 4  # of a container: its items, and what is in them
+_STATES = 64  # that are known to compute the same
 
 
 class Attributes:
@@ -64,7 +65,7 @@ class Attributes:
         if state not in self._known:
             self._retrace(state)
             state = self._state()  # of fewer attributes
-            self._known = {state} | (self._known if len(self._known) < _MOST else set())
+            self._known = {state} | (self._known if len(self._known) < _STATES else set())
         before, self._now, self._seen = self._now, state, self._objects()
         return before[1] != state[1]
 

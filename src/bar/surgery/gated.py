@@ -65,8 +65,8 @@ class GatedNetwork(nn.Module):
         self.connect_()
 
     def _follow(self) -> None:
-        """Adopt the mode that the user's model has by now, training or eval, and refuse any other change to it."""
-        if self._watch.check():
+        """Adopt the mode and the tensors that the user's model has by now, and refuse any other change to it."""
+        if self._watch.check(*self._with_gates):
             self.connect_()
         self.training = self._watch.mode(self.training)
 
@@ -104,9 +104,10 @@ class GatedNetwork(nn.Module):
         """What all features are ranked by, shape (total features,), in the order of `gates`; -inf for what was cut."""
         return torch.cat([gate.score for gate in self._gates])
 
-    def forward(self, *inputs: Tensor):
+    def forward(self, *inputs: Tensor, **named: Tensor):
         """The network's output for a batch of images, shape (N, channels, height, width), or for several inputs."""
         self._follow()
+        inputs = self.network.in_order(inputs, named)
         images = next((x for x in inputs if x.is_floating_point()), self._gates[0].score)
         if self.training:
             z = self._gates[0].sample(self._gates)
@@ -123,12 +124,10 @@ class GatedNetwork(nn.Module):
         return self.network.whole
 
     def extra_repr(self) -> str:
+        if not self.whole:
+            return ""
         share = f"{1 - self.smallest() / max(self.full(), 1):.0%} of the volume can still go"
-        return (
-            "\n".join([*(f"left whole: {place} {why}" for place, why in self.whole.items()), share])
-            if self.whole
-            else ""
-        )
+        return "\n".join([*(f"left whole: {place} {why}" for place, why in self.whole.items()), share])
 
     def live(self) -> dict[fx.Node, Tensor]:
         """Which channels of each node are live in eval mode: node -> bool, shape (channels,); see `Network.live`."""
@@ -263,7 +262,8 @@ class GatedNetwork(nn.Module):
     @torch.no_grad()
     def connect_(self) -> None:
         """Rebuild what `forward` calls, the body with gates, without what has been cut; after `Gate.cut` changed."""
-        self._follow()
+        self._watch.check(model_too=True)
+        self.training = self._watch.mode(self.training)
         there = self.network.live({name: ~gate.cut for name, gate in self.gates.items()})
         body = rewire(self.network, there, Gated(), {}, self._gates[0].union)
         self._with_gates = (body.to(self.score.device),)  # in a tuple: its weights are those of the body

@@ -37,10 +37,10 @@ class Watch:
         self._baked = [(name, _holder(root, name)) for root in roots for name in network.baked]
         self._seen: dict[int, tuple] = {}
         self._attributes = None if model is None else Attributes(network, model)
-        self._tensors, self._stale = Tensors(network, model), False
+        self._tensors = Tensors(network, model)
 
-    def check(self) -> bool:
-        """Refuse a layer that was replaced, or that has become another or got a hook.
+    def check(self, built: nn.Module | None = None, model_too: bool = False) -> bool:
+        """Refuse a layer that was replaced, or that has become another or got a hook; see `Tensors.check`.
 
         Returns
         -------
@@ -57,10 +57,8 @@ class Watch:
             if _hooks(module) > self._hooked.get(name, 0):
                 check_hooks(name, module)
         self._check_buffers()
-        self._stale = self._tensors.check() or self._stale  # first: forward may read plain tensors
-        options = self._attributes is not None and self._attributes.check()
-        stale, self._stale = self._stale or options, False
-        return stale
+        self._tensors.check(built, model_too)  # first: forward may read plain tensors
+        return self._attributes is not None and self._attributes.check()
 
     def _check_layers(self) -> None:
         """Refuse a layer in place of another, or of another class or forward."""
