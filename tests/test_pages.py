@@ -1,9 +1,12 @@
 """The pages of the book that are not notebooks: what they name exists, and their arithmetic is right."""
 
+import contextlib
+import dataclasses
 import importlib
 import json
 import math
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +17,7 @@ import torch
 
 import bar
 from bar import models, paper
+from bar.cli import app
 from bar.runs import compare
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +52,29 @@ def test_every_literal_block_is_of_the_language_it_is_marked_as():
     for name, language, block in blocks:
         wrong = [text for kind, text in get_lexer_by_name(language).get_tokens(block) if "Error" in str(kind)]
         assert not wrong, f"{name}: {wrong} is no {language}: {block}"
+
+
+def test_commands_of_the_pages_can_be_typed_and_export_what_was_run():
+    """Each `bar …` has options that there are; what is exported is the folder of a run of the same page."""
+    notebooks = {path.stem: nbformat.read(path, as_version=4).cells for path in (ROOT / "notebooks").glob("*.ipynb")}
+    chapters = {
+        name: "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        for name, cells in notebooks.items()
+    }
+    fields, typed = {field.name for field in dataclasses.fields(bar.RunConfig)} - {"options"}, 0
+    for name, text in (PAGES | chapters | {"README": (ROOT / "README.md").read_text("utf-8")}).items():
+        written, exported = set(), set()
+        for line in re.findall(r"(?:^\$ (?:\.venv/bin/)?|`)bar ([a-z]+ [^`\n]*)", text, re.MULTILINE):
+            command, *arguments = shlex.split(line, comments=True)
+            context = app.commands[command].make_context(command, arguments)  # UsageError if it cannot be typed
+            given = {key: value for key, value in context.params.items() if key in fields and value}
+            if command == "run":
+                with contextlib.suppress(bar.BarError):  # what is to be there first: a module, a file of weights
+                    written.add(str(context.params["out"] or f"runs/{bar.RunConfig(**given).name}"))
+            exported |= {str(context.params["run"])} if command == "export" else set()
+            typed += 1
+        assert exported - {"RUN"} <= written, name
+    assert typed > 40
 
 
 def test_the_map_of_the_paper_names_what_there_is():

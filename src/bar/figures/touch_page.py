@@ -41,8 +41,10 @@ class Touch:
         The chart, with its parameters bound to sliders or menus.
     name : str
         The page refers to it by this name.
-    caption, alt : str
-        What stands below it; what somebody is told who does not see it.
+    caption : str
+        What stands below it.
+    alt : str
+        What somebody is told who does not see it.
     play : str, optional
         The parameter that a button "Play" moves from its lowest to its highest value.
     still : mapping, optional

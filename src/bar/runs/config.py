@@ -94,8 +94,10 @@ class RunConfig:
     weights : str, optional
         A file of trained weights (`bar.models.load_weights`). The unpruned network, which teaches and is compared with,
         is then the one of these weights as it is, and not trained.
-    model_source, weights_source : str, optional
-        The SHA-256 of the source of a network of your own (`bar.models.source_of`), and of that file; filled in.
+    model_source : str, optional
+        The SHA-256 of the source of a network of your own (`bar.models.source_of`); filled in.
+    weights_source : str, optional
+        The SHA-256 of the file of weights; filled in.
 
     Raises
     ------
