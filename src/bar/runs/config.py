@@ -82,7 +82,8 @@ class RunConfig:
     start : str
         "scratch" (or "random"), or "unpruned" to start from the weights of the unpruned network (as the paper does on
         Mio-TCD); default: scratch, but unpruned with `weights`. The methods that choose from trained weights always do
-        the latter.
+        the latter. All else is as with new weights: no other setting kept more at both factors that were tried
+        (chapter 10).
     gates : str
         How the gates of "l0" start: "uniform" (the preset's interval; the paper's is U(0, 0.01)), or "normal" for
         N(0, 0.01^2), as in the work that introduced it (supp. 4).
