@@ -1,5 +1,6 @@
 """Shared by all tests."""
 
+import signal
 import sys
 
 import pytest
@@ -19,6 +20,10 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: takes minutes; run by `make test-all` only")
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # of a shell's background, which what is started here inherits
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.load_profile("bar-all" if config.getoption("--all") else "bar")
 
 

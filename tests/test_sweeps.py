@@ -289,9 +289,9 @@ class Ray:
 def engine(tmp_path, monkeypatch):
     """Make an engine that works with a `Ray`."""
 
-    def make(ray: Ray, tasks, processes: int = 1) -> cluster.Engine:
+    def make(ray: Ray, tasks, processes: int = 1, device: str = "auto") -> cluster.Engine:
         monkeypatch.setitem(sys.modules, "ray", ray)
-        way = cluster.Way(None, "auto", processes, 1, tmp_path, tmp_path)
+        way = cluster.Way(None, device, processes, 1, tmp_path, tmp_path)
         return cluster.Engine(tasks, tmp_path, way, None, lambda config: True, lambda config: None)
 
     return make
@@ -343,11 +343,52 @@ def test_runs_share_a_gpu_once_their_memory_is_known(engine, caplog):
     first, *others = (bar.RunConfig(seed=seed) for seed in range(3))
     used = first.recorded() | {"gpu_memory": 20 * 10**9, "gpu_memory_total": 80 * 10**9}
     ray = Ray(used, bar.BarError("CUDA out of memory. Tried to allocate"), used, used)
-    tasks = [cluster.Task(config, {first} - {config}) for config in (first, *others)]
-    ended = dict(engine(ray, tasks))
+    ended = dict(engine(ray, [cluster.Task(config, set()) for config in (first, *others)]))
     assert [asked["num_gpus"] for asked in ray.asked] == [1, 1 / 3, 1 / 3, 1]
     assert all(outcome == used for outcome in ended.values())
     assert "it gets one for itself" in caplog.text
+
+
+def test_as_many_of_a_kind_begin_as_there_are_gpus_before_their_memory_is_known(engine):
+    """Those of another kind do not wait for them, and none that does is forgotten."""
+    pytest.importorskip("ray")
+    configs = [bar.RunConfig(seed=seed) for seed in range(4)] + [bar.RunConfig(method="random")]
+    used = configs[0].recorded() | {"gpu_memory": 20 * 10**9, "gpu_memory_total": 80 * 10**9}
+    ray, begun, at_first = Ray(*[used] * 5), [], []
+    ray.cluster_resources = lambda: {"CPU": 8, "GPU": 2}
+    ray.wait = lambda references, timeout: at_first.append(len(begun)) or (references[:1], references[1:])
+    made = engine(ray, [cluster.Task(config, set()) for config in configs])
+    made.began = begun.append
+    assert len(list(made)) == 5
+    assert at_first[0] == 3
+    assert begun == [configs[place] for place in (0, 1, 4, 2, 3)]
+    assert [asked["num_gpus"] for asked in ray.asked] == [1, 1, 1, 1 / 3, 1 / 3]
+
+
+def test_gpus_that_are_not_there_yet_are_waited_for(engine, caplog, monkeypatch):
+    """With --device cuda, as where a cluster grows by what is asked of it; by itself a sweep takes what there is."""
+    pytest.importorskip("ray")
+    for device, asked in (("cuda", 1), ("auto", None)):
+        ray = Ray({})
+        ray.cluster_resources = lambda: {"CPU": 8}
+        ray.nodes = lambda: [{"Alive": True, "NodeID": "one", "Resources": {"CPU": 8}}]
+        caplog.clear()
+        assert len(list(engine(ray, [cluster.Task(bar.RunConfig(), set())], device=device))) == 1
+        assert ("no node has 1 CPU and 1 GPU" in caplog.text) == (asked == 1)
+        assert ray.asked[0].get("num_gpus") == asked
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(bar.BarError, match="there is no GPU on this machine"):
+        list(sweeps.sweep([bar.RunConfig()], jobs=2, device="cuda"))
+
+
+def test_a_run_that_asks_too_much_of_its_images_fails_alone(engine):
+    """On the one node that there is: it is not left out for runs with other images."""
+    pytest.importorskip("ray")
+    wrong, right = bar.RunConfig(limit=11), bar.RunConfig(limit=64)
+    ray = Ray(cluster.Unfit("one", "one: limit is too small"), right.recorded())
+    ended = dict(engine(ray, [cluster.Task(config, set()) for config in (wrong, right)]))
+    assert str(ended[wrong]) == "one: limit is too small"
+    assert ended[right] == right.recorded()
 
 
 # --- one folder, and what is wrong with it ----------------------------------------------------------------------------

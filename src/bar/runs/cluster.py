@@ -16,8 +16,8 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,12 +30,10 @@ from bar.runs.config import RunConfig
 from bar.runs.places import METRICS_FILE, make_folder
 from bar.runs.reading import finished, read
 from bar.runs.running import LOST, run
+from bar.runs.shares import kind, measured
 
 TRIES = 3  # of a run whose worker dies again and again without having ended another epoch
 STARTS = 3  # of Ray on this machine: on a busy one it may miss its own time limits
-MOST_PER_GPU = 8  # runs at a time: more of them would only wait for one another
-CONTEXT = 600 * 2**20  # bytes of a GPU that a process takes beside what torch counts
-KIND = ("model", "dataset", "size", "batch_size", "method", "preset")  # decides how much memory a run takes
 END_WITH_PARENT = 1  # Linux's PR_SET_PDEATHSIG: torchrun, and so what it has started, does not outlive its worker
 OBJECTS = 80 * 2**20  # bytes of memory for Ray's objects; here they are small records
 
@@ -262,17 +260,15 @@ class Engine:
         self.ray, self.out, self.most, self.may, self.began = ray, out, most, may, began
         self.waiting, self.running = list(tasks), {}
         self.ended: dict[RunConfig, bool] = {}  # whether well
-        self.unfit: dict[str | None, dict[str, str]] = defaultdict(dict)  # data set, None for any -> node -> why
-        self.gpus = self._uses_gpus(way.device)
+        self.unfit: dict[Hashable, dict[str, str]] = defaultdict(dict)  # images, None for any -> node -> why
+        self.gpus = way.device == "cuda" or (way.device == "auto" and self._gpus() > 0)
         self.way = replace(way, device="cuda" if self.gpus else "cpu" if way.device == "auto" else way.device)
-        self.shares = _measured(finished(out)) if self.gpus else {}
+        self.shares = measured(finished(out)) if self.gpus else {}
         self._warn_of_room()
 
-    def _uses_gpus(self, device: str) -> bool:
-        there = self.ray.cluster_resources().get("GPU", 0) > 0
-        if device == "cuda" and not there:
-            raise BarError("there is no GPU in this cluster: --device cpu, or add a node with one")
-        return device in ("auto", "cuda") and there
+    def _gpus(self) -> int:
+        """Count the GPUs that the cluster has by now."""
+        return int(self.ray.cluster_resources().get("GPU", 0))
 
     def _warn_of_room(self) -> None:
         need = {"CPU": self.way.processes} | ({"GPU": self.way.processes} if self.gpus else {})
@@ -304,7 +300,9 @@ class Engine:
     def _begin(self, remote) -> Iterator[tuple[RunConfig, dict | BarError]]:
         """Hand tasks to the cluster as long as there is room; yields those for which no node is left."""
         while self.most is None or len(self.running) < self.most:
-            task = next((task for task in self.waiting if task.after <= self.ended.keys()), None)
+            held = self._held()
+            ready = (task for task in self.waiting if task.after <= self.ended.keys())
+            task = next((task for task in ready if task.whole or kind(task.config) not in held), None)
             if task is None:
                 return
             if not task.asked and not self.may(task.config):
@@ -312,7 +310,7 @@ class Engine:
                 return
             task.asked = True
             self.waiting.remove(task)
-            task.excluded = self.unfit[None] | self.unfit[task.config.dataset]
+            task.excluded = self.unfit[None] | self.unfit[_images(task.config)]
             reason = self._nowhere(task)
             if reason:
                 yield from self._end(task, BarError(reason))
@@ -320,11 +318,21 @@ class Engine:
             self.began(task.config)
             self.running[self._submit(remote, task)] = task
 
+    def _held(self) -> set[tuple]:
+        """Kinds that have not ended yet on a GPU, as many of which are running as there are GPUs.
+
+        Once one has ended, the others share GPUs; what had been handed over before would have kept a whole one.
+        """
+        if not self.gpus or self.way.processes > 1:
+            return set()
+        counted, there = Counter(kind(task.config) for task in self.running.values()), max(1, self._gpus())
+        return {each for each, many in counted.items() if many >= there} - self.shares.keys()
+
     def _submit(self, remote, task: Task):
         processes = self.way.processes
         options = {"num_cpus": processes, "name": task.config.name}
         if self.gpus:
-            options["num_gpus"] = processes if processes > 1 or task.whole else self.shares.get(_kind(task.config), 1)
+            options["num_gpus"] = processes if processes > 1 or task.whole else self.shares.get(kind(task.config), 1)
         if task.excluded:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(task.excluded))})"}
         return remote.options(**options).remote(task.config, self.out / task.config.name, self.way)
@@ -360,8 +368,8 @@ class Engine:
             return self._again(task, outcome.reason)
         if isinstance(outcome, Unfit):
             seen = outcome.reason.partition(" does not see ")[1]
-            self.unfit[None if seen else task.config.dataset][outcome.node] = outcome.reason
-            log.warning("a node is left out: %s", outcome.reason)
+            self.unfit[None if seen else _images(task.config)][outcome.node] = outcome.reason
+            log.warning("a node is left out for %s: %s", "all runs" if seen else "these images", outcome.reason)
             self.waiting.insert(0, task)
             return None
         if isinstance(outcome, BarError) and self.gpus and not task.whole and "out of memory" in str(outcome):
@@ -388,7 +396,7 @@ class Engine:
             yield task.config, outcome
         if isinstance(outcome, dict):
             if self.gpus:
-                self.shares |= _measured([outcome])
+                self.shares |= measured([outcome])
             return
         for other in [other for other in self.waiting if other.config.unpruned == task.config]:
             self.waiting.remove(other)
@@ -415,19 +423,8 @@ def tasks_of(configs: Iterable[RunConfig]) -> list[Task]:
     return list(tasks.values())
 
 
-def _measured(records: Iterable[Mapping]) -> dict[tuple, float]:
-    """Return the share of a GPU that runs of each kind need, from the memory that recorded ones took."""
-    shares: dict[tuple, float] = {}
-    for record in records:
-        if record.get("gpu_memory"):
-            need = (1.15 * record["gpu_memory"] + CONTEXT) / record["gpu_memory_total"]
-            kind = tuple(record.get(name) for name in KIND)
-            shares[kind] = max(1 / max(1, min(MOST_PER_GPU, int(1 / need))), shares.get(kind, 0))
-    return shares
-
-
-def _kind(config: RunConfig) -> tuple:
-    return tuple(getattr(config, name) for name in KIND)
+def _images(config: RunConfig) -> tuple:
+    return config.dataset, config.size, config.limit
 
 
 def _size(path: Path) -> int:

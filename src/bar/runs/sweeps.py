@@ -119,6 +119,8 @@ def _by_ray(
     places = (jobs or 1) * processes  # on this machine
     threads = max(1, (os.cpu_count() or 1) // places) if ray is None else 1
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if device == "cuda" and ray is None and not gpus:
+        raise BarError("there is no GPU on this machine: --device cpu, or a cluster that has one (--ray)")
     out = out.absolute()
     with cluster.joined(ray, places, gpus), cluster.marked(out) as mark:
         root = None if root is None else Path(root).absolute()
