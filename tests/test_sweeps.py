@@ -497,6 +497,34 @@ def test_a_dry_run_lists_and_runs_nothing(bar_command):
     assert {path.name for path in Path().iterdir()} == {"out"}
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dataset", "cifr10"], "did you mean 'cifar10'?"),
+        (["--dataset", "cifr10", "--ray", "auto"], "did you mean 'cifar10'?"),
+        (["--dataset", "no/such/folder"], "no data set and no folder is called 'no/such/folder'"),
+        (["--dataset", "cifar10-jpeg", "--data", "nowhere"], "is not at nowhere/cifar10-jpeg"),
+        (["--model", "resnt18"], "did you mean 'resnet18'?"),
+        (["--model", "wrn-10-x", "--ray", "auto"], "there is no network 'wrn-10-x'"),
+        (["--ray", "foo"], "is auto or HOST:PORT, not 'foo'"),
+        (["--device", "gpu", "--ray", "auto"], "no device 'gpu'"),
+        (["--device", "cuda:77"], "no device 'cuda:77' here"),
+        (["--jobs", "0", "--ray", "auto"], "at most 1,000,000, on a cluster, not 0"),
+    ],
+    ids=lambda words: "-".join(words) if isinstance(words, list) else "",
+)
+def test_a_dry_run_refuses_what_cannot_run(words, said, bar_command):
+    code, out, err = bar_command("sweep", "-m", "random", "-x", "2", "-s", "0", "--dry-run", *words)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert said in err
+
+
+def test_a_folder_that_only_the_nodes_of_a_cluster_have_is_listed(bar_command):
+    words = ("sweep", "-m", "random", "-x", "2", "-s", "0", "--dry-run", "--ray", "auto", "--dataset")
+    for dataset in ("/only/on/nodes", "cifar10-jpeg"):
+        assert bar_command(*words, dataset)[0] == 0
+
+
 def test_the_board(tmp_path):
     """Counts, the part of a run that is done, and the time that is left, from what has ended."""
     done, running, failed, waiting = (bar.RunConfig(pruning_factor=factor) for factor in (2, 4, 8, 16))

@@ -99,12 +99,12 @@ def sweep(
         plan = plans.read(file)
     configs = plans.configs_of(plan)
     sweeps.check(configs, jobs, ray, processes, device)
+    sweeps.check_names(configs, root, elsewhere=ray is not None)
+    (machine.device_of if ray is None else machine.check_device)(device)  # what would fail in each of them fails here
     stock = reproducing.Stock(*RECORDS, out)
     if dry_run:
         _show(configs, stock, out, (jobs or 1), as_json)
         return
-    if ray is None:
-        machine.device_of(device)  # what would fail in each of them fails before the first
     board = watching.Board(configs, out, stock, jobs or (1 if ray is None else None), root)
     how = {"root": root, "device": device, "jobs": jobs, "ray": ray, "processes": processes, "began": board.began}
     signal.signal(signal.SIGTERM, _interrupt)
