@@ -443,13 +443,22 @@ def test_a_file_says_what_options_do(bar_command):
     assert {path: path.stat().st_mtime_ns for path in Path("one").rglob("*.*")} == times
     code, _, err = bar_command("sweep", str(kept), "--limit", "3")
     assert (code, err.count("\n")) == (2, 1)
-    assert "leave out the options that do, such as limit" in err
+    assert "leave out the options that do, such as --limit" in err
+    for option, typed in (("-m", "bar"), ("-x", "4"), ("-s", "1")):
+        names = {"-m": "--method", "-x": "--pruning-factor", "-s": "--seed"}
+        assert f"such as {names[option]}\n" in bar_command("sweep", str(kept), option, typed)[2]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "it must hold fields and values"),
+        ("", "cannot read the sweep 'sweep.yaml': nothing is in it: it must hold fields and values"),
+        ("- {seed: 1}\n- null", "in mapping 2 of 2: nothing is in it"),
+        ("{epochs: 3}", "cannot read the sweep 'sweep.yaml': epochs must be three whole numbers"),
+        ("[{seed: 1}, {seed: 2, size: x}]", "'sweep.yaml': in mapping 2 of 2: size must be a whole number"),
+        ("[{seed: 1}, {sed: 2}]", "in mapping 2 of 2: a run has no 'sed'"),
+        ("{zeds: 1, aeds: 2}", "a run has no 'zeds'"),
+        ("runs: [{method: bar}]", "mappings stand in the file as a list, without a name above"),
         ("[]", "it has no runs"),
         ("{method: bar, seed: 1, method: l0}", "'method' is there twice"),
         ("[{method: bar}, {options: {rule: l0, rule: median}}]", "'rule' is there twice"),
@@ -473,6 +482,14 @@ def test_files_that_are_refused(text, said, bar_command):
     code, out, err = bar_command("sweep", "sweep.yaml")
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert said in err
+
+
+def test_files_that_are_no_text(bar_command):
+    Path("folder").mkdir()
+    assert "cannot read the sweep 'folder': it is a folder" in bar_command("sweep", "folder")[2]
+    for encoding in ("utf-16", "latin-1"):
+        Path("sweep.yaml").write_text("dataset: größe", encoding)
+        assert "it is not in UTF-8: save it in that encoding" in bar_command("sweep", "sweep.yaml")[2]
 
 
 def test_a_dry_run_lists_and_runs_nothing(bar_command):

@@ -94,10 +94,11 @@ def sweep(
     if file is None:
         plan = [_grid(names, factors, seeds, options, {name: fields[name] for name in fields if name in given})]
     elif given:
-        raise BarError(f"{str(file)!r:.200} says what to run: leave out the options that do, such as {min(given)}")
+        typed = min(param.opts[0] for param in context.command.params if param.name in given)
+        raise BarError(f"{str(file)!r:.200} says what to run: leave out the options that do, such as {typed}")
     else:
         plan = plans.read(file)
-    configs = plans.configs_of(plan)
+    configs = plans.configs_of(plan, file)
     sweeps.check(configs, jobs, ray, processes, device)
     sweeps.check_names(configs, root, elsewhere=ray is not None)
     (machine.device_of if ray is None else machine.check_device)(device)  # what would fail in each of them fails here
@@ -116,7 +117,8 @@ def sweep(
     if as_json:
         click.echo(json.dumps(board.records, indent=1))
     else:
-        click.echo(f"{len(board.records)} runs are recorded in {out}", err=True)
+        many = len(board.records)
+        click.echo(f"{many} {'run is' if many == 1 else 'runs are'} recorded in {out}", err=True)
     watching.say_how_to_repeat(board)
 
 
@@ -168,7 +170,7 @@ def _show(configs: list[runs.RunConfig], stock: reproducing.Stock, out: Path, jo
     left = [row for row in rows if row["done"] < 1]
     known = sum(row["seconds"] * (1 - row["done"]) for row in left if row["seconds"] is not None)
     unknown = sum(row["seconds"] is None for row in left)
-    words = [f"{len(rows)} runs, {len(rows) - len(left)} recorded"]
+    words = [f"{len(rows)} run{'s' * (len(rows) != 1)}, {len(rows) - len(left)} recorded"]
     words += [f"about {watching.duration(known / jobs)} for the others, {jobs} at a time"] * bool(known)
     words += [f"{unknown} of a kind that is not recorded yet, which takes an unknown time"] * bool(unknown)
     click.echo("; ".join(words))
