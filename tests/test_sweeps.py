@@ -504,9 +504,22 @@ def test_a_dry_run_lists_and_runs_nothing(bar_command):
     assert lines[1].endswith("seed0-quick  new, about 20 min")
     assert lines[2].endswith("seed0-quick  new")
     assert lines[3].endswith("seed1-quick  recorded")
-    assert lines[-1] == (
-        "6 runs, 2 recorded; about 30 min for the others, 1 at a time; "
-        "2 of a kind that is not recorded yet, which takes an unknown time"
+    unknown = "2 of a kind that is not recorded yet, which takes an unknown time"
+    assert lines[-2:] == [
+        f"6 runs, 2 recorded; about 30 min for the others, 1 at a time; {unknown}",
+        "(times are those of runs recorded in results, runs, out, on the hardware that made them)",
+    ]
+    few = ("--dry-run", "--out", "out", "-m", "bar", "-x", "2", "-x", "4", "-x", "8", "-s", "0")
+    spans = {("--jobs", "2"): "50 min for the others, 2 at a time"}  # 10, then 20 twice: two of three, and the third
+    spans["--jobs", "64", "--ray", "auto"] = "30 min for the others, 64 at a time"  # 10, then all three
+    spans["--ray", "auto"] = (
+        "1 h 10 min for the others, one at a time; the cluster makes as many at once as it has room"
+    )
+    for how, said in spans.items():
+        assert f"4 runs, 0 recorded; about {said}" in bar_command("sweep", *few, *how)[1]
+    assert (
+        "1 run, 0 recorded"
+        in bar_command("sweep", "--dry-run", "--out", "out", "-m", "unpruned", "-s", "0", "-x", "2")[1]
     )
     half = {"epochs": (12, 6, 2)}
     assert reproducing.Stock("out").seconds(bar.RunConfig(pruning_factor=16, **half)) == pytest.approx(600)

@@ -103,9 +103,7 @@ def check(
     Traceback (most recent call last):
     bar.errors.BarError: jobs must be at least 1 and at most ..., the cores of this machine, not 0
     """
-    host, _, port = (ray or "").rpartition(":")
-    if ray not in (None, "auto") and not (host and port.isdecimal()):
-        raise BarError(f"--ray is auto or HOST:PORT, not {ray!r:.100}")
+    _check_address(ray)
     most = most_jobs() if ray is None else MOST_ON_A_CLUSTER
     if jobs is not None and not 1 <= jobs <= most:
         whose = "the cores of this machine" if ray is None else "on a cluster"
@@ -118,6 +116,12 @@ def check(
         check_shares(config.settings, processes)
     if device.startswith("cuda:") and (ray or processes > 1 or (jobs or 1) > 1):
         raise BarError(f"by Ray a run is given its GPU: --device cuda, and CUDA_VISIBLE_DEVICES={device[5:]}")
+
+
+def _check_address(ray: str | None) -> None:
+    host, _, port = (ray or "").rpartition(":")
+    if ray not in (None, "auto") and not (host and port.isdecimal()):
+        raise BarError(f"--ray is auto or HOST:PORT, not {ray!r:.100}")
 
 
 def check_names(configs: Iterable[RunConfig], root: Path | str | None = None, elsewhere: bool = False) -> None:
