@@ -32,9 +32,9 @@ def sweep(
     """Run all of them, each in a folder of its own; what is recorded already is not run again.
 
     One after the other in this process, or several at a time by Ray (in a checkout, ``pip install '.[cluster]'``), on
-    this machine or on a cluster. The unpruned networks that several runs share are trained once, before these. A run that
-    fails does not stop the others; one whose worker or node dies goes on elsewhere from its last whole epoch. On CPUs
-    of one kind, and with as many threads, the records are the same in all cases, times aside.
+    this machine or on a cluster. The unpruned networks that several runs share are trained once, before these. A run
+    that fails does not stop the others; one whose worker or node dies goes on elsewhere from its last whole epoch. On
+    CPUs of one kind, and with as many threads, the records are the same in all cases, times aside.
 
     Parameters
     ----------
