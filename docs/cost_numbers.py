@@ -86,6 +86,7 @@ def overhead() -> str:
     there = 2 * two["seconds"]  # of two workers
     beside = sum(one["seconds"] - one["training"] for one in alone) / 2 / there
     engine = found["overhead_per_run"] * two["runs"] / there
+    rest = found["idle_share_with_two"] - beside - engine
     return (
         f"Of {setup['runs']} runs of {sum(setup['epochs'])} epochs ({setup['hardware']}), two workers do "
         f"{found['efficiency']:.0%}\nof twice the work of one process. One worker takes "
@@ -95,7 +96,7 @@ def overhead() -> str:
         f"{found['slower_training_with_two']:.2f} times as long as in one process. But for "
         f"{found['idle_share_with_two']:.0%}\nof their time the workers do not train: {beside:.0%} is what one process, "
         "too, does beside training (data, tests, files),\n"
-        f"{engine:.0%} what a worker adds to each run. The other {found['idle_share_with_two'] - beside - engine:.0%} "
+        f"{engine:.0%} what a worker adds to each run. The other {rest:.0%} "
         "was not measured apart; waiting is part of it, at the beginning\n"
         "for an unpruned network, at the end for the other worker's last run.\n\n"
         f"The machine was not idle: the load of the minute before was {setup['load_at_start']:.1f}, on "
