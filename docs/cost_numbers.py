@@ -81,12 +81,27 @@ def overhead() -> str:
     spans = [costs.makespan(table, seconds, 64, each) / 3600 for each in (0.0, OVERHEAD)]
     measured = json.loads(BENCH.read_text("utf-8"))
     found, setup, reading = measured["summary"], measured["setup"], measured["reading"]
+    alone = [measured["timings"][name] for name in ("this process", "this process again")]
+    two = measured["timings"]["two workers"]
+    there = 2 * two["seconds"]  # of two workers
+    beside = sum(one["seconds"] - one["training"] for one in alone) / 2 / there
+    engine = found["overhead_per_run"] * two["runs"] / there
+    rest = found["idle_share_with_two"] - beside - engine
     return (
         f"Of {setup['runs']} runs of {sum(setup['epochs'])} epochs ({setup['hardware']}), two workers do "
-        f"{found['efficiency']:.0%}\nof twice the work of one process. A run takes "
-        f"{found['overhead_per_run']:.1f} seconds beyond its training, and Ray starts in {found['start']:.0f}\n"
-        f"seconds. {reading['records']:,} records are read in {reading['seconds']:.1f} seconds. (The load of the "
-        f"minute before was {setup['load_at_start']:.1f}.)\n\n"
+        f"{found['efficiency']:.0%}\nof twice the work of one process. One worker takes "
+        f"{found['overhead_per_run']:.1f} seconds a run more than one process, and Ray starts in {found['start']:.0f}\n"
+        f"seconds. {reading['records']:,} records are read in {reading['seconds']:.1f} seconds.\n\n"
+        "What limits two workers? Hardly the cores: all training together takes "
+        f"{found['slower_training_with_two']:.2f} times as long as in one process. But for "
+        f"{found['idle_share_with_two']:.0%}\nof their time the workers do not train: {beside:.0%} is what one process, "
+        "too, does beside training (data, tests, files),\n"
+        f"{engine:.0%} what a worker adds to each run. The other {rest:.0%} "
+        "was not measured apart; waiting is part of it, at the beginning\n"
+        "for an unpruned network, at the end for the other worker's last run.\n\n"
+        f"The machine was not idle: the load of the minute before was {setup['load_at_start']:.1f}, on "
+        f"{setup['cores']} cores. The same runs in one process took\n{alone[0]['seconds']:.1f} seconds before, and "
+        f"{alone[1]['seconds']:.1f} after the others; beyond that, what the other work took away is not known.\n\n"
         f"It matters little here: were it {OVERHEAD:.0f} seconds a run, these {count} runs would take\n"
         f"{share:.2%} longer on one GPU, and {spans[1]:,.1f} instead of {spans[0]:,.1f} hours on 64.\n"
     )

@@ -32,7 +32,8 @@ def test_the_script_for_slurm_has_no_slips():
 
 def test_the_manifest_runs_a_sweep_that_there_is(tmp_path):
     """Its command parses, its file is a plan; all pods see what the command names."""
-    volume, config, job = yaml.safe_load_all((DEPLOY / "kuberay.yaml").read_text())
+    config, job = yaml.safe_load_all((DEPLOY / "kuberay.yaml").read_text())
+    volume, files = yaml.safe_load_all((DEPLOY / "volume.yaml").read_text())
     program, command, *words = job["spec"]["entrypoint"].split()
     assert (program, command) == ("bar", "sweep")
     given = sweeping.sweep.make_context("sweep", [word.replace("/work", str(tmp_path)) for word in words]).params
@@ -47,7 +48,10 @@ def test_the_manifest_runs_a_sweep_that_there_is(tmp_path):
         places = {mount["mountPath"]: held[mount["name"]] for mount in container["volumeMounts"]}
         assert places["/work"]["persistentVolumeClaim"]["claimName"] == volume["metadata"]["name"]
         assert places[str(given["file"].parent)]["configMap"]["name"] == config["metadata"]["name"]
-        assert pod["securityContext"]["runAsUser"] == 1000
+        assert pod["securityContext"] == files["spec"]["securityContext"]
+        assert container["image"] == files["spec"]["containers"][0]["image"]
+    assert files["spec"]["volumes"] == [held["work"]]
+    assert files["spec"]["containers"][0]["volumeMounts"] == [{"name": "work", "mountPath": "/work"}]
 
 
 def test_the_image_is_made_of_files_that_are_there():
@@ -65,25 +69,51 @@ def test_the_numbers_of_the_page_on_costs_are_those_of_the_records():
     assert done.returncode == 0, done.stderr
 
 
-STAND_INS = {
-    "scontrol": 'echo "this"',
-    "srun": 'while [[ "$1" == --* ]]; do shift; done\n[ "$1" = hostname ] && echo 127.0.0.1 || exec "$@"',
-}
+STAND_INS = {"scontrol": 'printf "%s\\n" $3', "srun": 'while [[ "$1" == --* ]]; do shift; done\nexec "$@"'}
+
+
+def commands(folder: Path, texts: dict[str, str]) -> None:
+    """Write programs of a shell."""
+    for name, text in texts.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+
+
+def test_the_script_for_slurm_finds_an_address_and_says_which_node_is_missing(tmp_path):
+    """With stand-ins for all commands: the first machine's name is a loopback, and the last machine does not join."""
+    ray = 'echo "ray $*"; case "$*" in status*) ;; *--head*) exec sleep 20;; *) exit 1;; esac'
+    addresses = '[ "$1" = --ip-address ] && echo 127.0.1.1 || echo "fe80::1 10.0.0.7 10.0.0.8"'
+    commands(tmp_path, STAND_INS | {"ray": ray, "bar": 'sleep 1; echo "bar $*"; exit 1', "hostname": addresses})
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "BIN": str(tmp_path), "SLURM_JOB_NODELIST": "first last",
+    }  # fmt: skip
+    command = ["bash", str(DEPLOY / "slurm.sh"), "table.yaml"]
+    with (tmp_path / "out").open("w") as out:
+        done = subprocess.run(command, stdout=out, stderr=out, timeout=60, env=environment)
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert done.returncode == 1
+    assert "bar sweep table.yaml --ray 10.0.0.7:6379" in lines
+    assert any(line.startswith("ray start --address=10.0.0.7:6379") for line in lines)
+    said = "slurm.sh: there is no Ray node on last: it did not join, or has ended"
+    assert [line for line in lines if line.startswith("slurm.sh")] == [said]
+    commands(tmp_path, {"hostname": "echo 127.0.0.1"})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode != 0
+    assert "first has no IPv4 address but loopbacks" in done.stderr
 
 
 @pytest.mark.long
 def test_the_script_for_slurm_runs_a_sweep(tmp_path):
     """With stand-ins for SLURM's commands: one node, this one."""
     pytest.importorskip("ray")
-    for name, text in STAND_INS.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
-        (tmp_path / name).chmod(0o755)
+    commands(tmp_path, STAND_INS)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     words = ["-m", "random", "-x", "2", "-s", "0", "--limit", "64", "--size", "8", "--epochs", "1", "1", "0"]
     environment = os.environ | {
         "PATH": f"{tmp_path}:{os.environ['PATH']}", "BIN": str(BIN), "PORT": port, "SLURM_JOB_NODELIST": "this",
+        "ADDRESS": "127.0.0.1",
         "SLURM_CPUS_ON_NODE": "1", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }  # fmt: skip
     command = ["bash", str(DEPLOY / "slurm.sh"), *words, "--device", "cpu", "--out", str(tmp_path / "out")]

@@ -484,13 +484,22 @@ def test_a_file_says_what_options_do(bar_command):
     assert {path: path.stat().st_mtime_ns for path in Path("one").rglob("*.*")} == times
     code, _, err = bar_command("sweep", str(kept), "--limit", "3")
     assert (code, err.count("\n")) == (2, 1)
-    assert "leave out the options that do, such as limit" in err
+    assert "leave out the options that do, such as --limit" in err
+    for option, typed in (("-m", "bar"), ("-x", "4"), ("-s", "1")):
+        names = {"-m": "--method", "-x": "--pruning-factor", "-s": "--seed"}
+        assert f"such as {names[option]}\n" in bar_command("sweep", str(kept), option, typed)[2]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "it must hold fields and values"),
+        ("", "cannot read the sweep 'sweep.yaml': nothing is in it: it must hold fields and values"),
+        ("- {seed: 1}\n- null", "in mapping 2 of 2: nothing is in it"),
+        ("{epochs: 3}", "cannot read the sweep 'sweep.yaml': epochs must be three whole numbers"),
+        ("[{seed: 1}, {seed: 2, size: x}]", "'sweep.yaml': in mapping 2 of 2: size must be a whole number"),
+        ("[{seed: 1}, {sed: 2}]", "in mapping 2 of 2: a run has no 'sed'"),
+        ("{zeds: 1, aeds: 2}", "a run has no 'zeds'"),
+        ("runs: [{method: bar}]", "mappings stand in the file as a list, without a name above"),
         ("[]", "it has no runs"),
         ("{method: bar, seed: 1, method: l0}", "'method' is there twice"),
         ("[{method: bar}, {options: {rule: l0, rule: median}}]", "'rule' is there twice"),
@@ -516,6 +525,14 @@ def test_files_that_are_refused(text, said, bar_command):
     assert said in err
 
 
+def test_files_that_are_no_text(bar_command):
+    Path("folder").mkdir()
+    assert "cannot read the sweep 'folder': it is a folder" in bar_command("sweep", "folder")[2]
+    for encoding in ("utf-16", "latin-1"):
+        Path("sweep.yaml").write_text("dataset: größe", encoding)
+        assert "it is not in UTF-8: save it in that encoding" in bar_command("sweep", "sweep.yaml")[2]
+
+
 def test_a_dry_run_lists_and_runs_nothing(bar_command):
     """What takes how long, from records of the same kind, or of the same step."""
     record(Path("out"), more={"seconds": 600.0}, method="unpruned", seed=1)
@@ -528,14 +545,55 @@ def test_a_dry_run_lists_and_runs_nothing(bar_command):
     assert lines[1].endswith("seed0-quick  new, about 20 min")
     assert lines[2].endswith("seed0-quick  new")
     assert lines[3].endswith("seed1-quick  recorded")
-    assert lines[-1] == (
-        "6 runs, 2 recorded; about 30 min for the others, 1 at a time; "
-        "2 of a kind that is not recorded yet, which takes an unknown time"
+    unknown = "2 of a kind that is not recorded yet, which takes an unknown time"
+    assert lines[-2:] == [
+        f"6 runs, 2 recorded; about 30 min for the others, 1 at a time; {unknown}",
+        "(times are those of runs recorded in results, runs, out, on the hardware that made them)",
+    ]
+    few = ("--dry-run", "--out", "out", "-m", "bar", "-x", "2", "-x", "4", "-x", "8", "-s", "0")
+    spans = {("--jobs", "2"): "50 min for the others, 2 at a time"}  # 10, then 20 twice: two of three, and the third
+    spans["--jobs", "64", "--ray", "auto"] = "30 min for the others, 64 at a time"  # 10, then all three
+    spans["--ray", "auto"] = (
+        "1 h 10 min for the others, one at a time; the cluster makes as many at once as it has room"
+    )
+    for how, said in spans.items():
+        assert f"4 runs, 0 recorded; about {said}" in bar_command("sweep", *few, *how)[1]
+    assert (
+        "1 run, 0 recorded"
+        in bar_command("sweep", "--dry-run", "--out", "out", "-m", "unpruned", "-s", "0", "-x", "2")[1]
     )
     half = {"epochs": (12, 6, 2)}
     assert reproducing.Stock("out").seconds(bar.RunConfig(pruning_factor=16, **half)) == pytest.approx(600)
     assert json.loads(bar_command("sweep", *words, "--json")[1])[1]["seconds"] == 1200
     assert {path.name for path in Path().iterdir()} == {"out"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dataset", "cifr10"], "did you mean 'cifar10'?"),
+        (["--dataset", "cifr10", "--ray", "auto"], "did you mean 'cifar10'?"),
+        (["--dataset", "no/such/folder"], "no data set and no folder is called 'no/such/folder'"),
+        (["--dataset", "cifar10-jpeg", "--data", "nowhere"], "is not at nowhere/cifar10-jpeg"),
+        (["--model", "resnt18"], "did you mean 'resnet18'?"),
+        (["--model", "wrn-10-x", "--ray", "auto"], "there is no network 'wrn-10-x'"),
+        (["--ray", "foo"], "is auto or HOST:PORT, not 'foo'"),
+        (["--device", "gpu", "--ray", "auto"], "no device 'gpu'"),
+        (["--device", "cuda:77"], "no device 'cuda:77' here"),
+        (["--jobs", "0", "--ray", "auto"], "at most 1,000,000, on a cluster, not 0"),
+    ],
+    ids=lambda words: "-".join(words) if isinstance(words, list) else "",
+)
+def test_a_dry_run_refuses_what_cannot_run(words, said, bar_command):
+    code, out, err = bar_command("sweep", "-m", "random", "-x", "2", "-s", "0", "--dry-run", *words)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert said in err
+
+
+def test_a_folder_that_only_the_nodes_of_a_cluster_have_is_listed(bar_command):
+    words = ("sweep", "-m", "random", "-x", "2", "-s", "0", "--dry-run", "--ray", "auto", "--dataset")
+    for dataset in ("/only/on/nodes", "cifar10-jpeg"):
+        assert bar_command(*words, dataset)[0] == 0
 
 
 def test_the_board(tmp_path):

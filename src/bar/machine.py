@@ -57,6 +57,13 @@ def _revision(what: str) -> str | None:
     return revision + ("+" if changed else "")
 
 
+def check_device(name: str) -> None:
+    """Refuse, with a BarError, what is the name of no device on any machine."""
+    # torch knows more kinds, on which nothing can be trained
+    if not re.fullmatch("auto|cpu(:0)?|(cuda|mps)(:[0-9]{1,4})?", name):
+        raise BarError(f"no device {name!r:.60}: it must be auto, cpu, cuda, cuda:1, …, or mps")
+
+
 def device_of(name: str) -> torch.device:
     """The device of a name such as "cuda:1"; "auto" is the GPU, where there is one.
 
@@ -65,10 +72,9 @@ def device_of(name: str) -> torch.device:
     BarError
         If there is no such device here, or it is of a kind on which nothing can be trained.
     """
+    check_device(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch("cpu(:0)?|(cuda|mps)(:[0-9]{1,4})?", name):  # torch knows more, on which nothing can be trained
-        raise BarError(f"no device {name!r:.60}: it must be auto, cpu, cuda, cuda:1, …, or mps")
     try:
         device = torch.device(name.removesuffix(":0") if name.startswith("cpu") else name)
         torch.empty(0, device=device)

@@ -14,6 +14,6 @@ try:
     from bar.book.pages import NOTHING_TO_DRAW
     from bar.book.parameters import parse_parameters
 except ModuleNotFoundError as error:  # nbformat or papermill, say
-    raise BarError(f"{error.name} is not installed: pip install 'bar-pruning[book,charts]'") from error
+    raise BarError(f"{error.name} is not installed: pip install '.[book,charts]' in a checkout") from error
 
 __all__ = ["LOCK", "NOTHING_TO_DRAW", "build", "parse_parameters", "store_outputs", "write_first_cells"]

@@ -5,7 +5,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -19,6 +19,7 @@ from bar.cli.options import common, examples, named
 from bar.cli.progress import Interrupted
 from bar.errors import BarError, printable
 from bar.runs import plans, reproducing, sweeps
+from bar.runs.compare import costs
 
 log = logging.getLogger(__name__)
 
@@ -93,19 +94,18 @@ def sweep(
     given = [name for name in context.params.keys() - HOW if _is_given(context, name)]
     if file is None:
         plan = [_grid(names, factors, seeds, options, {name: fields[name] for name in fields if name in given})]
-    elif given:
-        raise BarError(f"{str(file)!r:.200} says what to run: leave out the options that do, such as {min(given)}")
     else:
+        _refuse_beside(file, given, context)
         plan = plans.read(file)
-    configs = plans.configs_of(plan)
+    configs = plans.configs_of(plan, file)
     sweeps.check(configs, jobs, ray, processes, device)
-    stock = reproducing.Stock(*RECORDS, out)
+    sweeps.check_names(configs, root, elsewhere=ray is not None)
+    (machine.device_of if ray is None else machine.check_device)(device)  # what would fail in each of them fails here
+    stock, workers = reproducing.Stock(*RECORDS, out), jobs or (1 if ray is None else None)
     if dry_run:
-        _show(configs, stock, out, (jobs or 1), as_json)
+        _show(configs, stock, out, workers, as_json)
         return
-    if ray is None:
-        machine.device_of(device)  # what would fail in each of them fails before the first
-    board = watching.Board(configs, out, stock, jobs or (1 if ray is None else None), root)
+    board = watching.Board(configs, out, stock, workers, root)
     how = {"root": root, "device": device, "jobs": jobs, "ray": ray, "processes": processes, "began": board.began}
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -116,13 +116,20 @@ def sweep(
     if as_json:
         click.echo(json.dumps(board.records, indent=1))
     else:
-        click.echo(f"{len(board.records)} runs are recorded in {out}", err=True)
+        many = len(board.records)
+        click.echo(f"{many} {'run is' if many == 1 else 'runs are'} recorded in {out}", err=True)
     watching.say_how_to_repeat(board)
 
 
 def _interrupt(*_) -> None:
     """End as by Ctrl-C: a batch system sends this signal when the time is over."""
     raise KeyboardInterrupt
+
+
+def _refuse_beside(file: Path, given: Container[str], context: click.Context) -> None:
+    typed = [param.opts[0] for param in context.command.params if param.name in given]
+    if typed:
+        raise BarError(f"{str(file)!r:.200} says what to run: leave out the options that do, such as {min(typed)}")
 
 
 def _grid(names, factors, seeds, options, fields: dict) -> dict:
@@ -148,30 +155,37 @@ def _is_given(context: click.Context, name: str) -> bool:
     return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
-def _show(configs: list[runs.RunConfig], stock: reproducing.Stock, out: Path, jobs: int, as_json: bool) -> None:
+def _show(
+    configs: list[runs.RunConfig], stock: reproducing.Stock, out: Path, jobs: int | None, as_json: bool
+) -> None:  # fmt: skip
     """List runs, the unpruned networks that they need among them, and how long what is missing takes."""
-    rows = [
-        {
+    held = {
+        config: {
             "name": config.name,
             "done": 1.0 if stock.has(config, out) else min(watching.progress(config, out), 0.999),
             "seconds": stock.seconds(config),
         }
-        for asked in configs
-        for config in (asked.unpruned, asked)
-    ]
-    rows = list({row["name"]: row for row in rows}.values())
+        for config in dict.fromkeys(run for asked in configs for run in (asked.unpruned, asked))
+    }
+    rows = list(held.values())
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
     for row in rows:
         click.echo(printable(f"{row['name']}  {_state(row)}"))
     left = [row for row in rows if row["done"] < 1]
-    known = sum(row["seconds"] * (1 - row["done"]) for row in left if row["seconds"] is not None)
+    known = costs.makespan(
+        configs, lambda config: (held[config]["seconds"] or 0) * (1 - held[config]["done"]), jobs or 1
+    )
     unknown = sum(row["seconds"] is None for row in left)
-    words = [f"{len(rows)} runs, {len(rows) - len(left)} recorded"]
-    words += [f"about {watching.duration(known / jobs)} for the others, {jobs} at a time"] * bool(known)
+    words = [f"{len(rows)} run{'s' * (len(rows) != 1)}, {len(rows) - len(left)} recorded"]
+    how = f"{jobs} at a time" if jobs else "one at a time; the cluster makes as many at once as it has room for"
+    words += [f"about {watching.duration(known)} for the others, {how}"] * bool(known)
     words += [f"{unknown} of a kind that is not recorded yet, which takes an unknown time"] * bool(unknown)
     click.echo("; ".join(words))
+    if known:
+        places = ", ".join(dict.fromkeys(map(str, (*RECORDS, out))))
+        click.echo(printable(f"(times are those of runs recorded in {places}, on the hardware that made them)"))
 
 
 def _state(row: dict) -> str:

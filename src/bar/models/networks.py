@@ -235,6 +235,25 @@ def build(
     return _construct(name.lower(), num_classes, input_size).train()
 
 
+def check(name: str) -> None:
+    """Refuse, with a BarError, the name of a network that `build` does not know, whatever images it is to take.
+
+    Parameters
+    ----------
+    name : str
+        As for `build`; one of your own is let be.
+
+    Examples
+    --------
+    >>> check("resnt18")
+    Traceback (most recent call last):
+    bar.errors.BarError: there is no network 'resnt18': did you mean 'resnet18'? Known: ...
+    """
+    if not own.is_own(name):
+        with _Weightless():
+            _construct(name.lower(), 10, (3, 32, 32))
+
+
 def outline(name: str, num_classes: int | None = 10, input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
     """The same network as that of `build`, but without weights, so that it needs no memory: to count it, say.
 

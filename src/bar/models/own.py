@@ -144,7 +144,7 @@ def _of_timm(wanted: str) -> tuple[Callable, str]:
         import timm
     except ImportError as error:
         raise BarError(
-            f"timm:{wanted:.60} needs timm: pip install 'bar-pruning[timm]' ({in_one_line(error)})"
+            f"timm:{wanted:.60} needs timm: pip install '.[timm]' in a checkout ({in_one_line(error)})"
         ) from error
     if not timm.is_model(wanted):
         close = difflib.get_close_matches(wanted[:60], timm.list_models(), n=1)  # of a thousand

@@ -4,9 +4,11 @@ A file is a mapping of fields of `bar.RunConfig` to values, or a list of such ma
 seed there may be lists: every method runs at every factor with every seed.
 """
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -65,54 +67,74 @@ def read(path: Path) -> list[dict]:
     """
     try:
         if not path.is_file():
-            raise BarError("there is no such file")
+            raise BarError("it is a folder" if path.is_dir() else "there is no such file")
         if path.stat().st_size > _LARGEST:
             raise BarError(f"it has more than {_LARGEST:,} bytes")
         held = yaml.load(path.read_text("utf-8"), _Loader)  # a safe one
         plan = held if isinstance(held, list) else [held]
         if not plan:
             raise BarError("it has no runs")
-        for part in plan:
-            _check(part)
+        for number, part in enumerate(plan, 1):
+            with _located(number, plan):
+                _check(part)
+    except UnicodeDecodeError:
+        reason = "it is not in UTF-8: save it in that encoding"
     except RecursionError:
         reason = "its brackets are nested too deeply"
     except yaml.YAMLError as error:
         reason = "it is not YAML: " + " ".join(str(error).split())
-    except (OSError, ValueError) as error:  # a BarError is one, and what is no UTF-8
+    except (OSError, ValueError) as error:  # a BarError is one
         reason = getattr(error, "strerror", None) or str(error)
     else:
         return plan
-    raise BarError(f"cannot read the sweep {str(path)!r:.200}: {reason:.500}")
+    raise BarError(_unread(path, reason))
+
+
+def _unread(path: Path, reason: str) -> str:
+    return f"cannot read the sweep {str(path)!r:.200}: {reason:.500}"
+
+
+@contextlib.contextmanager
+def _located(number: int, plan: Sequence, path: Path | None = None) -> Iterator[None]:
+    """Let an error name the mapping, where there are several, and the file."""
+    try:
+        yield
+    except BarError as error:
+        reason = f"in mapping {number} of {len(plan)}: " * (len(plan) > 1) + str(error)
+        raise BarError(_unread(path, reason) if path else reason) from error
 
 
 def _check(part: object) -> None:
+    if part is None:
+        raise BarError("nothing is in it: it must hold fields and values, such as method: [bar, l0]")
     if not (isinstance(part, dict) and part and all(isinstance(name, str) for name in part)):
         raise BarError(f"it must hold fields and values, such as method: [bar, l0], not {shown(part)}")
-    for name in part.keys() - _FIELDS:
-        raise BarError(f"a run has no {name!r:.60}: {nearest(name, _FIELDS)}")
     for name, value in part.items():
+        if name not in _FIELDS:
+            nested = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(e, dict) for e in value))
+            hint = "mappings stand in the file as a list, without a name above" if nested else nearest(name, _FIELDS)
+            raise BarError(f"a run has no {name!r:.60}: {hint}")
         if isinstance(value, list) and (name not in (*LISTS, "epochs") or not value):
             raise BarError(f"{name} is {shown(value)}; of {', '.join(LISTS)} there may be lists, but no empty ones")
 
 
-def configs_of(plan: Sequence[Mapping]) -> list[RunConfig]:
+def configs_of(plan: Sequence[Mapping], path: Path | None = None) -> list[RunConfig]:
     """Return the runs of a plan, each once: by seed, then factor, then method.
 
-    Raises a BarError if there are too many, or a value cannot be one of a run.
+    Raises a BarError if there are too many, or a value cannot be one of a run: it names the mapping, and the file if
+    that is given.
     """
     parts = [dict(part) for part in plan]
     axes = [[_listed(part.pop(name, usual)) for name, usual in LISTS.items()] for part in parts]
     if sum(len(names) * len(factors) * len(seeds) for names, factors, seeds in axes) > _MOST:
-        raise BarError(f"a sweep is of at most {_MOST:,} runs")
-    return list(
-        dict.fromkeys(
-            RunConfig(method=name, pruning_factor=factor, seed=seed, **part)
-            for part, (names, factors, seeds) in zip(parts, axes, strict=True)
-            for seed in seeds
-            for factor in factors
-            for name in names
-        )
-    )
+        reason = f"a sweep is of at most {_MOST:,} runs"
+        raise BarError(_unread(path, reason) if path else reason)
+    configs: dict[RunConfig, None] = {}
+    for number, (part, (names, factors, seeds)) in enumerate(zip(parts, axes, strict=True), 1):
+        with _located(number, plan, path):
+            for seed, factor, name in itertools.product(seeds, factors, names):
+                configs[RunConfig(method=name, pruning_factor=factor, seed=seed, **part)] = None
+    return list(configs)
 
 
 def _listed(value: object) -> list:

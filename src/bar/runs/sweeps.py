@@ -7,11 +7,14 @@ from pathlib import Path
 
 import torch
 
+from bar import data, models
 from bar.errors import BarError
 from bar.runs import cluster
 from bar.runs.config import RunConfig
 from bar.runs.places import RESULT
 from bar.training import check_shares
+
+MOST_ON_A_CLUSTER = 10**6  # runs at a time, and processes in all
 
 
 def sweep(
@@ -28,10 +31,10 @@ def sweep(
 ) -> Iterator[tuple[RunConfig, dict | BarError]]:
     """Run all of them, each in a folder of its own; what is recorded already is not run again.
 
-    One after the other in this process, or several at a time by Ray (``pip install 'bar-pruning[cluster]'``), on this
-    machine or on a cluster. The unpruned networks that several runs share are trained once, before these. A run that
-    fails does not stop the others; one whose worker or node dies goes on elsewhere from its last whole epoch. On CPUs
-    of one kind, and with as many threads, the records are the same in all cases, times aside.
+    One after the other in this process, or several at a time by Ray (in a checkout, ``pip install '.[cluster]'``), on
+    this machine or on a cluster. The unpruned networks that several runs share are trained once, before these. A run
+    that fails does not stop the others; one whose worker or node dies goes on elsewhere from its last whole epoch. On
+    CPUs of one kind, and with as many threads, the records are the same in all cases, times aside.
 
     Parameters
     ----------
@@ -100,9 +103,11 @@ def check(
     Traceback (most recent call last):
     bar.errors.BarError: jobs must be at least 1 and at most ..., the cores of this machine, not 0
     """
-    most = most_jobs() if ray is None else 10**6
+    _check_address(ray)
+    most = most_jobs() if ray is None else MOST_ON_A_CLUSTER
     if jobs is not None and not 1 <= jobs <= most:
-        raise BarError(f"jobs must be at least 1 and at most {most_jobs()}, the cores of this machine, not {jobs}")
+        whose = "the cores of this machine" if ray is None else "on a cluster"
+        raise BarError(f"jobs must be at least 1 and at most {most:,}, {whose}, not {jobs}")
     if not 1 <= processes <= most // (jobs or 1):
         raise BarError(
             f"{jobs or 1} jobs of {processes} processes each: at least 1 of each, and {most} in all, are possible"
@@ -111,6 +116,35 @@ def check(
         check_shares(config.settings, processes)
     if device.startswith("cuda:") and (ray or processes > 1 or (jobs or 1) > 1):
         raise BarError(f"by Ray a run is given its GPU: --device cuda, and CUDA_VISIBLE_DEVICES={device[5:]}")
+
+
+def _check_address(ray: str | None) -> None:
+    host, _, port = (ray or "").rpartition(":")
+    if ray not in (None, "auto") and not (host and port.isdecimal()):
+        raise BarError(f"--ray is auto or HOST:PORT, not {ray!r:.100}")
+
+
+def check_names(configs: Iterable[RunConfig], root: Path | str | None = None, elsewhere: bool = False) -> None:
+    """Refuse, with a BarError, runs of data sets or networks that there are not, before the first of them begins.
+
+    Parameters
+    ----------
+    configs, root
+        As for `sweep`.
+    elsewhere : bool
+        Whether other machines make the runs: the folders of their images need not be seen here.
+
+    Examples
+    --------
+    >>> check_names([RunConfig(model="wrn-10-x")])
+    Traceback (most recent call last):
+    bar.errors.BarError: there is no network 'wrn-10-x': Known: ...
+    """
+    configs = list(configs)
+    for dataset in dict.fromkeys(config.dataset for config in configs):
+        data.check(dataset, root, elsewhere)
+    for model in dict.fromkeys(config.model for config in configs):
+        models.check(model)
 
 
 def _by_ray(
