@@ -174,6 +174,27 @@ WRONG = {
             "optimizer, x, y, step), batches, 0)\n    return",
             RUNS,
         ),
+        Wrong(
+            "cut before it has learnt",
+            "run",
+            "    train(lambda x, y, step: train_step(gated, budget, optimizer, x, y, step), batches, 8)\n",
+            "",
+            RUNS,
+        ),
+        Wrong(
+            "the barrier not in the loss",
+            "run",
+            "train_step(gated, budget,",
+            "train_step(gated, lambda now: budget(now).detach(),",
+            RUNS,
+        ),
+        Wrong(
+            "b never moved",
+            "run",
+            "train_step(gated, budget, optimizer, x, y, step)",
+            "train_step(gated, budget, optimizer, x, y, 0)",
+            RUNS,
+        ),
     ),
     "05_surgery": (
         Wrong(
