@@ -65,6 +65,24 @@ WRONG = {
             "slope",
             ("gradient",),
         ),
+        Wrong(
+            "a gradient by autograd",
+            "gradient",
+            "    return torch.where((stretched > 0) & (stretched < 1), slope, 0.0)",
+            "    a = (log_alpha + 0 * epsilon).detach().requires_grad_()\n"
+            "    z = (torch.sigmoid((torch.logit(epsilon) + a) / beta) * (zeta - gamma) + gamma).clamp(0, 1)\n"
+            "    return torch.autograd.grad(z.sum(), a)[0]",
+            ("gradient",),
+        ),
+        Wrong(
+            "a gradient by differences",
+            "gradient",
+            "    return torch.where((stretched > 0) & (stretched < 1), slope, 0.0)",
+            "    noise, a, h = torch.logit(epsilon.double()), log_alpha.double(), 1e-5\n"
+            "    z = [(torch.sigmoid((noise + a + d) / beta) * (zeta - gamma) + gamma).clamp(0, 1) for d in (h, -h)]\n"
+            "    return (z[0] - z[1]) / (2 * h)",
+            ("gradient",),
+        ),
     ),
     "02_barrier": (
         Wrong("f not capped", "capped", "f.clamp(max=cap)", "f", ("capped",)),
@@ -103,6 +121,8 @@ WRONG = {
             "math.floor(FEATURES / FACTOR)",
             ("to_shut",),
         ),
+        Wrong("B for a", "numbers", "FEATURES / FACTOR - 1e-4 * FEATURES", "FEATURES / FACTOR", ("first_f",)),
+        Wrong("V_F for b", "numbers", "(_b - _a)", "(FEATURES - _a)", ("first_f",)),
     ),
     "03_counting": (
         Wrong("a stride forgotten in an area", "areas", " // conv.stride", "", ("areas",)),
