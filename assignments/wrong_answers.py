@@ -241,11 +241,31 @@ WRONG = {
             "range(len(block))",
             ("mixed_sum", "prune_block"),
         ),
+        Wrong(
+            "the block added into the signal",
+            "mixed_sum",
+            "    result[:, [union.index(c) for c in block]] += delta\n",
+            "    for i, c in enumerate(block):\n"
+            "        channel = x[:, signal.index(c)] if c in signal else result[:, union.index(c)]\n"
+            "        channel += delta[:, i]\n"
+            "        result[:, union.index(c)] = channel\n",
+            ("mixed_sum",),
+        ),
         Wrong("a gate not folded into the bias", "fold", "conv.bias * z", "conv.bias", ("fold", "prune_block")),
     ),
     "06_comparison": (
         Wrong("the test images used for choosing", "choose", ".validation_accuracy", ".accuracy", ("choose",)),
         Wrong("the luckiest seed chosen", "choose", ".mean().idxmax()", ".max().idxmax()", ("choose",)),
+        Wrong("the sum for the mean", "choose", ".mean().idxmax()", ".sum().idxmax()", ("choose",)),
+        Wrong("the median for the mean", "choose", ".mean().idxmax()", ".median().idxmax()", ("choose",)),
+        Wrong("the worst seed decides", "choose", ".mean().idxmax()", ".min().idxmax()", ("choose",)),
+        Wrong(
+            "lists compared, not sets of values",
+            "differing",
+            "set(a[c]) != set(b[c])",
+            "list(a[c]) != list(b[c])",
+            ("differing",),
+        ),
         Wrong(
             "seeds not paired",
             "paired",
