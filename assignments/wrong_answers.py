@@ -65,6 +65,24 @@ WRONG = {
             "slope",
             ("gradient",),
         ),
+        Wrong(
+            "a gradient by autograd",
+            "gradient",
+            "    return torch.where((stretched > 0) & (stretched < 1), slope, 0.0)",
+            "    a = (log_alpha + 0 * epsilon).detach().requires_grad_()\n"
+            "    z = (torch.sigmoid((torch.logit(epsilon) + a) / beta) * (zeta - gamma) + gamma).clamp(0, 1)\n"
+            "    return torch.autograd.grad(z.sum(), a)[0]",
+            ("gradient",),
+        ),
+        Wrong(
+            "a gradient by differences",
+            "gradient",
+            "    return torch.where((stretched > 0) & (stretched < 1), slope, 0.0)",
+            "    noise, a, h = torch.logit(epsilon.double()), log_alpha.double(), 1e-5\n"
+            "    z = [(torch.sigmoid((noise + a + d) / beta) * (zeta - gamma) + gamma).clamp(0, 1) for d in (h, -h)]\n"
+            "    return (z[0] - z[1]) / (2 * h)",
+            ("gradient",),
+        ),
     ),
     "02_barrier": (
         Wrong("f not capped", "capped", "f.clamp(max=cap)", "f", ("capped",)),
@@ -103,6 +121,8 @@ WRONG = {
             "math.floor(FEATURES / FACTOR)",
             ("to_shut",),
         ),
+        Wrong("B for a", "numbers", "FEATURES / FACTOR - 1e-4 * FEATURES", "FEATURES / FACTOR", ("first_f",)),
+        Wrong("V_F for b", "numbers", "(_b - _a)", "(FEATURES - _a)", ("first_f",)),
     ),
     "03_counting": (
         Wrong("a stride forgotten in an area", "areas", " // conv.stride", "", ("areas",)),
@@ -114,6 +134,30 @@ WRONG = {
             ("live_backwards", "live_again"),
         ),
         Wrong("one round only", "live", "for _ in network:", "for _ in range(1):", ("live_again",)),
+        Wrong("a few rounds only", "live", "for _ in network:", "for _ in range(4):", ("live_again",)),
+        Wrong("the masks changed that were handed over", "live", "mask.clone()", "mask", ("live_forwards",)),
+        Wrong(
+            "what nobody reads taken for the output",
+            "live",
+            "if not any(alive[other.name].any() for other in readers):",
+            "if readers and not any(alive[other.name].any() for other in readers):",
+            ("live_backwards",),
+        ),
+        Wrong(
+            "the first and the last of a sum only",
+            "live",
+            "for name in conv.reads)",
+            "for name in (conv.reads[0], conv.reads[-1]))",
+            ("live_forwards",),
+        ),
+        Wrong(
+            "a side taken from the one before in the list",
+            "areas",
+            "side[conv.reads[0]] if conv.reads else size",
+            "[size, *side.values()][-1]",
+            ("areas",),
+        ),
+        Wrong("the image has as many channels as features", "flops", "inputs = 3", "inputs = conv.width", ("flops",)),
         Wrong(
             "FLOPs with all inputs",
             "flops",
@@ -150,6 +194,27 @@ WRONG = {
             "optimizer, x, y, step), batches, 0)\n    return",
             RUNS,
         ),
+        Wrong(
+            "cut before it has learnt",
+            "run",
+            "    train(lambda x, y, step: train_step(gated, budget, optimizer, x, y, step), batches, 8)\n",
+            "",
+            RUNS,
+        ),
+        Wrong(
+            "the barrier not in the loss",
+            "run",
+            "train_step(gated, budget,",
+            "train_step(gated, lambda now: budget(now).detach(),",
+            RUNS,
+        ),
+        Wrong(
+            "b never moved",
+            "run",
+            "train_step(gated, budget, optimizer, x, y, step)",
+            "train_step(gated, budget, optimizer, x, y, 0)",
+            RUNS,
+        ),
     ),
     "05_surgery": (
         Wrong(
@@ -176,11 +241,31 @@ WRONG = {
             "range(len(block))",
             ("mixed_sum", "prune_block"),
         ),
+        Wrong(
+            "the block added into the signal",
+            "mixed_sum",
+            "    result[:, [union.index(c) for c in block]] += delta\n",
+            "    for i, c in enumerate(block):\n"
+            "        channel = x[:, signal.index(c)] if c in signal else result[:, union.index(c)]\n"
+            "        channel += delta[:, i]\n"
+            "        result[:, union.index(c)] = channel\n",
+            ("mixed_sum",),
+        ),
         Wrong("a gate not folded into the bias", "fold", "conv.bias * z", "conv.bias", ("fold", "prune_block")),
     ),
     "06_comparison": (
         Wrong("the test images used for choosing", "choose", ".validation_accuracy", ".accuracy", ("choose",)),
         Wrong("the luckiest seed chosen", "choose", ".mean().idxmax()", ".max().idxmax()", ("choose",)),
+        Wrong("the sum for the mean", "choose", ".mean().idxmax()", ".sum().idxmax()", ("choose",)),
+        Wrong("the median for the mean", "choose", ".mean().idxmax()", ".median().idxmax()", ("choose",)),
+        Wrong("the worst seed decides", "choose", ".mean().idxmax()", ".min().idxmax()", ("choose",)),
+        Wrong(
+            "lists compared, not sets of values",
+            "differing",
+            "set(a[c]) != set(b[c])",
+            "list(a[c]) != list(b[c])",
+            ("differing",),
+        ),
         Wrong(
             "seeds not paired",
             "paired",

@@ -3,6 +3,7 @@
 `--all` proves everything, as `make assignments` does.
 """
 
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "assignments"))
@@ -148,6 +150,22 @@ def test_other_parameters(name):
         assert places
         assert all(line.split(" = ")[1].split("  #")[0] == value for line in places)
     assert variants.vary(masters.read(masters.SOURCE, name), name, SEED) == chosen
+
+
+def test_no_block_to_cut_is_degenerate():
+    """Whatever is drawn, some channels are passed, some refined, some new."""
+    namespace = {"torch": torch, "nn": torch.nn}
+    exec(masters.cell_of(masters.read(masters.SOURCE, "05_surgery"), "block").source, namespace)
+    drawn = variants.CHOICES["05_surgery"]
+    torch.set_default_dtype(torch.float64)  # as in the notebook: it decides what is drawn
+    try:
+        for channels, seed in [("8", "0"), *itertools.product(drawn["CHANNELS"], drawn["SEED"])]:
+            block = namespace["example"](int(seed), int(channels))
+            signal, features = set(block.signal), set(block.z2.nonzero().flatten().tolist())
+            kinds = {"passed": signal - features, "refined": signal & features, "new": features - signal}
+            assert all(kinds.values()), f"CHANNELS = {channels}, SEED = {seed}: {kinds}"
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("name", ["04_training", "06_comparison"])

@@ -34,7 +34,6 @@ def threshold(beta, gamma, zeta):
 
 # %% gradient
 def gradient(log_alpha, epsilon, beta, gamma, zeta):
-    log_alpha, epsilon = log_alpha.float(), epsilon.float()
     s = torch.sigmoid((torch.logit(epsilon) + log_alpha) / beta)
     g = s * (1 - s) * (zeta - gamma) / beta
     t = s * (zeta - gamma) + gamma
@@ -43,5 +42,7 @@ def gradient(log_alpha, epsilon, beta, gamma, zeta):
 
 
 # %% steps
-steps_median = math.floor((START - float(threshold(BETA, GAMMA, ZETA))) / RATE) + 1
-steps_l0 = math.floor((START - float(threshold(1, GAMMA, ZETA))) / RATE) + 1
+import numpy as np
+
+way = np.log(-GAMMA / ZETA) * np.array([BETA, 1])
+steps_median, steps_l0 = np.ceil((START - way) / RATE).astype(int)

@@ -14,7 +14,7 @@ def capped(f, cap):
 
 # %% transition
 def transition(i, d):
-    sig = lambda x: torch.sigmoid(torch.tensor(x, dtype=torch.float64)).item()
+    sig = lambda x: torch.sigmoid(torch.tensor(x)).item()
     delta = sig(-0.5 * d)
     return (sig(d * (i - 0.5)) - delta) / (1 - 2 * delta)
 
@@ -34,9 +34,9 @@ def along(volumes, epochs, T, margins_at, f, cap):
 
 # %% numbers
 B = FEATURES / FACTOR
-to_shut = FEATURES - math.ceil(B) + 1
 a = B - 1e-4 * FEATURES
 b = 1.01 * FEATURES
 import numpy as np
 
+to_shut = FEATURES - np.ceil(B).astype(int) + 1
 first_f = np.float64((FEATURES - a) ** 2 / ((b - FEATURES) * (b - a)))
