@@ -238,7 +238,7 @@ def test_without_ray_one_line_names_the_extra(bar_command, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     code, out, err = bar_command("sweep", "--jobs", "2", "-m", "random", "-s", "0")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "pip install 'bar-pruning[cluster]'" in err
+    assert "pip install '.[cluster]'" in err
     assert not Path("runs").exists()
 
 

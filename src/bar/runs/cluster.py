@@ -144,7 +144,7 @@ def _import_ray(local: bool):
         import ray
     except ImportError:
         raise BarError(
-            "several runs at a time need Ray: pip install 'bar-pruning[cluster]'. One at a time (--jobs 1) does without"
+            "several runs at a time need Ray: pip install '.[cluster]' in a checkout. One at a time (--jobs 1) does without"
         ) from None
     return ray
 
@@ -226,8 +226,6 @@ def _check_answers(address: str) -> None:
     host, _, port = address.rpartition(":")
     if address == "auto":
         return
-    if not (host and port.isdecimal()):
-        raise BarError(f"--ray is auto or HOST:PORT, not {address!r:.100}")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError, UnicodeError) as error:
