@@ -144,7 +144,7 @@ def _import_ray(local: bool):
         import ray
     except ImportError:
         raise BarError(
-            "several runs at a time need Ray: pip install '.[cluster]' in a checkout. One at a time (--jobs 1) does without"
+            "several runs at a time need Ray: in a checkout, pip install '.[cluster]'. One at a time does without"
         ) from None
     return ray
 
