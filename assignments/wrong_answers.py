@@ -256,6 +256,16 @@ WRONG = {
     "06_comparison": (
         Wrong("the test images used for choosing", "choose", ".validation_accuracy", ".accuracy", ("choose",)),
         Wrong("the luckiest seed chosen", "choose", ".mean().idxmax()", ".max().idxmax()", ("choose",)),
+        Wrong("the sum for the mean", "choose", ".mean().idxmax()", ".sum().idxmax()", ("choose",)),
+        Wrong("the median for the mean", "choose", ".mean().idxmax()", ".median().idxmax()", ("choose",)),
+        Wrong("the worst seed decides", "choose", ".mean().idxmax()", ".min().idxmax()", ("choose",)),
+        Wrong(
+            "lists compared, not sets of values",
+            "differing",
+            "set(a[c]) != set(b[c])",
+            "list(a[c]) != list(b[c])",
+            ("differing",),
+        ),
         Wrong(
             "seeds not paired",
             "paired",
