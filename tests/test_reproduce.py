@@ -84,6 +84,8 @@ ALL = list(dict.fromkeys(sweep for exhibit in sources.EXHIBITS for sweep in (*ex
 def test_a_command_makes_the_runs_that_are_listed(sweep, monkeypatch, tmp_path):
     """By the parser of `bar sweep`: what it would run."""
     monkeypatch.chdir(tmp_path)
+    for folder in {config.dataset for config in sweep.configs if "/" in config.dataset}:
+        (tmp_path / folder).mkdir(parents=True)
     asked = []
     monkeypatch.setattr(sweeps, "sweep", lambda configs, *_, **__: asked.extend(configs) or iter(()))
     program, name, *words = sweep.command.split()
