@@ -1,4 +1,4 @@
-"""What makes a short run follow its budget? Each change of the quick settings, one at a time.
+"""What does each part of the quick settings do? One at a time, it is taken away, or is as in the paper.
 
 Every run is a whole training, watched on validation images alone; no test image is looked at. A run is written to a
 file of its own as soon as it ends, and one that is there is not made again, so that the whole can be stopped and
@@ -7,6 +7,7 @@ continued, or spread over several processes (by seed, say).
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import click
@@ -21,25 +22,14 @@ from bar.methods.budget_aware import NEAR, BudgetAware
 from bar.training import PRESETS, Settings, Training, steps_per_epoch
 
 QUICK = PRESETS["quick"]
-FOLLOWING = dataclasses.replace(QUICK, gate_travel=30.0)  # the preset before its gates moved four times as far
-FIXED = dataclasses.replace(FOLLOWING, follow=0.0)  # and before a followed b
-FIRST = dataclasses.replace(
-    FIXED, lr=1e-3, cooldown_lr=1e-4, gate_travel=10.0, gate_betas=(0.9, 0.999), gate_decay=0.0,
-    pressure=31.0, reach=1.0, aim=1.0, patience=None,
-)  # fmt: skip
-FASTER = dataclasses.replace(FIRST, lr=5e-3, cooldown_lr=5e-4)
-LATER = {"reach": 0.9, "aim": 0.97}
-NIMBLE = {"gate_betas": (0.0, 0.9)}
-GENTLE = dataclasses.replace(FOLLOWING, pressure=31.0)  # the paper's lambda, on WRN-28-12
-EQUAL = (0.0, 0.01)
-UNCUT = "fixed margin, nothing cut on the way"
+UNCUT = "nothing cut on the way"
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """Settings, and what else a training may do differently."""
 
-    settings: Settings
+    settings: Settings = QUICK
     schedule: str = "sigmoid"
     log_barrier: bool = False
     distill: bool = True
@@ -48,21 +38,37 @@ class Variant:
     options: dict = dataclasses.field(default_factory=dict)  # of another method than bar
 
 
-def parts_of(name: str, settings: Settings) -> dict[str, Variant]:
-    """Settings as they are, and without each part of the method."""
-    return {
-        f"{name}, linear schedule": Variant(settings, schedule="linear"),
-        f"{name}, log barrier": Variant(settings, log_barrier=True),
-        f"{name}, equal starts": Variant(dataclasses.replace(settings, gate_start=EQUAL)),
-        f"{name}, no distillation": Variant(settings, distill=False),
-    }
+def quick(**changes) -> Settings:
+    """The preset with some of its settings replaced."""
+    return dataclasses.replace(QUICK, **changes)
 
+
+PARTS = {
+    "quick": Variant(),
+    # What the preset has that the paper has not, each as in the paper, or as in the preset before.
+    "fixed margin": Variant(quick(follow=0.0)),
+    "less travel": Variant(quick(gate_travel=30.0)),
+    "less pressure": Variant(quick(pressure=31.0)),  # the paper's lambda, on WRN-28-12
+    "gates with momentum": Variant(quick(gate_betas=(0.9, 0.999))),
+    "gates at a constant rate": Variant(quick(gate_decay=0.0)),
+    "b arrives at B, at the end": Variant(quick(reach=1.0, aim=1.0)),
+    "slower weights": Variant(quick(lr=1e-3, cooldown_lr=1e-4)),
+    "equal starts": Variant(quick(gate_start=(0.0, 0.01))),
+    UNCUT: Variant(quick(patience=None)),
+    # What the paper has: table 1, and section 3.3 on the barrier.
+    "linear schedule": Variant(schedule="linear"),
+    "log barrier": Variant(log_barrier=True),
+    "no distillation": Variant(distill=False),
+    # All of it at once, and no pruning at all: a network of equal widths, trained from scratch.
+    "the paper's settings": Variant(
+        Settings(prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32)
+    ),
+    "uniform": Variant(method="uniform", distill=False),
+    "uniform, with the teacher": Variant(method="uniform"),
+}
 
 # What a method with a weight or a threshold of its own is tried with at a factor; validation images decide.
-FOUR_WAYS = [{}, {"follow": 0.0}, {"pressure": 31.0}, {"gate_travel": 60.0}]
 TRIALS: dict[tuple[str, float], list[dict]] = {
-    ("bar", 16): FOUR_WAYS,
-    ("bar", 4): FOUR_WAYS,
     ("l0", 16): [{"lam": lam} for lam in (0.05, 0.1, 0.2, 0.4)],
     ("l0", 4): [{"lam": lam} for lam in (0.01, 0.02, 0.04, 0.08)],
     ("information-bottleneck", 16): [{"lam": lam} for lam in (0.006, 0.012, 0.024, 0.048)],
@@ -83,60 +89,24 @@ def trial_of(method: str, options: dict) -> str:
     return ", ".join([f"trial of {method}", *(f"{name} {value:g}" for name, value in options.items())])
 
 
-def trial(method: str, options: dict) -> Variant:
-    """A trial; a rival has no teacher, as in the paper."""
-    if method == "bar":
-        return Variant(dataclasses.replace(FOLLOWING, **options))
-    return Variant(FOLLOWING, distill=False, method=method, options=options)
-
-
 # A network that is trained already: gates that begin nearly open disturb it less, and so do slower weights.
 OPEN = (2.0, 5.0)
 SLOWER = {"lr": 1e-3, "cooldown_lr": 1e-4}
 TRAINED = {
-    "trained start": Variant(QUICK, trained=True),
-    "trained start, open gates": Variant(dataclasses.replace(QUICK, gate_start=OPEN), trained=True),
-    "trained start, slower weights": Variant(dataclasses.replace(QUICK, **SLOWER), trained=True),
-    "trained start, both": Variant(dataclasses.replace(QUICK, gate_start=OPEN, **SLOWER), trained=True),
-    "trained start, no distillation": Variant(QUICK, trained=True, distill=False),
+    "trained start": Variant(trained=True),
+    "trained start, open gates": Variant(quick(gate_start=OPEN), trained=True),
+    "trained start, slower weights": Variant(quick(**SLOWER), trained=True),
+    "trained start, both": Variant(quick(gate_start=OPEN, **SLOWER), trained=True),
+    "trained start, no distillation": Variant(trained=True, distill=False),
 }
 
 
-# How strongly the barrier may press, and how far the gates can move while it does.
-PRESSED = {
-    f"following, cap {cap:g}, travel {travel:g}": Variant(
-        dataclasses.replace(FOLLOWING, cap=cap, gate_travel=travel)
-    ) for cap, travel in ((1.0, 30.0), (10.0, 30.0), (100.0, 60.0), (1.0, 60.0), (100.0, 120.0), (1.0, 120.0))
+# A rival has no teacher, as in the paper.
+TRIED = {
+    trial_of(method, options): Variant(distill=False, method=method, options=options)
+    for (method, _), ways in TRIALS.items() for options in ways
 }  # fmt: skip
-
-
-# The number in a record's name is the place in this dict: new ones go to its end.
-VARIANTS: dict[str, Variant] = {
-    "start": Variant(FIRST),
-    "faster weights": Variant(FASTER),
-    "… and b early at 0.97 B": Variant(dataclasses.replace(FASTER, **LATER)),
-    "… and gates without momentum": Variant(dataclasses.replace(FASTER, **NIMBLE)),
-    "… and both": Variant(dataclasses.replace(FASTER, **LATER, **NIMBLE)),
-    UNCUT: Variant(dataclasses.replace(FIXED, patience=None)),
-    "fixed margin": Variant(FIXED),
-    "fixed margin, equal starts": Variant(dataclasses.replace(FIXED, gate_start=EQUAL)),
-    "the paper's settings": Variant(dataclasses.replace(
-        Settings(), prune_epochs=24, finetune_epochs=12, cooldown_epochs=4, unpruned_epochs=36, batch_size=32
-    )),
-    "fixed margin, log barrier": Variant(FIXED, log_barrier=True),
-    "uniform": Variant(FIXED, method="uniform", distill=False),
-    "uniform, with the teacher": Variant(FIXED, method="uniform"),
-    "less pressure": Variant(dataclasses.replace(FIXED, pressure=31.0)),
-    "following": Variant(FOLLOWING),
-    "following, less pressure": Variant(GENTLE),
-    "fixed margin, linear schedule": Variant(FIXED, schedule="linear"),
-    "fixed margin, no distillation": Variant(FIXED, distill=False),
-    **parts_of("following", FOLLOWING),
-    **parts_of("following, less pressure", GENTLE),
-    **{trial_of(method, options): trial(method, options) for (method, _), ways in TRIALS.items() for options in ways},
-    **TRAINED,
-    **PRESSED,
-}  # fmt: skip
+VARIANTS = PARTS | TRAINED | TRIED
 
 
 class LogBudget(bar.Budget):
@@ -174,7 +144,7 @@ class Watching(Following):
     def end_epoch(self) -> dict:
         record = super().end_epoch()
         self.dead_for = torch.where(self._live(), 0, self.dead_for + 1)
-        self.due |= self.dead_for >= max(2, round(FIXED.patience * self.settings.prune_epochs))
+        self.due |= self.dead_for >= max(2, round(QUICK.patience * self.settings.prune_epochs))
         return record
 
     def cut_record(self) -> dict:
@@ -228,6 +198,11 @@ def thinned(steps: list[tuple[float, float]], most: int = 200) -> list[tuple[flo
     return [(round(volume, 5), round(b, 5)) for volume, b in steps[every - 1 :: every]]
 
 
+def slug(name: str) -> str:
+    """A variant's name, as part of a file's name."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--dataset", default="digits", show_default=True)
 @click.option("--model", default="wrn-10-1", show_default=True)
@@ -236,7 +211,7 @@ def thinned(steps: list[tuple[float, float]], most: int = 200) -> list[tuple[flo
 @click.option("--epochs", type=int, nargs=3, metavar="PRUNE TUNE COOL", help="Instead of the variant's.")
 @click.option("--factors", type=float, multiple=True, default=(4.0, 16.0), show_default=True)
 @click.option("--seeds", type=int, multiple=True, default=(5, 6, 7), show_default=True)
-@click.option("--variants", multiple=True, default=tuple(VARIANTS)[:10], help="Which; default: the first ten.")
+@click.option("--variants", multiple=True, default=tuple(PARTS), help="Which; default: quick, and each part away.")
 @click.option("--trained", is_flag=True, help="Instead, what a start with trained weights is tried with.")
 @click.option("--trials", is_flag=True, help="Instead, what methods with a weight of their own are tried with.")
 @click.option("--threads", default=1, show_default=True)
@@ -250,10 +225,10 @@ def main(
     \b
     Examples:
       python bench/ablation.py
-      python bench/ablation.py --factors 16 --seeds 5 --variants following --variants start
-      python bench/ablation.py --dataset cifar10-jpeg --model wrn-16-2 --size 16 --limit 5000 --variants following
+      python bench/ablation.py --factors 16 --seeds 5 --variants quick --variants 'fixed margin'
+      python bench/ablation.py --dataset cifar10-jpeg --model wrn-16-2 --size 16 --limit 5000 --factors 16
       python bench/ablation.py --dataset cifar10-jpeg --model wrn-16-2 --size 16 --limit 5000 --trained --epochs 12 6 2
-      python bench/ablation.py --model resnet18-by-8 --size 32 --epochs 96 48 16 --variants following
+      python bench/ablation.py --model resnet18-by-8 --size 32 --epochs 96 48 16 --variants quick
     """
     torch.set_num_threads(threads)
     unknown = [name for name in variants if name not in VARIANTS]
@@ -270,7 +245,7 @@ def main(
         }
         jobs = [(name, factor, seed) for seed in seeds for factor in factors for name in mine[factor]]
     for name, factor, seed in track(jobs, "trainings", console=Console(stderr=True)):
-        path = out / f"{dataset}-{model}-x{factor:g}-seed{seed}-{list(VARIANTS).index(name)}{length}.json"
+        path = out / f"{dataset}-{model}-x{factor:g}-seed{seed}-{slug(name)}{length}.json"
         if path.exists():
             continue
         settings = VARIANTS[name].settings
