@@ -31,6 +31,7 @@ class Variant:
 
     settings: Settings = QUICK
     schedule: str = "sigmoid"
+    metric: str = "volume"
     log_barrier: bool = False
     distill: bool = True
     trained: bool = False  # begins with the unpruned network's weights
@@ -100,13 +101,19 @@ TRAINED = {
     "trained start, no distillation": Variant(trained=True, distill=False),
 }
 
+# How much a budget of FLOPs may press, with the paper's settings: lambda times the full size is 31 on its network under
+# a budget of volume, and 4,847 times that under one of FLOPs, where lambda is not scaled by V_F / F_F.
+FLOPS = {
+    f"paper, FLOPs, pressure {31 * share:g}": Variant(Settings(pressure=31 * share), metric="flops")
+    for share in (0.1, 1, 10, 4847)
+}
 
 # A rival has no teacher, as in the paper.
 TRIED = {
     trial_of(method, options): Variant(distill=False, method=method, options=options)
     for (method, _), ways in TRIALS.items() for options in ways
 }  # fmt: skip
-VARIANTS = PARTS | TRAINED | TRIED
+VARIANTS = PARTS | TRAINED | FLOPS | TRIED
 
 
 class LogBudget(bar.Budget):
@@ -165,7 +172,7 @@ def train(
         network.load_state_dict(unpruned, strict=False)  # batch norms without weights store none
     if variant.method == "bar":
         pruner = (Watching if name == UNCUT else Following)(
-            network, images.input_size, settings, factor, steps, schedule=variant.schedule, seed=seed
+            network, images.input_size, settings, factor, steps, variant.metric, variant.schedule, seed
         )
         if variant.log_barrier:
             pruner.budget.__class__ = LogBudget
@@ -213,12 +220,13 @@ def slug(name: str) -> str:
 @click.option("--seeds", type=int, multiple=True, default=(5, 6, 7), show_default=True)
 @click.option("--variants", multiple=True, default=tuple(PARTS), help="Which; default: quick, and each part away.")
 @click.option("--trained", is_flag=True, help="Instead, what a start with trained weights is tried with.")
+@click.option("--flops", is_flag=True, help="Instead, the paper's settings under a budget of FLOPs.")
 @click.option("--trials", is_flag=True, help="Instead, what methods with a weight of their own are tried with.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/ablation"), show_default=True)
 @click.option("--teachers", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
 def main(
-    dataset, model, size, limit, epochs, factors, seeds, variants, trained, trials, threads, out, teachers
+    dataset, model, size, limit, epochs, factors, seeds, variants, trained, flops, trials, threads, out, teachers
 ) -> None:
     """Train with each variant of the settings, and record it.
 
@@ -228,13 +236,14 @@ def main(
       python bench/ablation.py --factors 16 --seeds 5 --variants quick --variants 'fixed margin'
       python bench/ablation.py --dataset cifar10-jpeg --model wrn-16-2 --size 16 --limit 5000 --factors 16
       python bench/ablation.py --dataset cifar10-jpeg --model wrn-16-2 --size 16 --limit 5000 --trained --epochs 12 6 2
+      python bench/ablation.py --flops --seeds 5 --epochs 360 40 10 --out results/flops
       python bench/ablation.py --model resnet18-by-8 --size 32 --epochs 96 48 16 --variants quick
     """
     torch.set_num_threads(threads)
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
         raise click.UsageError(f"no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
-    variants = tuple(TRAINED) if trained else variants
+    variants = tuple(TRAINED) if trained else tuple(FLOPS) if flops else variants
     images = data.load(dataset, size=size, limit=limit)
     length = f"-{sum(epochs)}epochs" if epochs else ""
     jobs = [(name, factor, seed) for seed in seeds for name in variants for factor in factors]
@@ -260,6 +269,7 @@ def main(
         records, steps = train(name, settings, factor, seed, model, images, teacher, weights)
         result = {
             "variant": name, "method": VARIANTS[name].method, "options": VARIANTS[name].options,
+            "metric": VARIANTS[name].metric,
             "settings": dataclasses.asdict(settings), "dataset_label": images.label,
             "training_images": len(images.train), "validation_images": len(images.validation), "model": model,
             "pruning_factor": factor, "seed": seed, "volume_full": bar.count(
