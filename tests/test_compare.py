@@ -224,21 +224,22 @@ def training(**more):
     epochs += [{"phase": "cut", "accuracy": 0.8, "size_before_settling": 24, "due": 5, "due_and_alive": 1}]
     epochs += [{"phase": "finetune", "accuracy": 0.91}]
     one = {"name": "start", "model": "wrn", "seed": 0, "pruning_factor": 4, "volume_full": 100, "epochs": epochs}
+    one |= {"variant": "start", "dataset_label": "digits", "training_images": 10, "near": 0.9}
     return one | {"validation_accuracy_unpruned": 0.9} | more
 
 
 def test_targets_of_a_training():
     numbers = compare.measured(training())
-    assert [numbers[target] for target in compare.TARGETS] == pytest.approx([100.0, 23 / 25, 4.0, 24 / 25])
-    assert (numbers["after the cut"], numbers["at the end"], numbers["close"]) == pytest.approx((-10.0, 1.0, 0.8))
+    assert [numbers[target] for target in compare.TARGETS] == pytest.approx([90.0, 100.0, 23 / 25, 4.0, 24 / 25])
+    assert (numbers["after the cut"], numbers["at the end"]) == pytest.approx((-10.0, 1.0))
     table = compare.targets_table(pd.DataFrame([numbers]))
-    assert table.iloc[0].tolist() == [4, "start", 1, "100.0", "0.920", "4.0", "0.960", "4 of 4", "0.80", 4]
+    assert table.iloc[0].tolist() == [4, "start", 1, "90.0", "100.0", "0.920", "4.0", "0.960", "5 of 5", 5]
 
 
 def test_targets_that_one_seed_misses():
-    other = compare.measured(training(seed=1, volume_full=80))  # B = 20: 24 of it are left before the last step
+    other = compare.measured(training(seed=1, volume_full=80))  # B = 20, and V is 24 before the last step
     table = compare.targets_table(pd.DataFrame([compare.measured(training()), other]))
-    assert table.met.tolist() == [3]
+    assert table.met.tolist() == [4]
     assert table["V/B before the last step: 0.95 to 1"].tolist() == ["0.960 to 1.200 (1\u00a0of\u00a02)"]
     rows, all_met = compare.lengths_table([training(), training(seed=1, volume_full=80)])
     assert all_met == 1
@@ -253,29 +254,29 @@ def test_rows_for_figures_of_trainings():
     assert compare.due_features([training(), training(seed=1)]) == {("start", 4): (2, 10, 2)}
 
 
-def test_how_often_v_was_near_b():
-    ones = [training(variant="quick", near=0.25), training(variant="quick", near=0.95, seed=1)]
-    ones += [training(variant="following", near=0.9), training(variant="following", near=None)]
-    table, enough = compare.near_table(ones)
-    assert enough == {"quick": (1, 2), "following": (1, 1)}
-    assert table.loc[("wrn", 11, "4")].to_dict() == {"following": "90", "quick": "25"}
-    assert compare.near_table([training()])[1] == {}
-
-
 def ended(variant, seed, accuracy):
-    one = training(variant=variant, seed=seed, dataset_label="digits", training_images=10)
+    one = training(variant=variant, seed=seed)
     return one | {"epochs": [*one["epochs"][:-1], one["epochs"][-1] | {"accuracy": accuracy}]}
 
 
-def test_what_following_keeps_is_paired_by_seed():
-    ones = [ended("following", 0, 0.52), ended("following", 1, 0.63), ended("following", 2, 0.1)]
-    ones += [ended("fixed margin", 0, 0.5), ended("fixed margin", 1, 0.6), ended("start", 0, 0.9)]
-    (row,) = compare.gains_table(ones).itertuples(index=False)
-    assert row == ("55.0", "57.5", 2, "+2.50 ± 6.35")  # 12.706 * sqrt(1/2) / sqrt(2); seed 2 has no partner
-    assert compare.gains_table(ones[:3]).empty
+def test_parts_are_judged_seed_by_seed():
+    """0.02 and 0.03: 2.5 ± 12.7 * 0.5; 0.02 and 0.021: 2.05 ± 12.7 * 0.05."""
+    ones = [ended("quick", 0, 0.52), ended("quick", 1, 0.63), ended("quick", 2, 0.1)]
+    ones += [ended("log barrier", 0, 0.5), ended("log barrier", 1, 0.6), ended("equal starts", 0, 0.9)]
+    ones += [ended("less travel", 0, 0.5), ended("less travel", 1, 0.609)]
+    ones += [one | {"pruning_factor": 16} for one in ones[:4]]
+    ((where, table),) = compare.parts_tables(ones).items()
+    assert where == "wrn, digits, 10 images, 11 epochs"
+    assert table["4x"].to_dict() == {
+        "equal starts": "-38.00 (1)", "less travel": "+2.05 ± 0.64 (2) *", "log barrier": "+2.50 ± 6.35 (2)"
+    }  # fmt: skip
+    assert table["16x"].to_dict() == {"equal starts": "", "less travel": "", "log barrier": "+2.00 (1)"}
+    assert list(compare.parts_tables(ones, ["log barrier", "none"])[where].index) == ["log barrier"]
+    assert compare.parts_tables(ones[3:6]) == {}
+    assert compare.parts_tables([ones[2], ones[3]]) == {}, "no seed has both"
     # factors in the order of numbers, not of letters
-    several = [one | {"pruning_factor": factor} for factor in (16, 2.0, 8) for one in ones]
-    assert compare.gains_table(several).index.get_level_values("factor").tolist() == ["2", "8", "16"]
+    (table,) = compare.parts_tables([one | {"pruning_factor": f} for f in (16, 2.0, 8) for one in ones[:4]]).values()
+    assert table.columns.tolist() == ["2x", "8x", "16x"]
 
 
 def test_starts_are_compared_with_the_usual_one_seed_by_seed():
@@ -291,10 +292,15 @@ def test_starts_are_compared_with_the_usual_one_seed_by_seed():
 
 
 def test_old_records_have_the_name_that_fits(tmp_path):
-    for name, settings in (("a-1", {}), ("a-2", {"follow": 0.9})):
-        (tmp_path / f"{name}.json").write_text(json.dumps({"variant": "quick, log barrier", "settings": settings}))
-    names = [one["variant"] for one in compare.recorded(tmp_path, "*.json").values()]
-    assert names == ["fixed margin, log barrier", "quick, log barrier"]
+    old = [("quick", {"follow": 0.0}), ("following", {"follow": 0.9}), ("following, cap 100, travel 120", {})]
+    for i, (name, settings) in enumerate([*old, ("quick", {"follow": 0.9}), ("log barrier", {"follow": 0.9})]):
+        (tmp_path / f"{i}.json").write_text(json.dumps({"variant": name, "settings": settings}))
+    found = compare.recorded(tmp_path, "*.json")
+    assert {name: one["variant"] for name, one in found.items()} == {
+        "0.json": "fixed margin, less travel", "1.json": "less travel", "2.json": "quick", "3.json": "quick",
+        "4.json": "log barrier",
+    }  # fmt: skip
+    assert list(found)[:2] == ["2.json", "3.json"], "quick comes first"
 
 
 def test_rows_for_figures_of_steps():
@@ -305,20 +311,14 @@ def test_rows_for_figures_of_steps():
     assert compare.steps_followed([training()]).empty
 
 
-def test_variants_differ_from_the_start():
+def test_variants_differ_from_quick():
     settings = {"gate_travel": 10, "gate_lr": 1, "pressure": 1.0, "lam": 1, "cap": 5}
     common = {"model": "wrn", "dataset_label": "digits", "training_images": 10, "pruning_factor": 2, "commit": "c" * 40}
-    start = common | {"variant": "start", "seed": 0, "settings": settings}
+    start = common | {"variant": "quick", "seed": 0, "settings": settings}
     other = common | {"variant": "other", "seed": 1, "settings": settings | {"gate_lr": 2, "cap": 6}}
     table = compare.variants_table(compare.named([other, start]))
-    assert table['other than in "start"'].to_dict() == {"other": "cap 6", "start": "nothing"}
+    assert table['other than in "quick"'].to_dict() == {"other": "cap 6", "quick": "nothing"}
     assert table.commit.unique().tolist() == ["c" * 7]
-
-
-def test_records_come_in_the_order_of_their_numbers(tmp_path):
-    for name in ("a-10.json", "a-2.json"):
-        (tmp_path / name).write_text('{"x": 1}')
-    assert list(compare.recorded(tmp_path, "*.json")) == ["a-2.json", "a-10.json"]
 
 
 def test_whole_trainings():

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from bar.runs.compare.statistics import mean_change
+from bar.runs.compare.statistics import half_width, mean_change
 from bar.runs.compare.words import short_commit
 
 TARGETS = {  # measure of how closely a training follows its budget -> least and largest value aimed at
+    "V near b, % of steps: ≥ 90": (90.0, float("inf")),
     "V below b, % of steps: ≥ 98": (98.0, float("inf")),
     "smallest V/B: ≥ 0.9": (0.9, float("inf")),
     "largest rise, % of V_F: ≤ 5": (float("-inf"), 5.0),
@@ -17,25 +18,27 @@ TARGETS = {  # measure of how closely a training follows its budget -> least and
 }
 
 
-def recorded(folder: str | Path, pattern: str) -> dict[str, dict]:
-    """Read JSON files, by name, in the order of the number that ends their names.
+# Variants had other names when the preset was another one.
+FORMER = {"following, cap 100, travel 120": "quick", "following": "less travel", "quick": "fixed margin, less travel"}
 
-    What was called "quick" before the lower margin of that preset followed b is called "fixed margin".
+
+def recorded(folder: str | Path, pattern: str) -> dict[str, dict]:
+    """Read JSON files, by name; those of the variant ``quick`` come first.
 
     Examples
     --------
     >>> recorded("nowhere", "*.json")
     {}
     """
-    paths = Path(folder).glob(pattern)
-    ordered = sorted(paths, key=lambda path: (path.stem.rpartition("-")[2].zfill(4), path.name))
-    return {path.name: _renamed(json.loads(path.read_text())) for path in ordered}
+    found = {path.name: _renamed(json.loads(path.read_text())) for path in sorted(Path(folder).glob(pattern))}
+    return dict(sorted(found.items(), key=lambda item: item[1].get("variant") != "quick"))
 
 
 def _renamed(record: dict) -> dict:
-    if "variant" not in record or record["settings"].get("follow"):
+    variant = record.get("variant")
+    if variant not in FORMER or (variant == "quick" and record["settings"].get("follow")):
         return record
-    return record | {"variant": record["variant"].replace("quick", "fixed margin")}
+    return record | {"variant": FORMER[variant]}
 
 
 def named(trainings: list[dict]) -> list[dict]:
@@ -62,11 +65,11 @@ def in_use(settings: Mapping) -> dict:
 
 
 def variants_table(trainings: list[dict]) -> pd.DataFrame:
-    """Return a table of what each variant changes against the one called ``start``, or else against the first."""
+    """Return a table of what each variant changes against the one called ``quick``, or else against the first."""
     lines = {}  # by name and settings, as records of one name may have different settings
     for one in trainings:
         lines.setdefault((one["name"], json.dumps(one["settings"])), []).append(one)
-    base, rows = next((one for one in trainings if one["variant"] == "start"), trainings[0]), []
+    base, rows = next((one for one in trainings if one["variant"] == "quick"), trainings[0]), []
     for (name, _), group in lines.items():
         settings, usual = in_use(group[0]["settings"]), in_use(base["settings"])
         changed = [f"{key} {value}" for key, value in settings.items() if value != usual.get(key, value)]
@@ -99,18 +102,17 @@ def followed(trainings: Iterable[Mapping]) -> pd.DataFrame:
 
 
 def measured(one: Mapping) -> dict:
-    """Return the four numbers of `TARGETS` of one training, and its changes of validation accuracy in points."""
+    """Return the numbers of `TARGETS` of one training, and its changes of validation accuracy in points."""
     full, limit = one["volume_full"], one["volume_full"] / one["pruning_factor"]
     pruning, cut = _pruning_and_cut(one)
     late = pruning[10 * (pruning.epoch - 1) >= len(pruning)]  # epochs that begin after the first tenth
-    numbers = [100 * (1 - late.above.mean()), late.size_min.min() / limit]
+    numbers = [100 * one["near"], 100 * (1 - late.above.mean()), late.size_min.min() / limit]
     numbers += [100 * late.rise.max() / full, cut["size_before_settling"] / limit]
     unpruned = one["validation_accuracy_unpruned"]
     return {
         "variant": one["name"],
         "factor": one["pruning_factor"],
         **dict(zip(TARGETS, numbers, strict=True)),
-        "close": (late["size"] / late.budget).mean(),
         "unpruned": 100 * unpruned,
         "after the cut": 100 * (cut["accuracy"] - unpruned),
         "at the end": 100 * (one["epochs"][-1]["accuracy"] - unpruned),
@@ -140,26 +142,15 @@ def targets_table(outcomes: pd.DataFrame) -> pd.DataFrame:
             text = low if low == high else f"{low} to {high}"
             cells.append(text if good.all() else f"{text} ({good.sum()}\u00a0of\u00a0{len(good)})")
             met += good.all()
-        rows.append([factor, name, len(group), *cells, f"{met} of {len(TARGETS)}", f"{group.close.mean():.2f}", met])
-    columns = ["factor", "variant", "seeds", *TARGETS, "targets met", "V/b, mean", "met"]
+        rows.append([factor, name, len(group), *cells, f"{met} of {len(TARGETS)}", met])
+    columns = ["factor", "variant", "seeds", *TARGETS, "targets met", "met"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def accuracy_changes(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of validation accuracies in rows of `measured`: changes by pruning, mean ± 95 %."""
-    rows = [
-        [name, f"{factor:g}", len(group), f"{group.unpruned.mean():.2f}"]
-        + [mean_change(group[when]) for when in ("after the cut", "at the end")]
-        for (name, factor), group in outcomes.groupby(["variant", "factor"], sort=False)
-    ]
-    columns = ["variant", "factor", "seeds", "unpruned (%)", "after the cut (points)", "at the end (points)"]
-    return pd.DataFrame(rows, columns=columns).set_index(["variant", "factor"])
 
 
 def lengths_table(trainings: Iterable[Mapping]) -> tuple[pd.DataFrame, int]:
     """Return a row a training, `TARGETS` (with "(no)" if missed) and accuracy, and how many trainings meet them all."""
     rows, all_met = [], 0
-    order = ("model", "epochs", "pruning_factor", "seed")
+    order = ("model", "dataset_label", "epochs", "pruning_factor", "variant", "seed")
     for one in sorted(trainings, key=lambda one: [len(one[k]) if k == "epochs" else one[k] for k in order]):
         numbers = measured(one | {"name": one["model"]})
         good = [least <= numbers[what] <= most for what, (least, most) in TARGETS.items()]
@@ -167,90 +158,108 @@ def lengths_table(trainings: Iterable[Mapping]) -> tuple[pd.DataFrame, int]:
         cells = [cell + ("" if met else " (no)") for cell, met in zip(cells, good, strict=True)]
         epochs = sum(epoch["phase"] != "cut" for epoch in one["epochs"])
         ends = [f"{numbers['unpruned']:.1f}", f"{numbers['after the cut']:+.1f}", f"{numbers['at the end']:+.1f}"]
-        rows.append([one["model"], epochs, f"{one['pruning_factor']:g}", one["seed"], *cells, *ends])
+        where = [f"{one['model']}, {one['dataset_label']}", epochs, f"{one['pruning_factor']:g}", one["variant"]]
+        rows.append([*where, one["seed"], *cells, *ends])
         all_met += all(good)
-    columns = ["network", "epochs", "factor", "seed", *TARGETS, "unpruned (%)", "cut (points)", "end (points)"]
-    return pd.DataFrame(rows, columns=columns).set_index(["network", "epochs", "factor"]), all_met
+    keys = ["network", "epochs", "factor", "variant"]
+    columns = [*keys, "seed", *TARGETS, "unpruned (%)", "cut (points)", "end (points)"]
+    return pd.DataFrame(rows, columns=columns).set_index(keys), all_met
 
 
-NEAR = 0.9  # of the steps: how many are to be near the margin
-
-
-def near_table(trainings: Iterable[Mapping]) -> tuple[pd.DataFrame, dict[str, tuple[int, int]]]:
-    """Return how often V was near b, 0.8 <= V / b <= 1, and how many trainings of each variant were so often enough.
+def near_enough(trainings: Iterable[Mapping]) -> dict[str, tuple[int, int]]:
+    """Count, for each variant, the trainings with V near b in nine of ten steps, and all of them.
 
     Parameters
     ----------
     trainings : iterable of mapping
-        Records of ``bench/ablation.py`` with "near", the share of the steps from a tenth of the pruning on.
+        Records of ``bench/ablation.py``. Those without a "near", which have no b, are left out.
 
     Returns
     -------
-    table : DataFrame
-        In percent, the lowest over the seeds, as text; a row for each network, length and factor, a column a variant.
-    enough : dict of str to (int, int)
-        Variant -> trainings with at least `NEAR` of the steps near b, and all of them.
+    dict of str to (int, int)
+
+    Examples
+    --------
+    >>> near_enough([{"variant": "quick", "near": near} for near in (0.89, 0.9, None)])
+    {'quick': (1, 2)}
     """
+    (least, _), found = TARGETS["V near b, % of steps: ≥ 90"], {}
+    for one in trainings:
+        if one.get("near") is not None:
+            found.setdefault(one["variant"], []).append(100 * one["near"] >= least)
+    return {variant: (sum(met), len(met)) for variant, met in found.items()}
+
+
+def _pairs(trainings: Iterable[Mapping]) -> pd.DataFrame:
+    """Validation accuracies in percent, a column a variant, by network, images, epochs, factor and seed."""
+    keys = ["network", "images", "epochs", "factor", "seed", "variant"]
     rows = [
-        {
-            "network": one["model"], "epochs": sum(epoch["phase"] != "cut" for epoch in one["epochs"]),
-            "factor": one["pruning_factor"], "variant": one["variant"], "near": one["near"],
-        }
-        for one in trainings if one.get("near") is not None
+        [
+            one["model"], f"{one['dataset_label']}, {one['training_images']:,}",
+            sum(epoch["phase"] != "cut" for epoch in one["epochs"]), one["pruning_factor"], one["seed"],
+            one["variant"], 100 * one["epochs"][-1]["accuracy"],
+        ]
+        for one in trainings
     ]  # fmt: skip
-    if not rows:
-        return pd.DataFrame(), {}
-    frame = pd.DataFrame(rows)
-    enough = {name: (int((part >= NEAR).sum()), len(part)) for name, part in frame.groupby("variant").near}
-    lowest = 100 * frame.groupby(["network", "epochs", "factor", "variant"]).near.min()
-    table = lowest.unstack().map(lambda share: "" if pd.isna(share) else f"{share:.0f}")
-    table.index = table.index.map(lambda key: (key[0], key[1], f"{key[2]:g}"))
-    return table.rename_axis(columns=None).rename_axis(["network", "epochs", "factor"]), enough
+    return pd.DataFrame(rows, columns=[*keys, "accuracy"]).groupby(keys).accuracy.last().unstack()
 
 
-def gains_table(trainings: Iterable[Mapping], variant: str = "following", other: str = "fixed margin") -> pd.DataFrame:
-    """Return what a variant keeps more than another on validation images, paired by network, images, length and seed.
+def parts_tables(trainings: Iterable[Mapping], parts: Iterable[str] | None = None) -> dict[str, pd.DataFrame]:
+    """Return what the preset ``quick`` keeps more on validation images than without each of its parts.
 
     Parameters
     ----------
     trainings : iterable of mapping
         Records of ``bench/ablation.py``.
-    variant, other : str
+    parts : iterable of str, optional
+        Variants that are compared with it; all others by default.
 
     Returns
     -------
-    DataFrame
-        A row for each network, images, length and factor that has both: mean accuracies in percent, the number of
-        pairs and their mean difference in points, with an interval, as text.
+    dict of str to DataFrame
+        By network, images and epochs: a row a variant, a column a factor, and the mean difference in points, paired by
+        seed, with an interval where there are two seeds, their number, and "*" where the interval has no zero.
+
+    Examples
+    --------
+    >>> common = {"model": "wrn-10-1", "dataset_label": "digits", "training_images": 10, "pruning_factor": 4}
+    >>> run = lambda variant, seed, accuracy: common | {
+    ...     "variant": variant, "seed": seed, "epochs": [{"phase": "prune", "accuracy": accuracy}]
+    ... }
+    >>> ones = [run("quick", 0, 0.6), run("quick", 1, 0.61), run("log barrier", 0, 0.5), run("log barrier", 1, 0.51)]
+    >>> (table,) = parts_tables(ones).values()
+    >>> table.loc["log barrier", "4x"]
+    '+10.00 ± 0.00 (2) *'
     """
-    rows = [
-        {
-            "network": one["model"], "images": f"{one['dataset_label']}, {one['training_images']:,}",
-            "epochs": sum(epoch["phase"] != "cut" for epoch in one["epochs"]), "factor": one["pruning_factor"],
-            "seed": one["seed"], "variant": one["variant"], "accuracy": 100 * one["epochs"][-1]["accuracy"],
+    found, tables = _pairs(trainings), {}
+    if "quick" not in found:
+        return {}
+    parts = [part for part in (parts or sorted(found)) if part != "quick" and part in found]
+    leads = -found[parts].sub(found["quick"], axis="index")
+    for (network, images, epochs), group in leads.groupby(level=["network", "images", "epochs"]):
+        told = {
+            f"{factor:g}x": group.xs(factor, level="factor").apply(_told)
+            for factor in sorted(group.index.unique("factor"))
         }
-        for one in trainings if one["variant"] in (variant, other)
-    ]  # fmt: skip
-    keys = ["network", "images", "epochs", "factor"]
-    if len({row["variant"] for row in rows}) < 2:
-        return pd.DataFrame()
-    pairs = pd.DataFrame(rows).set_index([*keys, "seed", "variant"]).accuracy.unstack().dropna()
-    table = pd.DataFrame(
-        {
-            (*key[:-1], f"{key[-1]:g}"): {
-                f"{other} (%)": f"{part[other].mean():.1f}", f"{variant} (%)": f"{part[variant].mean():.1f}",
-                "pairs": len(part), "difference (points)": mean_change(part[variant] - part[other]),
-            }
-            for key, part in pairs.groupby(level=keys)
-        }
-    )  # fmt: skip
-    return table.T.rename_axis(keys)
+        table = pd.DataFrame(told)
+        table = table[(table != "").any(axis="columns")].rename_axis("without")
+        if len(table):
+            tables[f"{network}, {images} images, {epochs} epochs"] = table
+    return tables
+
+
+def _told(leads: pd.Series) -> str:
+    leads = leads.dropna()
+    if leads.empty:
+        return ""
+    told = abs(leads.mean()) > half_width(leads)  # of one seed, that is NaN
+    return f"{mean_change(leads)} ({len(leads)})" + (" *" if told else "")
 
 
 STARTS = {  # variants of ``bench/ablation.py --trained``, and one that begins with new weights
     "trained start": "trained weights", "trained start, open gates": "… open gates",
     "trained start, slower weights": "… slower weights", "trained start, both": "… both",
-    "trained start, no distillation": "… no teacher", "following, cap 100, travel 120": "new weights",
+    "trained start, no distillation": "… no teacher", "quick": "new weights",
 }  # fmt: skip
 
 
