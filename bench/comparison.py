@@ -5,6 +5,7 @@ values at each factor, on validation images of a seed that is not used again. Th
 images once, when they end. What is recorded is not run again, so the whole can be stopped and continued.
 """
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -20,11 +21,10 @@ from bar.runs.sweeps import sweep
 
 IMAGES = {"dataset": "cifar10-jpeg", "size": 16, "limit": 5000}
 SEEDS = tuple(range(10, 15))
-# Those that nothing has to be chosen for come first; BAR is there with the preset, and with a fixed lower margin.
-UNTRIED = (
-    ("bar", {}), ("uniform", {}), ("magnitude", {}), ("bar", {"follow": 0.0}), ("random", {}),
-    ("vector-quantization", {}), ("interpolative", {}),
-)  # fmt: skip
+# Those that nothing has to be chosen for come first.
+UNTRIED = tuple(
+    (name, {}) for name in ("bar", "uniform", "magnitude", "random", "vector-quantization", "interpolative")
+)
 TRIED = ("l0", "information-bottleneck", "morphnet")
 # Those that zero single weights, on the network of the poster and of Frankle & Carbin.
 UNTRIED_WEIGHTS = (("mp", {}), ("mp-ft", {}))
@@ -58,12 +58,18 @@ def jobs_of(
 @click.option("--factors", type=float, multiple=True, help="Again for each.  [default: 16, 4; of weights, 10 to 100]")
 @click.option("--single-weights", is_flag=True, help="The methods that zero single weights, on conv4.")
 @click.option("--seeds", type=int, multiple=True, default=SEEDS, show_default=True)
+@click.option(
+    "--taught-otherwise",
+    multiple=True,
+    metavar="METHOD",
+    help="Only these, and each with the teacher that it has not in the paper: rivals with one, bar without.",
+)
 @click.option("--jobs", default=1, show_default=True, help="So many runs at a time.")
 @click.option("--minutes", type=float, default=600.0, show_default=True, help="No run begins later than that.")
 @click.option("--trials", type=click.Path(path_type=Path), default=Path("results/trials"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/photographs"), show_default=True)
 @click.option("--list", "listed", is_flag=True, help="Only say which runs there are.")
-def main(factors, single_weights, seeds, jobs, minutes, trials, out, listed) -> None:
+def main(factors, single_weights, seeds, taught_otherwise, jobs, minutes, trials, out, listed) -> None:
     """Run BAR and its rivals on photographs, and record it.
 
     \b
@@ -71,6 +77,7 @@ def main(factors, single_weights, seeds, jobs, minutes, trials, out, listed) -> 
       python bench/ablation.py --dataset cifar10-jpeg --model wrn-16-2 --size 16 --limit 5000 \\
         --trials --factors 16 --factors 4 --seeds 5 --out results/trials
       python bench/comparison.py --minutes 60
+      python bench/comparison.py --taught-otherwise bar --taught-otherwise uniform
       bar results --dir results/photographs
     """
     if single_weights:
@@ -78,6 +85,10 @@ def main(factors, single_weights, seeds, jobs, minutes, trials, out, listed) -> 
     else:
         untried, tried, factors, model = UNTRIED, TRIED, factors or (16.0, 4.0), "wrn-16-2"
     configs = [job for job in jobs_of(untried, tried, factors, trials, model) if job.seed in seeds]
+    if taught_otherwise:
+        configs = [
+            dataclasses.replace(one, distill=one.method != "bar") for one in configs if one.method in taught_otherwise
+        ]
     ends = time.monotonic() + 60 * minutes
     missing = [f"{m} at {f:g}" for m in tried for f in factors if best_trial(trials, m, f) is None]
     if missing:

@@ -92,6 +92,15 @@ def test_leads_over_every_rival():
     table = compare.ahead_of_rivals(pd.DataFrame(rows))
     assert table.loc["LZR", "4x"] == "+1.00 ± 0.00 (2): holds"
     assert table.loc["uniform", "4x"] == "not recorded"
+    assert not any("teacher" in name for name in table.index)
+
+
+def test_leads_are_also_taken_where_both_or_neither_have_a_teacher():
+    rows = [run("l0, distill True", seed, 4, 1.5) for seed in (0, 1)] + [run("l0", seed, 4, 1.0) for seed in (0, 1)]
+    rows += [run("bar", seed, 4, 2.0) for seed in (0, 1)] + [run("bar, distill False", 0, 4, 1.75)]
+    taught, alone = (compare.ahead_of_rivals(pd.DataFrame(rows), one) for one in ("bar", "bar, distill False"))
+    assert taught.loc["LZR, with a teacher", "4x"] == "+0.50 ± 0.00 (2): holds"
+    assert alone.loc["LZR", "4x"] == "+0.75 (1): cannot be told"
 
 
 def test_recorded_runs_are_all_judged():

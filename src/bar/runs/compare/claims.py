@@ -179,23 +179,27 @@ def ahead(runs: pd.DataFrame, one: str, other: str) -> dict[float, pd.Series]:
     return {factor: paired(part, one, other) for factor, part in parts.items()}
 
 
-def ahead_of_rivals(runs: pd.DataFrame) -> pd.DataFrame:
+def ahead_of_rivals(runs: pd.DataFrame, one: str = "bar") -> pd.DataFrame:
     """Return BAR's lead over every other method in points, factor by factor, with an interval and a verdict.
 
     Parameters
     ----------
     runs : pandas.DataFrame
         One footing of `by_footing`.
+    one : str
+        The variant whose lead it is: BAR itself, or ``"bar, distill False"``, without its teacher.
 
     Returns
     -------
     pandas.DataFrame
-        A row a method; a column a factor, as text.
+        A row a method, and another for one that is recorded with a teacher; a column a factor, as text.
     """
     rows = {}
     for method in (m for m in methods.STRUCTURED if m != "bar"):
-        leads = ahead(runs, "bar", method)
-        rows[short(method)] = {f"{x:g}x": f"{mean_change(v)} ({len(v)}): {verdict(v)}" for x, v in leads.items()}
+        for other, name in ((method, short(method)), (f"{method}, distill True", f"{short(method)}, with a teacher")):
+            leads = ahead(runs, one, other)
+            if leads or other == method:
+                rows[name] = {f"{x:g}x": f"{mean_change(v)} ({len(v)}): {verdict(v)}" for x, v in leads.items()}
     table = pd.DataFrame(rows).T.fillna("not recorded")
     order = sorted(table.columns, key=lambda name: float(name[:-1]))
     return table[order].rename_axis("BAR above")
