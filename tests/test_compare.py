@@ -340,3 +340,18 @@ def test_time_pieces_add_up():
     assert pieces[["ms_slower_convolutions", "ms_more_of_the_rest"]].tolist() == [3.0, 3.0]
     text = compare.pieces_table(compare.time_pieces(pd.DataFrame([row]))).iloc[0]
     assert text[["became time", "slower convolutions", "other operations"]].tolist() == ["40%", "30%", "30%"]
+
+
+def test_what_networks_take_and_how_long():
+    """Runs are found in the times by the names of their folders; what was not timed has no time."""
+    sizes = {"pruning_factor": 4.0, "volume": 100, "parameters": 30}
+    rows = [sizes | {"variant": "bar", "folder": f"there/b{i}", "flops": flops} for i, flops in enumerate((1e6, 3e6))]
+    rows += [sizes | {"variant": "l0, distill True", "folder": "there/l", "flops": 5e6}]
+    rows += [sizes | {"variant": "uniform", "folder": "there/u", "flops": 1e6}]
+    times = [{"run": name, "latency_ms": {"median": ms}, "speedup": {"median": 12 / ms}}
+             for name, ms in (("b0", 4.0), ("b1", 6.0), ("u", 3.0))]  # fmt: skip
+    table = compare.sizes_table(pd.DataFrame(rows), times)
+    assert table.index.tolist() == [("4", "uniform"), ("4", "BAR"), ("4", "LZR, distill True")]
+    assert table.loc[("4", "BAR")].tolist() == ["100", "2.00", "30", "5.00", "2.5"]
+    assert table.loc[("4", "LZR, distill True")].tolist() == ["100", "5.00", "30", "", ""]
+    assert compare.sizes_table(pd.DataFrame(rows), []).columns.tolist() == ["volume", "MFLOPs", "parameters"]

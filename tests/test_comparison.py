@@ -1,10 +1,13 @@
-"""bench/ablation.py and bench/comparison.py: the trials, what is chosen from them, and the order of the runs."""
+"""bench/ablation.py, comparison.py and compared.py: trials, what is chosen from them, the order of runs, times."""
 
 import json
 import sys
 from pathlib import Path
 
+import click
 import pytest
+
+import bar
 
 BENCH = Path(__file__).parent.parent / "bench"
 
@@ -16,8 +19,8 @@ def bench(monkeypatch):
     import comparison
 
     yield ablation, comparison
-    for name in ("ablation", "comparison"):
-        sys.modules.pop(name)
+    for name in ("ablation", "comparison", "compared", "latency"):
+        sys.modules.pop(name, None)
 
 
 def test_the_best_trial_is_chosen_once_all_are_made(bench, tmp_path):
@@ -53,3 +56,33 @@ def test_trials_of_single_weights_start_from_the_trained_network(bench, tmp_path
     record = json.loads(path.read_text())
     assert (record["method"], record["options"]) == ("learning-compression", {"mu": 0.01})
     assert record["epochs"][0]["accuracy"] > 0.8
+
+
+def test_those_with_another_teaching(bench, capsys):
+    _, comparison = bench
+    given = ["--list", "--seeds", "10", "--factors", "16", "--taught-otherwise", "bar", "--taught-otherwise", "uniform"]
+    comparison.main(given, standalone_mode=False)
+    names = capsys.readouterr().out.split()
+    images = {"dataset": "cifar10-jpeg", "size": 16, "limit": 5000, "model": "wrn-16-2"}
+    wanted = [
+        bar.RunConfig(method=method, distill=taught, pruning_factor=16, seed=10, **images).name
+        for method, taught in (("bar", False), ("uniform", True))
+    ]
+    assert names == wanted
+
+
+def test_stored_networks_are_timed_against_the_unpruned_one_of_their_seed(bench, tmp_path):
+    import compared
+
+    tiny = {"size": 8, "limit": 64, "epochs": (1, 0, 0), "seed": 3}
+    with pytest.raises(click.UsageError, match="no run below"):
+        compared.main([str(tmp_path)], standalone_mode=False)
+    for method, factor in (("unpruned", 1.0), ("uniform", 4.0)):
+        config = bar.RunConfig(method=method, **tiny, **({"pruning_factor": factor} if factor > 1 else {}))
+        bar.run(config, tmp_path / config.name, device="cpu")
+    out = tmp_path / "times.json"
+    compared.main([str(tmp_path), "--rounds", "3", "--seconds", "0.05", "--json", str(out)], standalone_mode=False)
+    small, full = sorted(json.loads(out.read_text())["records"], key=lambda one: one["flops"])
+    assert (small["method"], full["method"]) == ("uniform", "unpruned")
+    assert full["speedup"]["median"] == 1
+    assert small["latency_ms"]["n"] == full["latency_ms"]["n"] >= 3

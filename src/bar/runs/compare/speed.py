@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bar.runs.compare.words import short_commit
+from bar.runs.compare.words import short, short_commit
 
 
 def latencies(folder: str | Path) -> tuple[pd.DataFrame, dict[str, dict]]:
@@ -162,3 +162,40 @@ def setups_table(setups: Mapping[str, Mapping], shown: Mapping[str, str]) -> pd.
     """
     setups = {name: {**setup, "commit": short_commit(setup["commit"])} for name, setup in setups.items()}
     return pd.DataFrame(setups).reindex(shown).rename(shown).map(str)
+
+
+def sizes_table(runs: pd.DataFrame, timed: Iterable[Mapping]) -> pd.DataFrame:
+    """Return what the networks of one footing take: volume, FLOPs, parameters, and milliseconds where they were timed.
+
+    Parameters
+    ----------
+    runs : pandas.DataFrame
+        One footing of `by_footing`.
+    timed : iterable of mapping
+        Records of ``bench/compared.py``; runs are found in them by the names of their folders.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a factor and variant, the fastest first, means over the seeds as text. Without the two columns of times if
+        nothing was timed.
+    """
+    times = {one["run"]: (one["latency_ms"]["median"], one["speedup"]["median"]) for one in timed}
+    names = [Path(folder).name for folder in runs.folder]
+    blank = (float("nan"), float("nan"))
+    runs = runs.assign(ms=[times.get(n, blank)[0] for n in names], speedup=[times.get(n, blank)[1] for n in names])
+    columns = ["volume", "flops", "parameters", "ms", "speedup"]
+    means = runs.groupby(["pruning_factor", "variant"])[columns].mean().reset_index()
+    means = means.sort_values(["pruning_factor", "ms", "flops"], ignore_index=True)
+    table = pd.DataFrame(
+        {
+            "factor": means.pruning_factor.map("{:g}".format),
+            "method": [", ".join([short(head), *rest]) for head, *rest in means.variant.str.split(", ")],
+            "volume": means.volume.map("{:,.0f}".format),
+            "MFLOPs": (means.flops / 1e6).map("{:.2f}".format),
+            "parameters": means.parameters.map("{:,.0f}".format),
+            "ms": means.ms.map(lambda ms: "" if pd.isna(ms) else f"{ms:.2f}"),
+            "times as fast": means.speedup.map(lambda speedup: "" if pd.isna(speedup) else f"{speedup:.1f}"),
+        }
+    ).set_index(["factor", "method"])
+    return table if means.ms.notna().any() else table.iloc[:, :3]
