@@ -307,7 +307,7 @@ def test_rows_for_figures_of_steps():
     rows = compare.steps_followed([training(variant="quick", steps=[(1.0, 1.0), (0.5, 0.6)]), training()])
     assert rows["size"].tolist() == rows.size_min.tolist() == rows.size_max.tolist() == [1.0, 0.5]
     assert (rows.budget.tolist(), rows.time.tolist()) == ([1.0, 0.6], [50.0, 100.0])
-    assert set(rows.name) == {"wrn, 11 epochs: quick"}
+    assert (set(rows.name), set(rows.variant)) == ({"wrn, 11 epochs"}, {"quick"})
     assert compare.steps_followed([training()]).empty
 
 

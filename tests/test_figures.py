@@ -447,6 +447,22 @@ def test_following_one_run_without_a_note():
     assert labelled(ax, "$V$").get_ydata().tolist() == run["size"].tolist()
 
 
+def test_following_two_variants_in_a_panel():
+    """Two settings are told apart by colour, dash and legend; what the first panel lacks is in the legend, too."""
+    of_start = FOLLOWED[(FOLLOWED.name == "start") & (FOLLOWED.seed == 5)].drop(columns="note")
+    other = of_start[of_start.factor == 16].assign(variant="other", size=of_start["size"] / 2)
+    figure = figures.following(pd.concat([of_start.assign(variant="quick"), other]))
+    alone, both = (ax for ax in figure.axes if ax.axison)
+    assert [len(ax.collections) for ax in (alone, both)] == [1, 2]
+    halved = labelled(both, "$V$, other")
+    np.testing.assert_array_equal(halved.get_xydata(), other[["time", "size"]])
+    mine = labelled(both, "$V$, quick")
+    assert mine.get_color() != halved.get_color()
+    assert mine.get_linestyle() != halved.get_linestyle()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["$V$, quick", "$b$", "$B$", "$V$, other"]
+
+
 def test_following_nothing():
     with pytest.raises(bar.BarError, match="no recorded run"):
         figures.following(FOLLOWED[:0])

@@ -80,7 +80,8 @@ def following(rows: pd.DataFrame, unit: str = "epoch") -> Figure:
     rows : DataFrame
         A row for each moment of each run: name (of what was varied), factor (V_F / B), seed, time (in units of `unit`),
         and as parts of V_F, above 0: size, size_min, size_max (V, and its bounds since the moment before) and budget
-        (b). With a column note, its text in the first row of a panel stands above it.
+        (b). With a column note, its text in the first row of a panel stands above it. With a column variant, lines are
+        those of its (at most two) values, which the legend names, instead of seeds.
     unit : str
         What time counts: "epoch" or "step".
 
@@ -105,7 +106,6 @@ def following(rows: pd.DataFrame, unit: str = "epoch") -> Figure:
     if rows.empty:
         raise BarError("there is no recorded run to draw")
     columns = min(2, rows.factor.nunique())
-    label = "$V$, a line for each seed" if rows.seed.nunique() > 1 else "$V$"
     lines = _lines_of_panels(rows, columns)
     figure, axes = subplots(len(lines), columns, height=1.65, squeeze=False)
     figure.set_figheight(figure.get_figheight() + 0.7)  # the legend takes nothing from the panels
@@ -114,7 +114,7 @@ def following(rows: pd.DataFrame, unit: str = "epoch") -> Figure:
             ax.set_axis_off()
         for j, (ax, (name, panel)) in enumerate(zip(axes[i], line, strict=False)):
             factor = panel.factor.iloc[0]
-            _draw_runs(ax, panel, label)
+            _draw_runs(ax, panel)
             ax.axhline(1 / factor, color=COLOURS[3], ls=LINES[3], lw=1.2, label="$B$")
             note = f": {panel.note.iloc[0]}" if "note" in panel else ""
             # Only the first panel has the name, since a long one may reach over the next panel.
@@ -125,7 +125,9 @@ def following(rows: pd.DataFrame, unit: str = "epoch") -> Figure:
             nothing_below = i == len(lines) - 1 or j >= len(lines[i + 1])
             if nothing_below:
                 ax.set_xlabel(f"{unit} of the pruning")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1)
+    drawn = dict(pair for ax in axes.flat for pair in zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    columns = 2 if len(drawn) > 3 else 3
+    figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=columns, columnspacing=1)
     return figure
 
 
@@ -138,11 +140,14 @@ def _lines_of_panels(rows: pd.DataFrame, columns: int) -> list[list[tuple[str, p
     return lines
 
 
-def _draw_runs(ax: Axes, panel: pd.DataFrame, label: str) -> None:
-    """V and its bounds for each seed, and b, which is the same for all seeds; the first V has the label."""
-    for i, (_, run) in enumerate(panel.groupby("seed")):
-        ax.fill_between(run.time, run.size_min, run.size_max, color=COLOURS[0], alpha=0.15, lw=0)
-        ax.plot(run.time, run["size"], color=COLOURS[0], ls=LINES[0], lw=0.9, label=None if i else label)
+def _draw_runs(ax: Axes, panel: pd.DataFrame) -> None:
+    """V and its bounds for each seed or variant, and b, which is the same for all seeds."""
+    by = "variant" if "variant" in panel else "seed"
+    labels = {"seed": "$V$, a line for each seed" if panel.seed.nunique() > 1 else "$V$"}
+    for i, (name, run) in enumerate(panel.groupby(by)):
+        look = {"color": COLOURS[2], "ls": LINES[2]} if by == "variant" and i else {"color": COLOURS[0], "ls": LINES[0]}
+        ax.fill_between(run.time, run.size_min, run.size_max, color=look["color"], alpha=0.15, lw=0)
+        ax.plot(run.time, run["size"], lw=0.9, label=labels.get(by, f"$V$, {name}"), **look)
         if i == 0:
             ax.plot(run.time, run.budget, color=COLOURS[1], ls=LINES[1], lw=1.4, label="$b$", zorder=3)
 

@@ -313,7 +313,7 @@ def steps_followed(trainings: Iterable[Mapping]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Time is in percent of the pruning. Empty if there are none.
+        Time is in percent of the pruning, and lines have the names of variants. Empty if there are none.
     """
     parts = []
     for one in trainings:
@@ -321,8 +321,8 @@ def steps_followed(trainings: Iterable[Mapping]) -> pd.DataFrame:
             part = pd.DataFrame(one["steps"], columns=["size", "budget"])
             epochs = sum(epoch["phase"] != "cut" for epoch in one["epochs"])
             part = part.assign(size_min=part["size"], size_max=part["size"], time=100 * (part.index + 1) / len(part))
-            name = f"{one['model']}, {epochs} epochs: {one['variant']}"
-            parts.append(part.assign(name=name, factor=one["pruning_factor"], seed=one["seed"]))
+            part = part.assign(name=f"{one['model']}, {epochs} epochs", variant=one["variant"])
+            parts.append(part.assign(factor=one["pruning_factor"], seed=one["seed"]))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
