@@ -216,7 +216,8 @@ def chunk(gated: GatedNetwork, layer: int | None = None, rows: int = 24) -> Figu
     layer : int, optional
         Which one, from 0; by default the one whose blocks have the most live features.
     rows : int
-        How many channels to draw at most, evenly chosen from all, in the order of the blocks that write them first.
+        How many channels to draw at most, >= 1: evenly chosen from all, in the order of the blocks that write them
+        first.
 
     Returns
     -------
@@ -227,7 +228,7 @@ def chunk(gated: GatedNetwork, layer: int | None = None, rows: int = 24) -> Figu
     Raises
     ------
     BarError
-        If the network has no residual blocks, or no such layer.
+        If the network has no residual blocks, or no such layer, or no channel is to be drawn.
 
     Examples
     --------
@@ -243,6 +244,8 @@ def chunk(gated: GatedNetwork, layer: int | None = None, rows: int = 24) -> Figu
         layer = max(layers, key=lambda i: sum(int(live[block.delta].sum()) for block in layers[i]))
     if layer not in layers:
         raise BarError(f"the network has no ResNet layer {layer!r}: they are numbered from 0 to {max(layers)}")
+    if not rows >= 1:
+        raise BarError(f"a chunk has at least one channel, not {rows}")
     first = layers[layer][0]
     written = torch.stack([live[first.signal], *(live[block.delta] for block in layers[layer])])
     channels = written.shape[1]

@@ -348,7 +348,7 @@ class GatedNetwork(nn.Module):
         return self.size_of({name: ~gate.cut for name, gate in self.gates.items()}, metric)
 
     def size_of(self, alive: dict[str, Tensor], metric: str) -> int:
-        """Volume or FLOPs, counted as in `size`, if just these features were alive.
+        """Volume or FLOPs for one image, an int counted as in `size`, if just these features were alive.
 
         Parameters
         ----------
@@ -430,7 +430,7 @@ class GatedNetwork(nn.Module):
         Raises
         ------
         BarError
-            If the budget is below `smallest`, or a gate has a NaN.
+            If the budget is no number or below `smallest`, `use` not in [0, 1], the metric unknown, or a gate is NaN.
 
         Examples
         --------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,8 +32,12 @@ def settled(gated: GatedNetwork, budget: float, metric: str, use: float) -> list
     Raises
     ------
     BarError
-        If not even one feature per convolution of the spine fits.
+        If not even one feature per convolution of the spine fits, or the budget or the fraction is none.
     """
+    if not (isinstance(budget, numbers.Real) and budget == budget):
+        raise BarError(f"the budget must be a number, not {budget!r}")
+    if not (isinstance(use, numbers.Real) and 0 <= use <= 1):
+        raise BarError(f"the fraction of the budget to use must be a number from 0 to 1, not {use!r}")
     if gated.smallest(metric) > budget:
         raise BarError(f"the smallest possible {metric} is {gated.smallest(metric):,}, above the budget {budget:,.0f}")
     gated.floor_()
