@@ -13,6 +13,7 @@ from bar.figures.structure import chunk
 
 QUICK = training.PRESETS["quick"]
 LOGITS = torch.zeros(2, 2)
+IMAGES, EIGHT = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.ones(8, dtype=torch.bool)
 NOWHERE = "/dev/null/net.pt2"  # where nothing can be written
 
 
@@ -75,6 +76,22 @@ OTHER = {
     "a low temperature": (
         lambda: bar.distillation(LOGITS, torch.tensor([0, 1]), LOGITS, temperature=0.5), "temperature at least 1",
     ),
+    "keep one for all": (lambda: gated().keep_({"0": torch.tensor([True])}), r"a bool tensor of shape \(8,\), not by"),
+    "keep by numbers": (lambda: gated().keep_({"0": torch.arange(8)}), "'0' are chosen by a bool tensor.*int64"),
+    "keep nothing": (lambda: gated().keep_({}), "'0' has no choice of its features"),
+    "keep of another": (
+        lambda: gated().keep_({"0": EIGHT, "2": EIGHT}), "'2' is no convolution with a gate: there are '0'",
+    ),
+    "cut by a list": (lambda: gated().cut_({"0": [True] * 8}), "bool tensor of shape .*, not by list"),
+    "float images": (lambda: data.Split(torch.rand(5, 3, 8, 8), torch.arange(5)), "images must be bytes.*float32"),
+    "fewer labels": (lambda: data.Split(IMAGES, torch.arange(4)), "labels of 5 images must be as many.*(4,)"),
+    "two means": (
+        lambda: data.batches(data.Split(IMAGES, torch.arange(5)), 2, mean=(0.5,) * 2, std=(1.0,) * 3), "3 numbers each",
+    ),
+    "no std": (
+        lambda: data.batches(data.Split(IMAGES, torch.arange(5)), 2, mean=(0.5,) * 3, std=(0,) * 3), "of std above 0",
+    ),
+    "draw a plain network": (lambda: bar.draw(plain()), "only a gated network can be drawn"),
     "no method": (lambda: methods.find("unpruned"), "unpruned is no method"),
     "no preset": (lambda: build("magnitude", preset="papr"), "unknown preset 'papr': did you mean 'paper'"),
     "no preset of phases": (lambda: methods.phases("bar", QUICK, 4, "papr"), "unknown preset 'papr'"),

@@ -64,7 +64,7 @@ def compress_quadratic(optimum: Tensor, curvature: Tensor, steps: int = 40, **op
     Raises
     ------
     BarError
-        If an option is out of range, or there is no such one for this form and norm.
+        If an option is out of range, or does not fit the form and the norm.
 
     Examples
     --------
