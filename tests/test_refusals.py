@@ -14,6 +14,7 @@ from bar.figures.structure import chunk
 QUICK = training.PRESETS["quick"]
 LOGITS = torch.zeros(2, 2)
 IMAGES, EIGHT = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.ones(8, dtype=torch.bool)
+UNKNOWN = pd.DataFrame([{"method": "mine", "v_factor": 2.0, "f_factor": 4.0, "accuracy": 0.9, "block": "group1.0"}])
 NOWHERE = "/dev/null/net.pt2"  # where nothing can be written
 
 
@@ -91,6 +92,8 @@ OTHER = {
     "no std": (
         lambda: data.batches(data.Split(IMAGES, torch.arange(5)), 2, mean=(0.5,) * 3, std=(0,) * 3), "of std above 0",
     ),
+    "results of nobody": (lambda: figures.paper_results(UNKNOWN), "cannot draw the method 'mine'"),
+    "neurons of nobody": (lambda: figures.neurons_by_method(UNKNOWN, 2), "cannot draw the method 'mine'"),
     "draw a plain network": (lambda: bar.draw(plain()), "only a gated network can be drawn"),
     "no method": (lambda: methods.find("unpruned"), "unpruned is no method"),
     "no preset": (lambda: build("magnitude", preset="papr"), "unknown preset 'papr': did you mean 'paper'"),

@@ -363,5 +363,11 @@ def _whole(value: object, least: int, most: int) -> bool:
 
 
 def total_epochs(config: RunConfig, trial: bool = False) -> int:
-    """Return the epochs of a run without those of runs and trials that it needs first; or those of one ``trial``."""
+    """Return the epochs of a run without those of runs and trials that it needs first; or those of one ``trial``.
+
+    Examples
+    --------
+    >>> total_epochs(RunConfig(epochs=(10, 5, 2)))
+    17
+    """
     return sum(epochs for name, epochs, _ in config.phases if name == "prune" or not trial)
