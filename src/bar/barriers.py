@@ -24,7 +24,8 @@ def barrier(volume: Tensor | float, a: Tensor | float, b: Tensor | float) -> Ten
     Returns
     -------
     Tensor
-        f >= 0, without unit. In the dtype of V; float64 if nothing given is a floating point tensor.
+        f >= 0, without unit. In the dtype of V, or a wider one of a or b, as torch promotes tensors; float64 if V is
+        no floating point tensor.
 
     Raises
     ------

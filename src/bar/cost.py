@@ -17,7 +17,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from bar.errors import BarError, nearest
-from bar.network import CONVOLUTIONS, Network, follow, on_meta, quiet_call, symbolic_trace, undisturbed, work
+from bar.network import (
+    CONVOLUTIONS,
+    Network,
+    checked_size,
+    follow,
+    on_meta,
+    quiet_call,
+    symbolic_trace,
+    undisturbed,
+    work,
+)
 
 
 @dataclass(frozen=True)
@@ -58,9 +68,10 @@ def count(
     Parameters
     ----------
     model : nn.Module
-        Any network, pruned ones too; it need not be traceable and is not changed.
+        Any network, pruned ones too, but for gated ones; it need not be traceable and is not changed.
     input_size : iterable of int
-        (channels, height, width) of one image.
+        (channels, height, width) of one image; (channels, length) and (channels, depth, height, width) for networks of
+        other dimensions.
     linear : bool
         Count the FLOPs of linear layers too. The paper counts convolutions only.
     example_inputs : sequence of Tensor, optional
@@ -73,7 +84,7 @@ def count(
     Raises
     ------
     BarError
-        When the network cannot take an image of that size.
+        If the network cannot take an image of that size, or has gates.
 
     Examples
     --------
@@ -81,6 +92,10 @@ def count(
     >>> cost.volume, cost.flops, cost.parameters  # 8 maps of 4 x 4; 2 * 3 * 3 * 3 per output; 216 weights + 8 biases
     (128, 6912, 224)
     """
+    if hasattr(model, "settle_"):  # a bar.GatedNetwork, which this room does not know
+        raise BarError(
+            "a gated network is counted by its own methods full, size and costs, or once bar.prune has cut it"
+        )
     twin = on_meta(model)
     layers: dict[str, dict[str, int]] = {}
 
@@ -109,7 +124,7 @@ def count(
 
     dtype = next(iter(twin.parameters()), torch.empty(0)).dtype
     if example_inputs is None:
-        size = tuple(input_size or ())
+        size = checked_size(input_size)
         inputs = [torch.empty(1, *size, device="meta", dtype=dtype)]
     else:
         inputs = [x[:1].to("meta") for x in example_inputs]
@@ -182,16 +197,17 @@ def peak_activations(model: nn.Module, input_size: Iterable[int]) -> int:
     >>> peak_activations(net, (3, 6, 6))  # the flattened maps are counted beside the maps: 128 + 128
     256
     """
+    size = checked_size(input_size)
     try:
         interpreter = _PeakActivations(symbolic_trace(on_meta(model)))
     except Exception as error:
         raise BarError(f"cannot trace {type(model).__name__} with torch.fx: {error}") from error
     dtype = next((p.dtype for p in model.parameters()), None)
     try:
-        interpreter.run(torch.empty(1, *input_size, device="meta", dtype=dtype))
+        interpreter.run(torch.empty(1, *size, device="meta", dtype=dtype))
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise BarError(f"{type(model).__name__} cannot take an image of size {tuple(input_size)}: {reason}") from error
+        raise BarError(f"{type(model).__name__} cannot take an image of size {size}: {reason}") from error
     return interpreter.peak
 
 

@@ -44,6 +44,11 @@ def distillation(
     Tensor
         A scalar, the mean over the batch, >= 0, in nats. Differentiable in the student.
 
+    Raises
+    ------
+    BarError
+        If alpha or the temperature is out of range.
+
     Examples
     --------
     >>> logits = torch.tensor([[2.0, 0.0]])
@@ -52,6 +57,8 @@ def distillation(
     >>> distillation(logits, torch.tensor([0]), teacher=torch.tensor([[1.0, 1.0]]))
     tensor(10.4394)
     """
+    if not (0 <= alpha <= 1 and 1 <= temperature < math.inf):  # also refuses what is not a number
+        raise BarError(f"alpha must be from 0 to 1, and the temperature at least 1, not {alpha} and {temperature}")
     truth = F.cross_entropy(student, targets)
     if teacher is None:
         return truth
@@ -110,8 +117,9 @@ class Budget:
     Raises
     ------
     BarError
-        If the factor is not above 1, or so large that even one feature per layer exceeds the budget; if the metric or
-        the schedule is unknown; if the steps, lambda, cap, start, reach, aim or follow are out of range.
+        If the network has no gates; if the factor is not above 1, or so large that even one feature per layer exceeds
+        the budget; if the metric or the schedule is unknown; if the steps, lambda, cap, start, reach, aim or follow are
+        out of range.
 
     Examples
     --------
@@ -142,6 +150,8 @@ class Budget:
         aim: float = 0.99,
         follow: float = 0.9,
     ) -> None:
+        if not isinstance(gated, GatedNetwork):
+            raise BarError(f"a budget needs a gated network, which bar.gate makes, not a {type(gated).__name__}")
         _check_request(factor, steps, metric, schedule)
         _check_strengths(lam, cap, start, reach, aim, follow)
         self.gated, self.steps, self.metric, self.schedule = gated, steps, metric, schedule
@@ -162,12 +172,17 @@ class Budget:
         Parameters
         ----------
         step : int
-            0 <= step < steps.
+            Counted from 0; b has arrived before `steps` are over, and stays where it is after them.
 
         Returns
         -------
         Tensor
             A scalar >= 0, differentiable in log alpha; f is a constant factor.
+
+        Raises
+        ------
+        BarError
+            If the step is below 0, or the gates are not hard concrete.
         """
         self.gated.floor_()
         time, end = min(step / max(self.reach * self.steps - 1, 1), 1.0), self.aim * self.limit
@@ -202,7 +217,9 @@ def _check_request(factor: float, steps: int, metric: str, schedule: str) -> Non
 
 def _check_strengths(lam: float | None, cap: float, start: float, reach: float, aim: float, follow: float) -> None:
     """Raise a BarError unless these are valid arguments of a `Budget`."""
-    if not (cap > 0 and start >= 1 and (lam is None or lam > 0)):  # also refuses what is not a number
+    if not (
+        cap > 0 and 1 <= start < math.inf and (lam is None or 0 < lam < math.inf)
+    ):  # also refuses what is not a number
         raise BarError(f"lambda and cap must be above 0, and start at least 1, not {lam}, {cap} and {start}")
     if not (0 < reach <= 1 and 0 < aim <= 1):
         raise BarError(f"reach and aim must be above 0 and at most 1, not {reach} and {aim}")

@@ -53,7 +53,7 @@ def batches(
     batch_size : int
         At least 1. A smaller split is one batch.
     mean, std : tuple of float, (C,)
-        A batch is ``(images / 255 - mean) / std``.
+        A batch is ``(images / 255 - mean) / std``; std > 0.
     generator : torch.Generator, optional
         On the CPU. Shuffles, and moves and mirrors images; it advances once, before the first batch, so its state
         at the start of an epoch is all that is needed to repeat or resume there, on any device. Without it images
@@ -75,7 +75,8 @@ def batches(
     Raises
     ------
     BarError
-        If the split is empty, ``batch_size`` or ``padding`` is out of range, or a generator is missing.
+        If the split is empty, ``batch_size``, ``padding`` or a std is out of range, there are not as many means or stds
+        as channels, or a generator is missing.
 
     Examples
     --------
@@ -89,6 +90,9 @@ def batches(
         raise BarError("there is no image to make a batch of")
     if batch_size < 1:
         raise BarError(f"batch_size is {batch_size}, must be at least 1")
+    channels = split.images.shape[1]
+    if not (len(mean) == len(std) == channels and min(std) > 0):
+        raise BarError(f"mean and std must be {channels} numbers each, those of std above 0, not {mean} and {std}")
     if augment is not None and generator is None:
         raise BarError("augment needs a generator, from which to draw the shifts")
     padding, flip = augment or (0, False)

@@ -121,7 +121,7 @@ def _mapped(cache: Path, parts: tuple[Files, Files, Files], size: int) -> list[S
     images = torch.from_numpy(array)
     splits, start = [], 0
     for part in parts:
-        labels = torch.tensor([label for _, label in part])
+        labels = torch.tensor([label for _, label in part], dtype=torch.int64)
         splits.append(Split(images[start : start + len(part)], labels))
         start += len(part)
     return splits

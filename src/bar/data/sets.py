@@ -67,14 +67,14 @@ def load(name: str, size: int | None = None, root: str | Path | None = None, lim
     name : str
         ``digits``, ``cifar10``, ``cifar100``, ``cifar10-jpeg``, or the path of a folder (`available`).
     size : int, optional
-        Side of the square image in pixels. Default: 16 for the digits, 32 for CIFAR; of a folder, its images' own
+        Side of the square image in pixels, >= 1. Default: 16 for the digits, 32 for CIFAR; of a folder, its images' own
         size if they are all square and alike, else there is no default. Larger or smaller images are scaled
         (bilinear, antialiased) until their shorter side fits, and cropped at the centre.
     root : path, optional
         Where data lives. Default: the environment variable ``BAR_DATA``, else ``~/.cache/bar``.
     limit : int, optional
-        Use only so many of the training images, the same in every run; a smaller limit gives a part of a larger
-        one. Validation and test images stay whole.
+        Use only so many of the training images, at least one a class, the same in every run; a smaller limit gives a
+        part of a larger one. Validation and test images stay whole.
 
     Returns
     -------
@@ -84,7 +84,8 @@ def load(name: str, size: int | None = None, root: str | Path | None = None, lim
     Raises
     ------
     BarError
-        If there is no such data set or it has to be fetched first (the message says how); if a folder is empty, has
+        If there is no such data set or it has to be fetched first (the message says how); if the size or the limit is
+        out of range; if a folder is empty, has
         an unreadable image, fewer than two classes, too few images to be split, or a class that the training images
         lack (the message names it).
 

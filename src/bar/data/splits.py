@@ -32,6 +32,11 @@ class Split:
     device : device, optional
         Where `batches` go if nothing else is asked for; default: where the images are.
 
+    Raises
+    ------
+    BarError
+        If images or labels are of another type or shape, such as float images from 0 to 1.
+
     Examples
     --------
     >>> len(Split(torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64)))
@@ -44,6 +49,16 @@ class Split:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", torch.device(self.device or self.images.device))
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise BarError(
+                "images must be bytes, a uint8 tensor of shape (images, channels, height, width), not "
+                f"{self.images.dtype} of shape {tuple(self.images.shape)}"
+            )
+        if self.labels.dtype != torch.int64 or self.labels.shape != (len(self.images),):
+            raise BarError(
+                f"labels of {len(self.images):,} images must be as many whole numbers, an int64 tensor, not "
+                f"{self.labels.dtype} of shape {tuple(self.labels.shape)}"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)

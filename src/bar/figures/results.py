@@ -37,6 +37,13 @@ def _look(method: str) -> dict:
     }
 
 
+def _check_methods(rows: pd.DataFrame) -> None:
+    """Refuse methods that have no look, and would not be drawn."""
+    unknown = sorted(set(rows.method) - set(DRAWN))
+    if unknown:
+        raise BarError(f"cannot draw the method {unknown[0]!r}: known are {', '.join(DRAWN)}")
+
+
 @styled
 def paper_results(results: pd.DataFrame, unpruned: float | None = None) -> Figure:
     """Accuracy over the factors of volume and FLOPs, a line a method (figures 6 and 8 of the paper).
@@ -53,6 +60,11 @@ def paper_results(results: pd.DataFrame, unpruned: float | None = None) -> Figur
     Figure
         Panel (a) over V_F / V, panel (b) over the factor of FLOPs, both logarithmic. BAR's lines are thick.
 
+    Raises
+    ------
+    BarError
+        If there is a method of another name.
+
     Examples
     --------
     >>> from bar import paper
@@ -60,6 +72,7 @@ def paper_results(results: pd.DataFrame, unpruned: float | None = None) -> Figur
     >>> len(paper_results(table).axes[0].lines)
     8
     """
+    _check_methods(results)
     figure, panels = subplots(2, height=3.0, sharey=True)
     for ax, column in zip(panels, ("v_factor", "f_factor"), strict=True):
         _by_method(ax, results, column, unpruned)
@@ -103,9 +116,7 @@ def results_by_method(sources: Mapping[str, pd.DataFrame], unpruned: Mapping[str
     everything = pd.concat(sources.values()) if sources else pd.DataFrame()
     if everything.empty:
         raise BarError("there is no result to draw")
-    unknown = sorted(set(everything.method) - set(DRAWN))
-    if unknown:
-        raise BarError(f"cannot draw the method {unknown[0]!r}: known are {', '.join(DRAWN)}")
+    _check_methods(everything)
     figure, panels = subplots(2 * len(sources), height=2.45)
     names = {"v_factor": "volume factor, $V_F / V$", "f_factor": "FLOP factor"}
     places = [(column, source) for column in names for source in sources]
@@ -165,7 +176,7 @@ def neurons_by_method(rows: pd.DataFrame, factor: float) -> Figure:
     Raises
     ------
     BarError
-        If there are no rows.
+        If there are no rows, or a method of another name.
 
     Examples
     --------
@@ -176,6 +187,7 @@ def neurons_by_method(rows: pd.DataFrame, factor: float) -> Figure:
     """
     if rows.empty:
         raise BarError("there is no recorded run to draw")
+    _check_methods(rows)
     methods, blocks = [m for m in DRAWN if m in set(rows.method)], list(dict.fromkeys(rows.block))
     lines = math.ceil(len(methods) / 2)
     options = {"sharex": True, "sharey": True, "squeeze": False}

@@ -22,6 +22,12 @@ def _blocks_of(network: Network) -> list[Block]:
     return blocks
 
 
+def _check(gated: GatedNetwork) -> GatedNetwork:
+    if not isinstance(gated, GatedNetwork):
+        raise BarError(f"only a gated network can be drawn, which bar.gate makes, not a {type(gated).__name__}")
+    return gated
+
+
 def _short(name: str, block: str) -> str:
     return name.removeprefix(block).removeprefix(".")
 
@@ -138,7 +144,7 @@ def connectivity(gated: GatedNetwork) -> Figure:
     >>> [int(bar.get_width()) for bar in refined]
     [16, 32, 64]
     """
-    blocks, live = _blocks_of(gated.network), gated.live()
+    blocks, live = _blocks_of(_check(gated).network), gated.live()
     counts = [{part: int(which.sum()) for part, which in block.parts(live).items()} for block in blocks]
     height = 0.3 * len(blocks) + 0.9
     figure, (upper, lower) = subplots(2, height=(2.9 + height) / 2, height_ratios=[2.9, height])
@@ -216,7 +222,8 @@ def chunk(gated: GatedNetwork, layer: int | None = None, rows: int = 24) -> Figu
     layer : int, optional
         Which one, from 0; by default the one whose blocks have the most live features.
     rows : int
-        How many channels to draw at most, evenly chosen from all, in the order of the blocks that write them first.
+        How many channels to draw at most, >= 1: evenly chosen from all, in the order of the blocks that write them
+        first.
 
     Returns
     -------
@@ -227,7 +234,7 @@ def chunk(gated: GatedNetwork, layer: int | None = None, rows: int = 24) -> Figu
     Raises
     ------
     BarError
-        If the network has no residual blocks, or no such layer.
+        If the network has no residual blocks, or no such layer, or no channel is to be drawn.
 
     Examples
     --------
@@ -237,12 +244,14 @@ def chunk(gated: GatedNetwork, layer: int | None = None, rows: int = 24) -> Figu
     >>> [ax.get_title(loc="left") for ax in chunk(gated, layer=0).axes]
     ['(a) gated', '(b) regular', '(c) mixed']
     """
-    blocks, live = _blocks_of(gated.network), gated.live()
+    blocks, live = _blocks_of(_check(gated).network), gated.live()
     layers = {block.layer: [b for b in blocks if b.layer == block.layer] for block in blocks}
     if layer is None:
         layer = max(layers, key=lambda i: sum(int(live[block.delta].sum()) for block in layers[i]))
     if layer not in layers:
         raise BarError(f"the network has no ResNet layer {layer!r}: they are numbered from 0 to {max(layers)}")
+    if not rows >= 1:
+        raise BarError(f"a chunk has at least one channel, not {rows}")
     first = layers[layer][0]
     written = torch.stack([live[first.signal], *(live[block.delta] for block in layers[layer])])
     channels = written.shape[1]
@@ -318,7 +327,7 @@ def neurons_per_block(gated: GatedNetwork) -> Figure:
     >>> sum(int(bar.get_width()) for bar in pruned) == gated.size()
     True
     """
-    network = gated.network
+    network = _check(gated).network
     full, pruned = neurons(network, network.live({})), neurons(network, gated.live())
     figure, ax = subplots(height=0.42 * len(full) + 1.2)
     for shift, label, numbers, look in (
@@ -352,6 +361,11 @@ def draw(gated: GatedNetwork) -> Figure:
         One row for each convolution, and one, beginning with a plus, for each sum (a residual signal after a block).
         Dotted bars are the full widths, solid ones what pruning leaves; a layer without a live feature is "gone".
 
+    Raises
+    ------
+    BarError
+        If it is no gated network.
+
     Examples
     --------
     >>> import bar
@@ -360,7 +374,7 @@ def draw(gated: GatedNetwork) -> Figure:
     >>> [label.get_text() for label in draw(gated).axes[0].get_yticklabels()][:4]
     ['conv1', 'group1.0.conv1', 'group1.0.conv2', '+ group1.0']
     """
-    network, live = gated.network, gated.live()
+    network, live = _check(gated).network, gated.live()
     sums = {block.add: f"+ {block.name}" for block in residual_blocks(network)}
     rows = [n for n, kind in network.kinds.items() if kind in ("conv", "depthwise") or n in sums]
     full = [network.features(n) for n in rows]

@@ -57,6 +57,12 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return wrapper
 
 
+def check_lines(count: int, what: str = "lines") -> None:
+    """Refuse to draw nothing, or more than there are colours and kinds of lines to tell apart."""
+    if not 0 < count <= len(COLOURS):
+        raise BarError(f"from 1 to {len(COLOURS)} {what} can be told apart in a figure, not {count}")
+
+
 def subplots(rows: int = 1, columns: int = 1, height: float = 3.0, **options) -> tuple[Figure, Axes]:
     """Panels in a column (or a grid) of the book's width; `height` is that of one panel, in inches."""
     return plt.subplots(rows, columns, figsize=(WIDTH, height * rows), **options)

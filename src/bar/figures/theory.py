@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from bar import schedule as schedules_
 from bar.barriers import barrier, log_barrier
-from bar.figures.style import COLOURS, LINES, MARKERS, styled, subplots
+from bar.errors import BarError, nearest
+from bar.figures.style import COLOURS, LINES, MARKERS, check_lines, styled, subplots
 from bar.hard_concrete import BETA, GAMMA, ZETA, HardConcrete, threshold
 
 
@@ -31,11 +32,17 @@ def distributions(
         Two rows, densities and quantile functions; two columns, binary and hard concrete. The point masses are stems,
         beside 0 and 1 so that they do not hide each other.
 
+    Raises
+    ------
+    BarError
+        If there is no log alpha or more than five, or beta, gamma or zeta is out of its range.
+
     Examples
     --------
     >>> distributions([0.0]).axes[0].get_title(loc="left")
     'Binary concrete'
     """
+    check_lines(len(log_alphas))
     figure, axes = subplots(2, 2, height=2.4, sharex="row", sharey="row")
     z = torch.linspace(0, 1, 401, dtype=torch.float64)
     for i, log_alpha in enumerate(log_alphas):
@@ -70,6 +77,11 @@ def estimates(beta: float = BETA, gamma: float = GAMMA, zeta: float = ZETA) -> F
     -------
     Figure
         One panel; the curves over log alpha.
+
+    Raises
+    ------
+    BarError
+        If beta, gamma or zeta is out of its range.
 
     Examples
     --------
@@ -108,20 +120,27 @@ def barriers(ts: Sequence[float] = (1, 2, 5), bs: Sequence[float] = (1.5, 2, 3))
     Parameters
     ----------
     ts : sequence of float
-        Hardnesses of the log barrier, which has b = 1; one line each.
+        Hardnesses of the log barrier, which has b = 1; > 0, one line each, five at most.
     bs : sequence of float
-        Upper margins of f(V, a, b), which has a = 1; above 1, one line each.
+        Upper margins of f(V, a, b), which has a = 1; above 1, one line each, five at most.
 
     Returns
     -------
     Figure
         Panel (a), -(1/t) log(b - V); panel (b), f. Thin vertical lines are the asymptotes V = b.
 
+    Raises
+    ------
+    BarError
+        If there is none or more than five of either, or one is out of its range.
+
     Examples
     --------
     >>> [ax.get_title(loc="left") for ax in barriers().axes]
     ['(a) log barrier, $b = 1$', '(b) barrier of BAR, $a = 1$']
     """
+    for values in (ts, bs):
+        check_lines(len(values))
     figure, (left, right) = subplots(2, height=2.9)
     for t in ts:
         V = torch.linspace(0, 1, 1001, dtype=torch.float64)
@@ -151,18 +170,26 @@ def schedules(hardness: float = 10.0, pruning_factor: float = 4.0, schedule: str
     pruning_factor : float
         V_F / B, > 1.
     schedule : str
-        The one drawn with a thick line.
+        The one drawn with a thick line: "sigmoid", "linear" or "exponential".
 
     Returns
     -------
     Figure
-        Panel (a), T over the fraction of training that is done; panel (b), b / V_F, with the lower margin a.
+        Panel (a), T over the fraction of training that is done; panel (b), b / V_F, with the paper's lower margin a,
+        which stays (`bar.schedule.margins` has another).
+
+    Raises
+    ------
+    BarError
+        If there is no such schedule, the hardness is negative, or the factor below 1.
 
     Examples
     --------
     >>> len(schedules().axes)
     2
     """
+    if schedule not in schedules_.SCHEDULES:
+        raise BarError(f"no schedule {schedule!r}: {nearest(str(schedule), schedules_.SCHEDULES)}")
     figure, (upper, lower) = subplots(2, height=2.9)
     i = torch.linspace(0, 1, 401, dtype=torch.float64)
     for d in dict.fromkeys((hardness, hardness / 5, hardness * 5)):  # once if it is 0

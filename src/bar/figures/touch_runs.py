@@ -148,7 +148,8 @@ def recorded_runs(found: pd.DataFrame, address: str = "") -> Touch:
     Parameters
     ----------
     found : DataFrame
-        A run a row: dataset, model, method, volume_factor, flops_factor, accuracy, accuracy_unpruned, seed, folder.
+        A run a row, as from `bar.runs.records`: dataset_label, model, method, volume_factor, flops_factor, accuracy and
+        accuracy_unpruned (in [0, 1]), seed, folder.
     address : str
         What is put before a record's place to make a link of it; without one, points have no link.
 
@@ -156,6 +157,11 @@ def recorded_runs(found: pd.DataFrame, address: str = "") -> Touch:
     -------
     Touch
         With menus for the data, the factor and the method; hovering tells a point's run.
+
+    Raises
+    ------
+    BarError
+        If there is no run.
 
     Examples
     --------
@@ -175,7 +181,7 @@ def recorded_runs(found: pd.DataFrame, address: str = "") -> Touch:
             "accuracy": (100 * found.accuracy).round(2),
             "change": (100 * (found.accuracy - found.accuracy_unpruned)).round(2),
             "seed": found.seed,
-            "record": found.folder.map(lambda folder: "results/" + folder.partition("results/")[2] + "/result.json"),
+            "record": found.folder.map(_place),
         }
     )
     everything, data = "all methods", sorted(rows.data.unique())
@@ -211,13 +217,19 @@ def recorded_runs(found: pd.DataFrame, address: str = "") -> Touch:
     )
 
 
+def _place(folder: str) -> str:
+    """Where a run's record is: in the repository, if the folder is in its ``results``."""
+    _, results, inside = folder.partition("results/")
+    return (results + inside if results else folder) + "/result.json"
+
+
 def widths_and_time(records: str | Path) -> Touch:
     """What a factor does to the width of each convolution, and to FLOPs and time.
 
     Parameters
     ----------
     records : path
-        A record of ``bench/latency.py``.
+        A record of ``bench/latency.py`` (JSON), with the widths of each network.
 
     Returns
     -------
@@ -227,7 +239,7 @@ def widths_and_time(records: str | Path) -> Touch:
     Raises
     ------
     BarError
-        If it cannot be read.
+        If it cannot be read, or has no timed network with its widths.
 
     Examples
     --------
@@ -239,7 +251,10 @@ def widths_and_time(records: str | Path) -> Touch:
         content = json.loads(Path(records).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise BarError(f"cannot read {records}: {getattr(error, 'strerror', None) or error}") from error
-    timed = [row for row in content["records"] if row.get("widths") and row["network"] in _TIMED]
+    rows = content.get("records", []) if isinstance(content, dict) else []
+    timed = [row for row in rows if row.get("widths") and row["network"] in _TIMED]
+    if not timed:
+        raise BarError(f"{records} is no record of bench/latency.py: it holds no timed network with its widths")
     widths = [
         {"network": row["network"], "factor": row["factor"], "layer": layer, "width": width}
         for row in timed

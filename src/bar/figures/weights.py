@@ -1,5 +1,6 @@
 """Figures of the methods that set individual weights to zero (notebooks 08 and 09)."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from bar.errors import BarError
-from bar.figures.style import COLOURS, LINES, MARKERS, styled, subplots
+from bar.figures.style import COLOURS, LINES, MARKERS, check_lines, styled, subplots
 from bar.methods.learning_compression import LearningCompression
 from bar.methods.reparametrization import soft_mask
 from bar.methods.unstructured_magnitude import MagnitudePruning
@@ -59,6 +60,11 @@ def compress_quadratic(optimum: Tensor, curvature: Tensor, steps: int = 40, **op
     -------
     DataFrame
         A row for the start and one for each step: mu (of the L step), w and theta (lists of n numbers).
+
+    Raises
+    ------
+    BarError
+        If an option is out of range, or does not fit the form and the norm.
 
     Examples
     --------
@@ -170,8 +176,7 @@ def loss_against_weights(rows: pd.DataFrame, unpruned: pd.Series) -> Figure:
     ['training loss (cross-entropy)', 'validation error (%)']
     """
     methods = list(rows.method.unique())
-    if not 0 < len(methods) <= len(COLOURS):
-        raise BarError(f"from 1 to {len(COLOURS)} methods can be told apart in a figure, not {len(methods)}")
+    check_lines(len(methods), "methods")
     if not ((rows.kept > 0).all() and (rows.loss > 0).all()):
         raise BarError(
             "the share of weights that are kept and the loss must be above 0 to be drawn on logarithmic axes"
@@ -220,8 +225,7 @@ def kept_per_layer(rows: pd.DataFrame) -> Figure:
     'weights kept (%)'
     """
     methods, layers = list(rows.method.unique()), list(rows.layer.unique())
-    if not 0 < len(methods) <= len(COLOURS):
-        raise BarError(f"from 1 to {len(COLOURS)} methods can be told apart in a figure, not {len(methods)}")
+    check_lines(len(methods), "methods")
     figure, ax = subplots(height=3.6)
     for i, method in enumerate(methods):
         kept = rows[rows.method == method].set_index("layer").kept.reindex(layers)
@@ -252,11 +256,19 @@ def reparametrization(ts: Sequence[float] = (50.0, 100.0, 200.0), reach: float =
     Figure
         Panel (a), h_t over w; panel (b), the apparent weight over w, with a thin line where they are equal.
 
+    Raises
+    ------
+    BarError
+        If there is no steepness or more than five, or `reach` is not above 0.
+
     Examples
     --------
     >>> [ax.get_ylabel() for ax in reparametrization().axes]
     ['mask $h_t(w)$', 'apparent weight $w h_t(w)$']
     """
+    check_lines(len(ts))
+    if not 0 < reach < math.inf:
+        raise BarError(f"weights are drawn up to a number above 0, not {reach}")
     figure, (upper, lower) = subplots(2, height=2.6, sharex=True)
     w = torch.linspace(-reach, reach, 401, dtype=torch.float64)
     lower.plot(w, w, color="grey", ls="-", lw=0.8)
@@ -300,8 +312,7 @@ def accuracy_against_rate(rows: pd.DataFrame, unpruned: float) -> Figure:
     ['90', '99']
     """
     methods = list(rows.method.unique())
-    if not 0 < len(methods) <= len(COLOURS):
-        raise BarError(f"from 1 to {len(COLOURS)} methods can be told apart in a figure, not {len(methods)}")
+    check_lines(len(methods), "methods")
     if not rows.rate.between(0, 1, inclusive="neither").all():
         raise BarError("pruning rates must be between 0 and 1, as 0.95")
     figure, ax = subplots(height=3.8)

@@ -6,6 +6,7 @@ import inspect
 import io
 import math
 import operator
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,9 +18,9 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.utils._pytree import tree_leaves
 
 from bar import files
-from bar.errors import BarError, nearest
+from bar.errors import BarError, nearest, shown
 from bar.inference.plain import plain_graph, root_cause
-from bar.network import quiet_call
+from bar.network import checked_size, quiet_call
 from bar.surgery import GatedNetwork
 
 FORMATS = ("onnx", "pt2")
@@ -51,7 +52,7 @@ def export(
         (channels, height, width) of one image; (channels, length) and (channels, depth, height, width) for networks of
         other dimensions.
     path : path
-        The file to write; its folder is made if missing.
+        The file to write, which must be given; its folder is made if missing.
     format : str, optional
         "pt2" for `torch.export.load`, or "onnx" (opset 18) for ONNX Runtime and others; default: by the suffix of
         `path`. The ONNX input is called ``images`` and the output ``output``; of several, inputs have the names of the
@@ -70,8 +71,8 @@ def export(
     Raises
     ------
     BarError
-        If the format is unknown, a package is missing, the network cannot be traced or take such images, a weight is
-        not finite, or the outputs differ by more than 1e-4. Nothing is written then.
+        If there is no path or the format is unknown, a package is missing, the network has gates, cannot be traced or
+        take such images, a weight is not finite, or the outputs differ by more than 1e-4. Nothing is written then.
 
     Examples
     --------
@@ -82,8 +83,8 @@ def export(
     >>> difference <= 1e-4
     True
     """
-    if path is None:
-        raise BarError("export needs the path of the file to write")
+    if not isinstance(path, str | os.PathLike):
+        raise BarError(f"export needs the path of the file to write, after the input size, not {shown(path)}")
     path = Path(path)
     format = _check_format(path, format)
     batches = _batches(input_size, example_inputs)
@@ -139,8 +140,8 @@ def _batches(input_size: Iterable[int] | None, example_inputs: Sequence[Tensor] 
 def _examples(input_size: Iterable[int] | None, example_inputs: Sequence[Tensor] | None) -> list[Tensor]:
     """A batch for each input, perhaps without values."""
     if example_inputs is None:
-        size = tuple(int(s) for s in input_size or ())
-        if not 1 < len(size) < 5 or min(size) < 1:
+        size = checked_size(input_size)
+        if not 1 < len(size) < 5:
             raise BarError(f"input size must be three positive numbers (channels, height, width), not {size}")
         examples = [torch.empty(1, *size, device="meta")]
     else:

@@ -3,12 +3,14 @@
 A new one is a file with a class, and its name in `METHODS`. A user's own is a file anywhere: ``path/to/file.py:Name``.
 """
 
+import math
+import numbers
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from torch import nn
 
-from bar.errors import BarError, nearest
+from bar.errors import BarError, nearest, shown
 from bar.methods import own
 from bar.methods.base import Method, Option, Task
 from bar.methods.budget_aware import BudgetAware
@@ -24,9 +26,9 @@ from bar.methods.reparametrization import Reparametrization
 from bar.methods.uniform import Uniform
 from bar.methods.unstructured_magnitude import FineTunedMagnitude, MagnitudePruning
 from bar.methods.vector_quantization import VectorQuantization
-from bar.training import Pruner, Settings
+from bar.training import PRESETS, Pruner, Settings
 
-__all__ = ["METHODS", "NAMES", "Method", "Option", "Task", "build", "find", "phases", "table"]
+__all__ = ["METHODS", "NAMES", "Method", "Option", "Task", "build", "find", "options", "phases", "table"]
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -70,6 +72,8 @@ def find(name: str, source: str | None = None) -> type[Method]:
     """
     if own.is_own(name):
         return own.load(name, source)[0]
+    if name == "unpruned":
+        raise BarError("unpruned is no method, but the full network, trained without one")
     if name not in METHODS:
         raise BarError(f"unknown method {name!r:.60}: {nearest(name[:60], NAMES)}")
     return METHODS[name]
@@ -114,7 +118,7 @@ def build(
     seed : int
         Of the method's random draws.
     preset : str
-        "paper" or "quick": the defaults of options that are not given.
+        "paper" or "quick": the defaults of options and epochs that are not given. (Settings are those of `settings`.)
     epochs : (int, int, int), optional
         Of pruning, fine-tuning and cooling down; default: those of the preset.
     lam, settle
@@ -134,7 +138,8 @@ def build(
     Raises
     ------
     BarError
-        If there is no such method or option, or it cannot prune this network to this budget.
+        If there is no such method, preset or option, the method has no budget in this metric, the factor is not above
+        1, or it cannot prune this network to this budget.
 
     Examples
     --------
@@ -145,6 +150,9 @@ def build(
     Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
     """
     method = find(name, source)
+    _check_request(factor, preset)
+    if metric is not None and metric not in method.metrics:
+        raise BarError(f"{name} cannot serve a budget in {shown(metric)}, only in {' or '.join(method.metrics)}")
     epochs = epochs or method.epochs_of(preset, settings)
     task = Task(
         input_size, settings, factor, metric or method.metrics[0], epochs, steps_per_epoch, seed,
@@ -182,7 +190,7 @@ def phases(
     Raises
     ------
     BarError
-        If there is no such method.
+        If there is no such method or preset, or the factor is not above 1.
 
     Examples
     --------
@@ -191,7 +199,16 @@ def phases(
     [('prune', 40, 0.001), ('prune', 10, 0.0001), ('finetune', 40, 0.001), ('cooldown', 10, 0.0001)]
     """
     method = find(name, source)
+    _check_request(factor, preset)
     return method.phases(settings, factor, epochs or method.epochs_of(preset, settings))
+
+
+def _check_request(factor: float, preset: str) -> None:
+    """Refuse a factor that leaves everything, and a preset that there is not."""
+    if not (isinstance(factor, numbers.Real) and 1 < factor < math.inf):
+        raise BarError(f"the pruning factor must be a number above 1, not {shown(factor)}")
+    if preset not in PRESETS:
+        raise BarError(f"unknown preset {shown(preset)}: {nearest(str(preset), PRESETS)}")
 
 
 def table(methods: Mapping[str, type[Method]] = METHODS) -> pd.DataFrame:
@@ -240,7 +257,7 @@ def options(name: str) -> pd.DataFrame:
     Raises
     ------
     BarError
-        If there is no such method.
+        If there is no such method, or a file of your own cannot be used.
 
     Examples
     --------

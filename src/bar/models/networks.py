@@ -7,9 +7,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bar.errors import BarError, nearest
+from bar.errors import BarError, nearest, shown
 from bar.models import own
-from bar.network import undisturbed
+from bar.network import checked_size, undisturbed
 
 # torchvision also lists transformers as classifiers; they are not CNNs
 _NOT_CNN = ("vit_", "swin_", "maxvit")
@@ -306,10 +306,10 @@ def outline(name: str, num_classes: int | None = 10, input_size: tuple[int, int,
 def _check_sizes(num_classes: int | None, input_size: tuple[int, int, int]) -> None:
     if num_classes is not None and not 1 <= num_classes <= MOST_PARAMETERS:
         raise BarError(f"num_classes is {num_classes}, must be at least 1 and at most {MOST_PARAMETERS:,}")
-    if len(input_size) != 3 or min(input_size) < 1 or max(input_size) > MOST_PIXELS:
+    size = checked_size(input_size)
+    if len(size) != 3 or max(size) > MOST_PIXELS:
         raise BarError(
-            f"input_size is {tuple(input_size)}, must be channels, height, width, each at least 1 and at most "
-            f"{MOST_PIXELS:,}"
+            f"input_size is {size}, must be channels, height, width, each at least 1 and at most {MOST_PIXELS:,}"
         )
 
 
@@ -386,7 +386,7 @@ def narrow(network: nn.Module, divisor: int) -> nn.Module:
     network : nn.Module
         With plain or depthwise convolutions, batch norm and linear layers, the last of which makes the output.
     divisor : int
-        Of all widths; a width that it does not divide is rounded down.
+        Of all widths, >= 1; a width that it does not divide is rounded down.
 
     Returns
     -------
@@ -396,13 +396,16 @@ def narrow(network: nn.Module, divisor: int) -> nn.Module:
     Raises
     ------
     BarError
-        If a layer would have no feature, or is of another kind.
+        If the divisor is not a whole number >= 1, or a layer would have no feature or is of another kind; some layers
+        may have been replaced by then.
 
     Examples
     --------
     >>> narrow(torchvision.models.resnet18(), 8).layer4[0].conv1
     Conv2d(32, 64, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), bias=False)
     """
+    if not (isinstance(divisor, int) and divisor >= 1):
+        raise BarError(f"widths are divided by a whole number >= 1, not {shown(divisor)}")
     output = ([module for module in network.modules() if isinstance(module, nn.Linear)] or [None])[-1]
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):

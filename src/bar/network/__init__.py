@@ -2,7 +2,7 @@
 
 from bar.network import blocks
 from bar.network.channels import Network, ask, backwards, follow, forwards
-from bar.network.checks import check_hooks, own_ways, tied
+from bar.network.checks import check_hooks, checked_size, own_ways, tied
 from bar.network.recording import symbolic_trace
 from bar.network.rewriting import KeepUnread, is_pointwise, stride_first
 from bar.network.running import on_meta, quiet_call, undisturbed
@@ -17,6 +17,7 @@ __all__ = [
     "backwards",
     "blocks",
     "check_hooks",
+    "checked_size",
     "follow",
     "forwards",
     "is_pointwise",

@@ -3,7 +3,7 @@
 import keyword
 import operator
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, fx, nn
@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
-from bar.errors import BarError
+from bar.errors import BarError, shown
 
 
 def place_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
@@ -36,6 +36,28 @@ def check_name(name: str) -> None:
     last = name.rpartition(".")[2]
     if last.isidentifier() and (keyword.iskeyword(last) or unicodedata.normalize("NFKC", last) != last):
         raise BarError(f"module {name!r} cannot have this name, since Python reads {last!r} differently: rename it")
+
+
+def checked_size(input_size: Iterable[int] | None) -> tuple[int, ...]:
+    """The size of one image as a tuple; a BarError if it is anything but positive whole numbers.
+
+    Examples
+    --------
+    >>> checked_size([3, 32, 32])
+    (3, 32, 32)
+    >>> checked_size(32)
+    Traceback (most recent call last):
+    bar.errors.BarError: input size must be three positive numbers (channels, height, width), not 32
+    """
+    try:
+        size = tuple(map(operator.index, input_size))
+    except TypeError:  # no sequence, or not of whole numbers
+        size = ()
+    if not size or min(size) < 1:
+        raise BarError(
+            f"input size must be three positive numbers (channels, height, width), not {shown(size or input_size)}"
+        )
+    return size
 
 
 def check_model(model: nn.Module) -> None:

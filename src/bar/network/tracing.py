@@ -15,7 +15,16 @@ from bar.errors import BarError
 from bar.network import views
 from bar.network.batches import BATCHES, frozen_sizes, thaw
 from bar.network.channels import Network
-from bar.network.checks import Refusal, check_hooks, check_model, check_name, own_ways, place_of, tied
+from bar.network.checks import (
+    Refusal,
+    check_hooks,
+    check_model,
+    check_name,
+    checked_size,
+    own_ways,
+    place_of,
+    tied,
+)
 from bar.network.modes import compare_modes, drop_functional_dropout
 from bar.network.movements import is_movement, rewrite_movements
 from bar.network.operations import IN_PLACE_OPERATORS, operations_of
@@ -311,9 +320,9 @@ def _given(example_inputs: Tensor | Sequence[Tensor]) -> tuple[list[tuple], list
 
 def _size(model: nn.Module, input_size: Iterable[int] | None) -> tuple[list[tuple], list]:
     """The shape of one image of the only input, and the type of the weights."""
-    size = tuple(int(s) for s in input_size or ())
+    size = checked_size(input_size)
     dims = {views.CONVOLUTIONS.index(type(m)) + 2 for m in model.modules() if type(m) in views.CONVOLUTIONS[:3]}
-    if len(size) not in dims | {3} or min(size) < 1:
+    if len(size) not in dims | {3}:
         raise BarError(f"input size must be three positive numbers (channels, height, width), not {size}")
     return [size], [next((p.dtype for p in model.parameters()), None)]
 

@@ -65,16 +65,17 @@ class RunConfig:
     metric : str, optional
         What is budgeted: "volume" or "flops"; "weights" with methods that zero single weights, and only with those.
     preset : str
-        "quick" (minutes on a laptop) or "paper" (its settings, word for word).
+        "quick" (short, and with settings that suit short runs; minutes on a laptop for the digits) or "paper" (its
+        lengths and numbers; what differs from its text stands in ``bar/training/settings.py``).
     seed : int
-        Of the weights, the gates, and the order of the images.
+        Of the weights, the gates, and the order of the images; from 0 to 2^64 - 1.
     size : int, optional
-        Side of the images in pixels; default: that of the data set.
+        Side of the images in pixels, from 4 to 4096 (96 for the digits); default: that of the data set.
     limit : int, optional
-        Use only so many training images.
+        Use only so many training images; at least one a class.
     epochs : (int, int, int), optional
-        Of pruning, fine-tuning and cooling down; default: those of the preset. With iterative pruning, the last
-        two each time.
+        Of pruning (>= 1), fine-tuning and cooling down, each at most 10,000; default: those of the preset. With
+        iterative pruning, the last two each time.
     schedule : str
         How the margin b of "bar" decreases to the budget: "sigmoid", "linear" or "exponential".
     distill : bool, optional
@@ -92,6 +93,8 @@ class RunConfig:
         left out, and so are `schedule` and `gates`, which have fields of their own.
     source : str, optional
         The SHA-256 of the file of a method of your own; filled in.
+    batch_size : int, optional
+        Images in a step of training, from 1 to 65536; default: that of the preset.
     weights : str, optional
         A file of trained weights (`bar.models.load_weights`). The unpruned network, which teaches and is compared with,
         is then the one of these weights as it is, and not trained.
@@ -103,7 +106,8 @@ class RunConfig:
     Raises
     ------
     BarError
-        If a field is of the wrong kind, out of range or unknown, or does not fit the method.
+        If a field is of the wrong kind, out of range or unknown, or does not fit the method. Whether there is such a
+        data set, and such a network in torchvision, `bar.run` finds out, before it trains.
 
     Examples
     --------
@@ -359,5 +363,11 @@ def _whole(value: object, least: int, most: int) -> bool:
 
 
 def total_epochs(config: RunConfig, trial: bool = False) -> int:
-    """Return the epochs of a run without those of runs and trials that it needs first; or those of one ``trial``."""
+    """Return the epochs of a run without those of runs and trials that it needs first; or those of one ``trial``.
+
+    Examples
+    --------
+    >>> total_epochs(RunConfig(epochs=(10, 5, 2)))
+    17
+    """
     return sum(epochs for name, epochs, _ in config.phases if name == "prune" or not trial)

@@ -35,7 +35,8 @@ def read(folder: Path | str, wanted: dict | None = None) -> dict | None:
     Returns
     -------
     dict or None
-        What result.json holds; None if the folder holds no finished run.
+        What result.json holds: accuracy (on test images), volume, flops, parameters, their like of the full network,
+        budget, settings, hardware and others; None if the folder holds no finished run.
 
     Raises
     ------
@@ -75,9 +76,31 @@ def _check_config(folder: Path, wanted: dict) -> None:
 
 
 def metrics(folder: Path | str) -> pd.DataFrame:
-    """Read the epochs of a run, a row each; columns as `bar.training.Training` and the method name them.
+    """Read the epochs of a run, a row each, as far as it has come.
 
-    Raises a BarError if metrics.jsonl is missing or damaged.
+    Parameters
+    ----------
+    folder : path
+        Of a run, finished or not.
+
+    Returns
+    -------
+    DataFrame
+        Columns as `bar.training.Training` and the method name them: phase, epoch, loss, accuracy, size and others; one
+        that an epoch lacks is NaN there. Empty before the first epoch is over.
+
+    Raises
+    ------
+    BarError
+        If metrics.jsonl is missing or damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "metrics.jsonl").write_text('{"phase": "train", "epoch": 1, "accuracy": 0.5}\\n')
+    ...     metrics(folder).accuracy.tolist()
+    [0.5]
     """
     path = Path(folder) / METRICS_FILE
     if not path.is_file():
@@ -109,7 +132,16 @@ def gates(folder: Path | str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     Raises
     ------
     BarError
-        If there is no such run, or its record is damaged.
+        If there is no such run, it is not finished, or its record is damaged.
+
+    Examples
+    --------
+    >>> import bar, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = bar.run(RunConfig(pruning_factor=2, limit=64, epochs=(2, 0, 0)), folder + "/run")
+    ...     scores, alive = gates(folder + "/run")["conv1"]
+    ...     print(scores.shape, read(folder + "/run")["pruning_factor"], sorted(records(folder).method))
+    (2, 16) 2 ['bar', 'unpruned']
     """
     record, epochs = read(folder), metrics(folder)
     if record is None:
@@ -126,9 +158,17 @@ def gates(folder: Path | str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def records(*roots: Path | str) -> pd.DataFrame:
-    """Read all finished runs below some folders, a row each, with a column ``folder``; empty if there are none.
+    """Read all finished runs below some folders, a row each; a record that cannot be read is left out, with a warning.
 
-    A record that cannot be read is left out, with a warning that names it.
+    Parameters
+    ----------
+    *roots : path
+        Folders, such as ``runs``; one that does not exist holds no runs.
+
+    Returns
+    -------
+    DataFrame
+        The fields of `read`, and the column ``folder``; empty, without columns, if there are no runs.
     """
     return pd.DataFrame(list(finished(*roots)))
 

@@ -52,9 +52,9 @@ def run(
     changed, the same config is another run, and needs another folder.
 
     The unpruned network is run first, in a folder beside this one, unless that has been done: it is the teacher, and
-    the accuracy to compare with. Training uses the training and validation images; the test images are used once, at
-    the very end. An interrupted run goes on after the last epoch that it finished, and on a CPU ends with the same
-    weights and records as an uninterrupted one.
+    the accuracy to compare with. (With `weights` in the config it is only measured.) Training uses the training and
+    validation images; the test images are used once, at the very end. An interrupted run goes on after the last epoch
+    that it finished, and on a CPU ends with the same weights and records as an uninterrupted one.
 
     Parameters
     ----------

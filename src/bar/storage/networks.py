@@ -36,7 +36,8 @@ def save(network: fx.GraphModule, folder: Path | str) -> None:
     Raises
     ------
     BarError
-        If the network has an operation, a module or a name that could not be read back, or a file cannot be written.
+        If the network is not a traced one, has an operation, a module or a name that could not be read back, or a file
+        cannot be written.
     """
     folder = Path(folder)
     text, content = _packed(network)
@@ -57,7 +58,7 @@ def check(network: fx.GraphModule) -> None:
     Raises
     ------
     BarError
-        If the network has an operation, a module or a name that could not be read back.
+        If the network is not a traced one, or has an operation, a module or a name that could not be read back.
 
     Examples
     --------
@@ -72,6 +73,8 @@ def check(network: fx.GraphModule) -> None:
 
 def _packed(network: fx.GraphModule) -> tuple[bytes, bytes]:
     """The contents of both files, of the architecture and of the weights, once a network could be built from them."""
+    if not isinstance(network, fx.GraphModule):
+        raise BarError(f"only a traced network can be saved, such as bar.prune returns, not a {type(network).__name__}")
     architecture, tensors = describe(network)
     tensors = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
     try:

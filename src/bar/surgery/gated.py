@@ -11,7 +11,7 @@ from bar.gates import Gate
 from bar.hard_concrete import HardConcrete
 from bar.network import Network
 from bar.surgery.layers import Gated
-from bar.surgery.loading import check_fits
+from bar.surgery.loading import check_fits, masks_for
 from bar.surgery.pruning import prune
 from bar.surgery.rewiring import rewire
 from bar.surgery.settling import hold, settled, smallest
@@ -196,7 +196,7 @@ class GatedNetwork(nn.Module):
         Parameters
         ----------
         alive : dict of str to bool Tensor of shape (features,)
-            For every gated convolution, which features to keep.
+            For every gated convolution, which features to keep; a BarError if they do not fit.
 
         Returns
         -------
@@ -210,8 +210,8 @@ class GatedNetwork(nn.Module):
         >>> gated.keep_({"0": torch.tensor([True, False, False, True])}).gates["0"].alive
         tensor([ True, False, False,  True])
         """
-        for name, gate in self.gates.items():
-            gate.keep_(alive[name])
+        for name, mask in masks_for(self.gates, alive).items():
+            self.gates[name].keep_(mask)
         return self
 
     @torch.no_grad()
@@ -236,7 +236,7 @@ class GatedNetwork(nn.Module):
         Raises
         ------
         BarError
-            If a feature is live in eval mode; nothing is cut then.
+            If a feature is live in eval mode, or the tensors do not fit; nothing is cut then.
 
         Examples
         --------
@@ -249,10 +249,10 @@ class GatedNetwork(nn.Module):
         """
         live = self.live()
         live = {name: live[self.network.convs[name]] for name in self.gates}
-        chosen = {name: ~live[name] if features is None else features[name].cpu() for name in live}
+        chosen = {name: ~k for name, k in live.items()} if features is None else masks_for(self.gates, features)
         for name, dead in chosen.items():  # before anything is cut
-            if (dead & live[name]).any():
-                raise BarError(f"feature {int((dead & live[name]).nonzero()[0])} of {name!r} is live: it cannot be cut")
+            if len(wrong := (dead.cpu() & live[name]).nonzero()):
+                raise BarError(f"feature {int(wrong[0])} of {name!r} is live: it cannot be cut")
         for name, gate in self.gates.items():
             gate.cut_(chosen[name])
         self.connect_()
@@ -348,7 +348,7 @@ class GatedNetwork(nn.Module):
         return self.size_of({name: ~gate.cut for name, gate in self.gates.items()}, metric)
 
     def size_of(self, alive: dict[str, Tensor], metric: str) -> int:
-        """Volume or FLOPs, counted as in `size`, if just these features were alive.
+        """Volume or FLOPs for one image, an int counted as in `size`, if just these features were alive.
 
         Parameters
         ----------
@@ -430,7 +430,7 @@ class GatedNetwork(nn.Module):
         Raises
         ------
         BarError
-            If the budget is below `smallest`, or a gate has a NaN.
+            If the budget is no number or below `smallest`, `use` not in [0, 1], the metric unknown, or a gate is NaN.
 
         Examples
         --------

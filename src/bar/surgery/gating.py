@@ -63,8 +63,9 @@ def gate(
     Raises
     ------
     BarError
-        If the network cannot be followed (see `bar.network.trace`), a name is not that of a convolution, or a weight is
-        NaN, or has no value because it is on the meta device.
+        If the network cannot be followed (see `bar.network.trace`), has gates already or nothing that can be pruned; if
+        a name is not that of a convolution, there is no such rule, or something is left whole though `strict`; if a
+        weight is NaN, or has no value because it is on the meta device.
 
     Examples
     --------

@@ -1,8 +1,9 @@
-"""Weights are loaded into a gated network whole or not at all."""
+"""What is handed to a gated network is taken whole or not at all: weights, and choices of features."""
 
 from collections.abc import Mapping
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from bar.errors import BarError
 
@@ -37,3 +38,35 @@ def check_fits(state: Mapping[str, Tensor], own: Mapping[str, Tensor], strict: b
     unknown = [name for name in state if name not in own]
     if strict and unknown:
         raise BarError(f"the state dict has {unknown[0]!r}, which is not known here: it is another network's")
+
+
+def masks_for(gates: Mapping[str, nn.Module], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Choices of features, in the order of the gates; refused if they are others than one for each feature.
+
+    Parameters
+    ----------
+    gates : mapping of str to gate
+        Of a gated network.
+    given : mapping of str to bool Tensor of shape (features,)
+        For each of them.
+
+    Returns
+    -------
+    dict of str to bool Tensor of shape (features,)
+
+    Raises
+    ------
+    BarError
+        With the first convolution that is missing or unknown, or whose tensor is of another kind or shape.
+    """
+    for name in (*gates, *given):
+        if name not in given or name not in gates:
+            what = "has no choice of its features" if name in gates else "is no convolution with a gate"
+            raise BarError(f"{name!r} {what}: there are {', '.join(map(repr, gates))}")
+        mask, features = given[name], len(gates[name].cut)
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (features,):
+            kind = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise BarError(
+                f"the features of {name!r} are chosen by a bool tensor of shape ({features},), not by {kind}"
+            )
+    return {name: given[name] for name in gates}

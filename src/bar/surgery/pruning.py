@@ -43,8 +43,21 @@ def prune(gated: GatedNetwork, connectivity: str = "mixed") -> fx.GraphModule:
     Raises
     ------
     BarError
-        If no signal can pass from input to output, or the kind of connectivity is unknown.
+        If it is no gated network, if a gate has a NaN or no signal can pass from input to output, if the user's model
+        has been changed so that it computes something else (see `bar.gate`), or the kind of connectivity is unknown.
+
+    Examples
+    --------
+    >>> import bar
+    >>> gated = bar.gate(nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2)), (1, 6, 6))
+    >>> smaller = prune(gated.settle_(budget=64))  # half of 8 features of 4 x 4
+    >>> smaller.get_submodule("0")
+    Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1))
+    >>> smaller(torch.rand(5, 1, 6, 6)).shape
+    torch.Size([5, 2])
     """
+    if not hasattr(gated, "settle_"):  # its class cannot be named here, since its module uses this one
+        raise BarError(f"only a gated network can be pruned, which bar.gate makes, not a {type(gated).__name__}")
     if connectivity not in ("mixed", "regular"):
         raise BarError(f"unknown connectivity {connectivity!r}: {nearest(connectivity, ['mixed', 'regular'])}")
     gated._follow()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,8 +32,9 @@ def settled(gated: GatedNetwork, budget: float, metric: str, use: float) -> list
     Raises
     ------
     BarError
-        If not even one feature per convolution of the spine fits.
+        If not even one feature per convolution of the spine fits, or the budget or the fraction is none.
     """
+    _check(budget, use)
     if gated.smallest(metric) > budget:
         raise BarError(f"the smallest possible {metric} is {gated.smallest(metric):,}, above the budget {budget:,.0f}")
     gated.floor_()
@@ -76,6 +78,13 @@ def settled(gated: GatedNetwork, budget: float, metric: str, use: float) -> list
         wider = alive.index_fill(0, index, True)
         alive = next((one for one in (wider, lean(alive, index)) if size(one) <= budget), alive)
     return list(alive.split(sizes))
+
+
+def _check(budget: float, use: float) -> None:
+    if not (isinstance(budget, numbers.Real) and budget == budget):
+        raise BarError(f"the budget must be a number, not {budget!r}")
+    if not (isinstance(use, numbers.Real) and 0 <= use <= 1):
+        raise BarError(f"the fraction of the budget to use must be a number from 0 to 1, not {use!r}")
 
 
 def essential(gated: GatedNetwork, score: Tensor) -> Tensor:

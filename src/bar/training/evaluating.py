@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from bar.data import Dataset, Split, batches
+from bar.errors import BarError
 from bar.training.feeding import training_batches
 from bar.training.settings import Settings
 
@@ -31,6 +32,11 @@ def accuracy(network: nn.Module, split: Split, data: Dataset) -> float:
     -------
     float
         In [0, 1].
+
+    Raises
+    ------
+    BarError
+        If the split has no image.
 
     Examples
     --------
@@ -66,12 +72,17 @@ def recalibrate(network: nn.Module, data: Dataset, settings: Settings, images: i
     settings : Settings
         For the batch size.
     images : int
-        About how many to use: whole batches, at most one epoch.
+        About how many to use, >= 1: whole batches, at most one epoch.
 
     Returns
     -------
     nn.Module
         The same network, in the mode that it had.
+
+    Raises
+    ------
+    BarError
+        If no image is to be used: there would be no statistics at all.
 
     Examples
     --------
@@ -81,6 +92,8 @@ def recalibrate(network: nn.Module, data: Dataset, settings: Settings, images: i
     >>> recalibrate(network, digits, bar.training.PRESETS["quick"]) is network
     True
     """
+    if not images >= 1:
+        raise BarError(f"batch norms are measured again on at least 1 image, not on {images}")
     shuffled = training_batches(data, settings, torch.Generator().manual_seed(0))
     update_bn(itertools.islice(shuffled, math.ceil(images / settings.batch_size)), network)
     return network

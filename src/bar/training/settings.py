@@ -8,31 +8,79 @@ from bar.surgery import GatedNetwork
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a training; the paper's (section 5.1, supp. 3 and 4) unless a comment says otherwise."""
+    """The settings of a training; by default the paper's (section 5.1, supp. 3 and 4), but for `b_start` and `cap`.
+
+    `bar.training.PRESETS` has those of "paper" and of "quick"; `dataclasses.replace` makes others.
+
+    Parameters
+    ----------
+    prune_epochs, finetune_epochs, cooldown_epochs : int
+        Epochs of the three phases, each >= 0.
+    unpruned_epochs : int
+        Of the full network, before its cool-down (supp. 3.3).
+    batch_size : int
+        Images in a step, >= 1.
+    lr, cooldown_lr : float
+        Learning rates of the weights (Adam), > 0; the second is for the cool-down.
+    weight_decay : float
+        >= 0; not on the gates.
+    alpha, temperature : float
+        Of `bar.distillation`, where there is a teacher (section 3.5).
+    gate_lr : float
+        Learning rate of the gates (Adam), > 0.
+    gate_travel : float, optional
+        Replaces `gate_lr` by itself, divided by the steps of the pruning: gates move as far in a short run.
+    gate_betas : (float, float)
+        Adam's, for the gates.
+    gate_decay : float
+        In [0, 1]: the gates' learning rate falls to 0 over this last fraction of the pruning.
+    gate_start : (float, float)
+        Log alpha is drawn uniformly from this interval.
+    lam : float
+        The sparsity weight lambda, for a budget of volume (`budget`).
+    pressure : float, optional
+        Replaces `lam` by itself, divided by the full size: the same pressure on networks of any size.
+    b_start : float
+        b at the start, over V_F, >= 1; the paper starts at V_F, where its barrier is infinite.
+    cap : float
+        Upper bound of the barrier, > 0; infinite in the paper.
+    reach, aim, follow : float
+        As in `bar.Budget`: after which fraction of the pruning b has arrived, at which fraction of the budget, and the
+        least a / b; in the paper, a is constant.
+    patience : float, optional
+        Features that are dead for this fraction of the pruning epochs are cut while training goes on; by default, none
+        before the end.
+
+    Examples
+    --------
+    >>> import dataclasses
+    >>> dataclasses.replace(PRESETS["quick"], batch_size=64).phases_of_pruning
+    [('prune', 24, 0.005), ('finetune', 12, 0.005), ('cooldown', 4, 0.0005)]
+    """
 
     prune_epochs: int = 80
     finetune_epochs: int = 40
     cooldown_epochs: int = 10
-    unpruned_epochs: int = 80  # of the full network, before its cool-down (supp. 3.3)
+    unpruned_epochs: int = 80
     batch_size: int = 64
-    lr: float = 1e-3  # Adam
+    lr: float = 1e-3
     cooldown_lr: float = 1e-4
-    weight_decay: float = 5e-4  # not on the gates
-    alpha: float = 0.9  # weight of the teacher, section 3.5
+    weight_decay: float = 5e-4
+    alpha: float = 0.9
     temperature: float = 4.0
     gate_lr: float = 1e-3
-    gate_travel: float | None = None  # replaces gate_lr by itself / steps: gates move as far in a short run
-    gate_betas: tuple[float, float] = (0.9, 0.999)  # of Adam
-    gate_decay: float = 0.0  # the gates' learning rate falls to 0 over this last fraction of the pruning
-    gate_start: tuple[float, float] = (0.0, 0.01)  # log alpha is drawn uniformly from this
-    lam: float = 1e-5  # sparsity weight for the volume; see `budget`
-    pressure: float | None = None  # replaces lam by itself / V_F: the same for networks of any size
-    b_start: float = 1.01  # b at the start, over V_F; the paper starts at V_F, where its barrier is infinite
-    cap: float = 1000.0  # of the barrier, infinite in the paper
-    reach: float = 1.0  # b arrives at its end after this fraction of the pruning
-    aim: float = 1.0  # b ends at this fraction of the budget
-    follow: float = 0.0  # the least a / b; in the paper, a is constant
-    patience: float | None = None  # features dead for this fraction of the pruning epochs are cut while training
+    gate_travel: float | None = None
+    gate_betas: tuple[float, float] = (0.9, 0.999)
+    gate_decay: float = 0.0
+    gate_start: tuple[float, float] = (0.0, 0.01)
+    lam: float = 1e-5
+    pressure: float | None = None
+    b_start: float = 1.01
+    cap: float = 1000.0
+    reach: float = 1.0
+    aim: float = 1.0
+    follow: float = 0.0
+    patience: float | None = None
 
     def budget(
         self, gated: GatedNetwork, factor: float, steps: int, metric: str = "volume", schedule: str = "sigmoid"

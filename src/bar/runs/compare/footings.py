@@ -17,7 +17,7 @@ SHARED = (  # settings that runs on one footing have in common
     *("batch_size", "lr", "cooldown_lr", "weight_decay"),
 )
 OWN = {  # method -> prefixes of settings that only some methods have
-    "bar": ("gate_", "lam", "pressure", "b_start", "cap", "reach", "aim", "patience"),
+    "bar": ("gate_", "lam", "pressure", "b_start", "cap", "reach", "aim", "follow", "patience"),
     "l0": ("l0_", "first_", "gate_lr"),
     "information-bottleneck": ("ib_", "first_", "gate_lr"),
     "morphnet": ("morphnet_",),
@@ -33,8 +33,8 @@ def of_method(settings: Mapping, method: str) -> str:
 
     Examples
     --------
-    >>> of_method({"lr": 0.1, "lam": 1, "morphnet_rounds": 2}, "morphnet")
-    '{"lr": 0.1, "morphnet_rounds": 2}'
+    >>> of_method({"lr": 0.1, "lam": 1, "follow": 0.9, "morphnet_pressure": 2}, "morphnet")
+    '{"lr": 0.1, "morphnet_pressure": 2}'
     """
     mine = OWN.get(method, ())  # nothing of the unpruned network, say
     foreign = tuple({prefix for prefixes in OWN.values() for prefix in prefixes} - set(mine))
