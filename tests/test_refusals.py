@@ -111,6 +111,7 @@ OTHER = {
     "six masks": (lambda: figures.reparametrization(range(1, 7)), "from 1 to 5 lines .* not 6"),
     "no reach": (lambda: figures.reparametrization(reach=0), "above 0, not 0"),
     "no schedule": (lambda: figures.schedules(schedule="sigmod"), "no schedule 'sigmod': did you mean 'sigmoid'"),
+    "a metric of weights": (lambda: figures.training_run(UNKNOWN, 2, 1, metric="weights"), "unknown metric 'weights'"),
     "no rows": (lambda: chunk(bar.gate(models.build("wrn-10-1"), (3, 8, 8)), rows=0), "at least one channel, not 0"),
 }  # fmt: skip
 

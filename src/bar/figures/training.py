@@ -6,8 +6,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bar.errors import BarError
+from bar.errors import BarError, nearest
 from bar.figures.style import COLOURS, LINES, panels_of_records, styled, subplots
+
+LETTERS = {"volume": "V", "flops": "F"}
 
 
 @styled
@@ -32,6 +34,11 @@ def training_run(
     Figure
         Three panels over the epochs of all phases together; vertical lines are the cut and the start of the cool-down.
 
+    Raises
+    ------
+    BarError
+        If the metric is another one.
+
     Examples
     --------
     >>> row = {"phase": ["prune", "cut", "finetune"], "size": [8, 4, 4], "budget": [5, 5, 5], "barrier": [1, 0, 0]}
@@ -39,7 +46,9 @@ def training_run(
     >>> [ax.get_ylabel() for ax in figure.axes]
     ['part of $V_F$', 'barrier $f$', 'validation accuracy']
     """
-    letter = {"volume": "V", "flops": "F"}[metric]
+    if metric not in LETTERS:
+        raise BarError(f"unknown metric {metric!r}: {nearest(str(metric), LETTERS)}")
+    letter = LETTERS[metric]
     epochs = (metrics.phase != "cut").cumsum()  # the cut belongs to the epoch before it
     pruning = metrics.phase.isin(["prune", "cut"])
     prune = metrics.phase == "prune"

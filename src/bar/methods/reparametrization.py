@@ -192,7 +192,7 @@ class Reparametrization(Method):
         return [("prune", prune + tune, settings.lr), ("prune", cool, settings.cooldown_lr)]
 
     def __init__(
-        self, network: nn.Module, factor: float, lam: float = 10.0, t: float = STEEPNESS, t_lr: float = 1e-3
+        self, network: nn.Module, factor: float, lam: float = 1e4, t: float = STEEPNESS, t_lr: float = 1e-3
     ) -> None:
         if not (isinstance(factor, numbers.Real) and factor > 1):
             raise BarError(f"the pruning factor must be a number above 1, not {factor!r}")

@@ -92,7 +92,7 @@ def throughput_words(name: str, rows: pd.DataFrame, target: float) -> str:
     text += f"; the others are {lacking.min():.1f} to {lacking.max():.1f} points short" if len(lacking) else ""
     regular = 100 * (rows["throughput_over_regular.median"] - 1)
     text += f". It is faster than regular surgery in **{(regular > 0).sum()} of {len(regular)}** cases"
-    return text + f"; the smallest gain is {regular.min():+.1f} %."
+    return text + f"; the least change is {regular.min():+.1f} %."
 
 
 def time_pieces(measured: pd.DataFrame) -> pd.DataFrame:
