@@ -9,6 +9,8 @@ from bar.methods import merging
 from bar.methods.iterative import IterativePruning
 from bar.surgery import GatedNetwork
 
+PRECISION = float(np.finfo(np.float32).eps)  # of weights
+
 
 def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generator) -> dict[str, Tensor]:
     """Write the filters of a convolution as linear combinations of some of them, which are kept.
@@ -51,10 +53,13 @@ def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generat
     """
 
     def decompose(rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, None]:
-        rank = min(width, rows.shape[1])  # with more features than weights, some combine all the others exactly
-        order, rest = interp_decomp(rows.T, rank, rand=False)
+        # Some combine all the others exactly where there are more features than weights, or where features have decayed
+        # to nothing, as filters do behind a batch norm that has shut them: what is beyond the precision of a weight is
+        # noise, and coefficients that fit noise to noise have no bound.
+        rank = min(width, int(np.linalg.matrix_rank(rows, rtol=PRECISION)))
+        order, rest = interp_decomp(rows.T, max(rank, 1), rand=False)
         kept, mixing = order[:width], np.zeros((len(rows), width))
-        mixing[order[rank:], :rank] = rest.T
+        mixing[order[rank:], :rank] = rest.T[:, :rank]  # nothing, where all are zero
         mixing[kept] = np.eye(width)
         return kept, mixing, None
 
