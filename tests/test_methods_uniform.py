@@ -304,17 +304,18 @@ def test_interpolation_of_dependent_features(width, seed):
     assert relative(expected, gated.keep_(alive)(IMAGES)) <= 1e-10
 
 
-@given(seed=st.integers(0, 10**6), size=st.sampled_from([0.0, 1e-45, 1e-30, 1e-12]))
-def test_interpolation_of_features_that_have_decayed(seed, size):
+@given(seed=st.integers(0, 10**6), size=st.sampled_from([0.0, 1e-45, 1e-30, 1e-12]), living=st.sampled_from([0, 3]))
+def test_interpolation_of_features_that_have_decayed(seed, size, living):
     """What is left of them is noise. Fitted to noise, the coefficients would be anything, here up to 1e30."""
     torch.manual_seed(seed)
     net = awaken(nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), nn.Conv2d(16, 6, 1, bias=False), nn.Flatten(),
                                nn.Linear(6 * 36, 4)))  # fmt: skip
-    net[0].weight.data[3:] *= size
+    net[0].weight.data[living:] *= size
     expected, gated = net(IMAGES), bar.gate(net, SIZE)
     largest = net[1].weight.abs().max().item()
     alive = interpolative.choose(gated, {"0": 8, "1": 6}, draw(0))
-    assert alive["0"][:3].all()
+    assert alive["0"][:living].all()
+    assert int(alive["0"].sum()) == 8
     assert net[1].weight.abs().max().item() <= 16 * largest
     assert relative(expected, gated.keep_(alive)(IMAGES)) <= 1e-6
 

@@ -59,7 +59,8 @@ def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generat
         rank = min(width, int(np.linalg.matrix_rank(rows, rtol=PRECISION)))
         order, rest = interp_decomp(rows.T, max(rank, 1), rand=False)
         kept, mixing = order[:width], np.zeros((len(rows), width))
-        mixing[order[rank:], :rank] = rest.T[:, :rank]  # nothing, where all are zero
+        if rank:  # otherwise all are zero
+            mixing[order[rank:], :rank] = rest.T
         mixing[kept] = np.eye(width)
         return kept, mixing, None
 
