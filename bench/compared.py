@@ -14,15 +14,26 @@ import torch
 from latency import race, summary
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 import bar
 from bar import files, machine, runs, storage
 
 
+def decayed(network: nn.Module) -> float:
+    """The share of the filters that training has let decay to nothing, as Adam does with L2 behind a batch norm.
+
+    Nothing is their norm if it is below a millionth of the largest of their convolution.
+    """
+    norms = [conv.weight.flatten(1).norm(dim=1) for conv in network.modules() if isinstance(conv, nn.Conv2d)]
+    return torch.cat([norm < 1e-6 * norm.max() for norm in norms]).float().mean().item()
+
+
 def timed(found: pd.DataFrame, batch: int, rounds: int, seconds: float) -> list[dict]:
     """A record a run: its network's milliseconds, and how many times as fast it is as its seed's unpruned one."""
     paths = {Path(path).name: path for path in found.folder}
-    networks = {name: bar.fold(storage.load(path)) for name, path in paths.items()}
+    plain = {name: storage.load(path) for name, path in paths.items()}
+    networks = {name: bar.fold(one) for name, one in plain.items()}
     networks = {name: one.to(memory_format=torch.channels_last) for name, one in networks.items()}
     images = torch.randn(batch, *found.input_size.iloc[0]).contiguous(memory_format=torch.channels_last)
     times = race(networks, images, rounds, seconds)
@@ -31,6 +42,7 @@ def timed(found: pd.DataFrame, batch: int, rounds: int, seconds: float) -> list[
         {
             "run": name, "method": run.method, "distill": run.distill, "pruning_factor": run.pruning_factor,
             "seed": run.seed, "volume": run.volume, "flops": run.flops, "parameters": run.parameters,
+            "decayed": decayed(plain[name]),
             "latency_ms": summary(1e3 * t for t in times[name]),
             "speedup": summary(a / b for a, b in zip(times[full[run.seed]], times[name], strict=True)),
         }
@@ -40,19 +52,15 @@ def timed(found: pd.DataFrame, batch: int, rounds: int, seconds: float) -> list[
 
 def show(records: list[dict], caption: str) -> None:
     """Print a table of means over the seeds."""
-    table = Table("method", "teacher", "V / by", "seeds", "FLOPs", "parameters", "ms", "speed-up", caption=caption)
+    table = Table(
+        "method", "teacher", "V / by", "seeds", "FLOPs", "parameters", "decayed", "ms", "speed-up", caption=caption
+    )
     for (factor, method, distill), part in pd.json_normalize(records).groupby(["pruning_factor", "method", "distill"]):
         sizes = (f"{part[name].mean():,.0f}" for name in ("flops", "parameters"))
+        gone = f"{100 * part.decayed.mean():.0f} %"
         ms, speedup = part["latency_ms.median"].mean(), part["speedup.median"].mean()
-        table.add_row(
-            method,
-            "yes" if distill and method != "unpruned" else "",
-            f"{factor:g}",
-            str(len(part)),
-            *sizes,
-            f"{ms:.2f}",
-            f"{speedup:.1f}",
-        )
+        taught = "yes" if distill and method != "unpruned" else ""
+        table.add_row(method, taught, f"{factor:g}", str(len(part)), *sizes, gone, f"{ms:.2f}", f"{speedup:.1f}")
     Console(width=110).print(table)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 
 import bar
 
@@ -85,4 +86,8 @@ def test_stored_networks_are_timed_against_the_unpruned_one_of_their_seed(bench,
     small, full = sorted(json.loads(out.read_text())["records"], key=lambda one: one["flops"])
     assert (small["method"], full["method"]) == ("uniform", "unpruned")
     assert full["speedup"]["median"] == 1
+    assert small["decayed"] == full["decayed"] == 0  # after one epoch
+    two = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Linear(2, 2))
+    two[0].weight.data[1] *= 1e-9
+    assert compared.decayed(two) == 0.25
     assert small["latency_ms"]["n"] == full["latency_ms"]["n"] >= 3
