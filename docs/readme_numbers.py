@@ -29,6 +29,11 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     return "\n".join([f"| {' | '.join(columns)} |", *lines, ""])
 
 
+def wrapped(words: str) -> str:
+    """A paragraph in lines of the README's length."""
+    return textwrap.fill(" ".join(words.split()), 118, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
 def recorded(folder: Path) -> pd.DataFrame:
     """The runs of a folder that can be compared; they are on one footing."""
     footings = compare.by_footing(runs.records(folder))
@@ -78,6 +83,23 @@ def photographs() -> str:
     )
 
 
+def compared() -> str:
+    """What the networks of BAR and of equal widths take, at each factor."""
+    one = json.loads((ROOT / "results/bench/compared-cpu.json").read_text())
+    setup, frame = one["setup"], pd.json_normalize(one["records"])
+    means = frame.groupby(["pruning_factor", "method"])[["flops", "latency_ms.median"]].mean()
+    at = [
+        f"at {factor:g}x {means.flops[factor, 'bar'] / means.flops[factor, 'uniform']:.1f} times the FLOPs, and "
+        f"{means['latency_ms.median'][factor, 'bar']:.1f} ms where that takes "
+        f"{means['latency_ms.median'][factor, 'uniform']:.1f}"
+        for factor in sorted(frame.pruning_factor[frame.method == "bar"].unique())
+    ]
+    words = f"""Equal volume is not equal work: BAR's networks have {"; ".join(at)} (`uniform`, on one thread, batch of
+        {setup["batch"]}; unpruned {means["latency_ms.median"][1.0, "unpruned"]:.1f} ms;
+        [record](results/bench/compared-cpu.json), `python bench/compared.py`)."""
+    return wrapped(words)
+
+
 def latency() -> str:
     """Milliseconds of pruned networks."""
     records = json.loads((ROOT / "results/bench/latency-cpu.json").read_text())["records"]
@@ -97,11 +119,11 @@ def training() -> str:
     one = json.loads((ROOT / "results/bench/training-cpu.json").read_text())
     ratio, setup = one["ratio"], one["setup"]
     words = f"""And training? {setup["model"].upper()} on the digits, factor {setup["factor"]:g}, 40 epochs in turn with
-        the unpruned network, one CPU thread, on a busy machine ([record](results/bench/training-cpu.json), `python
+        the unpruned network, one CPU thread ([record](results/bench/training-cpu.json), `python
         bench/training.py`): gates and barrier add {100 * one["overhead"]:.0f} % to a distilled step; the whole run,
         teacher included, takes {ratio["cut while training"]:.2f} of the unpruned network's time when dead features are
         cut out on the way, as `bar run` does, and {ratio["cut at the end"]:.2f} when they are not."""
-    return textwrap.fill(" ".join(words.split()), 118, break_long_words=False, break_on_hyphens=False) + "\n"
+    return wrapped(words)
 
 
 def public_networks() -> str:
@@ -116,10 +138,12 @@ def public_networks() -> str:
         {len(gated) - len(mine)} are gated. Each of them, pruned, computes what the gated one does, to
         {gated.error.max():.1e} in float64, and to {part.max():.1e} of what the shut gates change
         (measured at commit {one["commit"][:7]})."""
-    return textwrap.fill(" ".join(words.split()), 118, break_long_words=False, break_on_hyphens=False) + "\n"
+    return wrapped(words)
 
 
-WRITERS = {one.__name__: one for one in (digits, digits_rivals, photographs, latency, training, public_networks)}
+WRITERS = {
+    one.__name__: one for one in (digits, digits_rivals, photographs, compared, latency, training, public_networks)
+}
 
 
 def rewritten(text: str) -> str:
