@@ -272,6 +272,7 @@ def test_parts_are_judged_seed_by_seed():
     }  # fmt: skip
     assert table["16x"].to_dict() == {"equal starts": "", "less travel": "", "log barrier": "+2.00 (1)"}
     assert list(compare.parts_tables(ones, ["log barrier", "none"])[where].index) == ["log barrier"]
+    assert list(compare.parts_tables(ones, ["equal starts"])[where]) == ["4x"]
     assert compare.parts_tables(ones[3:6]) == {}
     assert compare.parts_tables([ones[2], ones[3]]) == {}, "no seed has both"
     # factors in the order of numbers, not of letters
@@ -344,12 +345,13 @@ def test_time_pieces_add_up():
 
 def test_what_networks_take_and_how_long():
     """Runs are found in the times by the names of their folders; what was not timed has no time."""
-    sizes = {"pruning_factor": 4.0, "volume": 100, "parameters": 30}
+    sizes = {"pruning_factor": 4.0, "volume": 100, "parameters": 30, "method": "bar"}
     rows = [sizes | {"variant": "bar", "folder": f"there/b{i}", "flops": flops} for i, flops in enumerate((1e6, 3e6))]
     rows += [sizes | {"variant": "l0, distill True", "folder": "there/l", "flops": 5e6}]
     rows += [sizes | {"variant": "uniform", "folder": "there/u", "flops": 1e6}]
     times = [{"run": name, "latency_ms": {"median": ms}, "speedup": {"median": 12 / ms}}
              for name, ms in (("b0", 4.0), ("b1", 6.0), ("u", 3.0))]  # fmt: skip
+    rows += [sizes | {"variant": "mp", "method": "mp", "folder": "there/m", "flops": 9e6}]  # as large as before
     table = compare.sizes_table(pd.DataFrame(rows), times)
     assert table.index.tolist() == [("4", "uniform"), ("4", "BAR"), ("4", "LZR, distill True")]
     assert table.loc[("4", "BAR")].tolist() == ["100", "2.00", "30", "5.00", "2.5"]

@@ -206,7 +206,10 @@ def ahead_of_rivals(runs: pd.DataFrame, one: str = "bar") -> pd.DataFrame:
 
 
 def best_at(runs: pd.DataFrame, factors: Iterable[float], tie: str) -> tuple[str, str]:
-    """Report whether BAR is the best at each factor; ``tie`` is the verdict within the noise of the best."""
+    """Report whether BAR is the best at each factor of those that are recorded, and which of the paper's are not.
+
+    ``tie`` is the verdict within the noise of the best.
+    """
     cells, said = [], {}
     for factor in factors:
         cells.append(f"{factor:g}x: {behind(runs, factor)}")
@@ -218,7 +221,11 @@ def best_at(runs: pd.DataFrame, factors: Iterable[float], tie: str) -> tuple[str
                 mine = "cannot be told" if "cannot be told" in others else "within the noise"
             what = {"best": "holds", "within the noise": tie, "worse": "does not hold"}.get(mine)
             said.setdefault(what or "cannot be told", []).append(f"{factor:g}x")
+    there = set(runs[runs.pruning_factor.isin(list(factors))].variant)
+    lacking = [short(method) for method in methods.STRUCTURED if method != "uniform" and method not in there]
     text = "; ".join(f"{what} at {', '.join(at)}" for what, at in said.items())
+    if text and lacking:
+        text += f"; not recorded: {', '.join(lacking)}"
     return "; ".join(cells), text or "not recorded"
 
 

@@ -242,7 +242,7 @@ def parts_tables(trainings: Iterable[Mapping], parts: Iterable[str] | None = Non
             for factor in sorted(group.index.unique("factor"))
         }
         table = pd.DataFrame(told)
-        table = table[(table != "").any(axis="columns")].rename_axis("without")
+        table = table.loc[(table != "").any(axis="columns"), (table != "").any()].rename_axis("without")
         if len(table):
             tables[f"{network}, {images} images, {epochs} epochs"] = table
     return tables

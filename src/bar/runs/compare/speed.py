@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from bar import methods
 from bar.runs.compare.words import short, short_commit
 
 
@@ -180,6 +181,7 @@ def sizes_table(runs: pd.DataFrame, timed: Iterable[Mapping]) -> pd.DataFrame:
         A row a factor and variant, the fastest first, means over the seeds as text. Without the two columns of times if
         nothing was timed.
     """
+    runs = runs[~runs.method.isin(methods.UNSTRUCTURED)]  # whose networks are as large as before
     times = {one["run"]: (one["latency_ms"]["median"], one["speedup"]["median"]) for one in timed}
     names = [Path(folder).name for folder in runs.folder]
     blank = (float("nan"), float("nan"))
