@@ -463,6 +463,14 @@ def test_following_two_variants_in_a_panel():
     assert [text.get_text() for text in legend.get_texts()] == ["$V$, quick", "$b$", "$B$", "$V$, other"]
 
 
+def test_following_a_network_that_lets_no_signal_through():
+    run = FOLLOWED[(FOLLOWED.name == "start") & (FOLLOWED.factor == 4) & (FOLLOWED.seed == 5)].copy()
+    lowest = run.size_min.iloc[1:].min()
+    run.iloc[0, run.columns.get_indexer(["size", "size_min", "size_max"])] = 0.0
+    (ax,) = figures.following(run).axes
+    assert 0 < ax.get_ylim()[0] < min(lowest, 1 / 4)
+
+
 def test_following_nothing():
     with pytest.raises(bar.BarError, match="no recorded run"):
         figures.following(FOLLOWED[:0])

@@ -88,7 +88,7 @@ def following(rows: pd.DataFrame, unit: str = "epoch") -> Figure:
     ----------
     rows : DataFrame
         A row for each moment of each run: name (of what was varied), factor (V_F / B), seed, time (in units of `unit`),
-        and as parts of V_F, above 0: size, size_min, size_max (V, and its bounds since the moment before) and budget
+        and as parts of V_F: size, size_min, size_max (V, and its bounds since the moment before) and budget
         (b). With a column note, its text in the first row of a panel stands above it. With a column variant, lines are
         those of its (at most two) values, which the legend names, instead of seeds.
     unit : str
@@ -115,6 +115,7 @@ def following(rows: pd.DataFrame, unit: str = "epoch") -> Figure:
     if rows.empty:
         raise BarError("there is no recorded run to draw")
     columns = min(2, rows.factor.nunique())
+    drawable = rows[rows.size_min > 0]  # a network of which no signal is left has no place on a logarithmic axis
     lines = _lines_of_panels(rows, columns)
     figure, axes = subplots(len(lines), columns, height=1.65, squeeze=False)
     figure.set_figheight(figure.get_figheight() + 0.7)  # the legend takes nothing from the panels
@@ -128,7 +129,7 @@ def following(rows: pd.DataFrame, unit: str = "epoch") -> Figure:
             note = f": {panel.note.iloc[0]}" if "note" in panel else ""
             # Only the first panel has the name, since a long one may reach over the next panel.
             ax.set_title(("" if j else name) + f"\n{factor:g}x{note}", fontsize=10)
-            _axis_of_parts(ax, factor, lowest=rows[rows.factor == factor].size_min.min())
+            _axis_of_parts(ax, factor, lowest=drawable[drawable.factor == factor].size_min.min())
             if j == 0:
                 ax.set_ylabel("part of $V_F$")
             nothing_below = i == len(lines) - 1 or j >= len(lines[i + 1])
