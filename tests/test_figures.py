@@ -451,8 +451,10 @@ def test_following_two_variants_in_a_panel():
     """Two settings are told apart by colour, dash and legend; what the first panel lacks is in the legend, too."""
     of_start = FOLLOWED[(FOLLOWED.name == "start") & (FOLLOWED.seed == 5)].drop(columns="note")
     other = of_start[of_start.factor == 16].assign(variant="other", size=of_start["size"] / 2)
-    figure = figures.following(pd.concat([of_start.assign(variant="quick"), other]))
-    alone, both = (ax for ax in figure.axes if ax.axison)
+    third = other.assign(name="third", variant="other")
+    figure = figures.following(pd.concat([of_start.assign(variant="quick"), other, third]))
+    alone, both, last = (ax for ax in figure.axes if ax.axison)
+    assert labelled(last, "$V$, other").get_color() == labelled(both, "$V$, other").get_color()
     assert [len(ax.collections) for ax in (alone, both)] == [1, 2]
     halved = labelled(both, "$V$, other")
     np.testing.assert_array_equal(halved.get_xydata(), other[["time", "size"]])

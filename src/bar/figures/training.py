@@ -115,6 +115,7 @@ def following(rows: pd.DataFrame, unit: str = "epoch") -> Figure:
     if rows.empty:
         raise BarError("there is no recorded run to draw")
     columns = min(2, rows.factor.nunique())
+    variants = list(rows.variant.unique()) if "variant" in rows else []
     drawable = rows[rows.size_min > 0]  # a network of which no signal is left has no place on a logarithmic axis
     lines = _lines_of_panels(rows, columns)
     figure, axes = subplots(len(lines), columns, height=1.65, squeeze=False)
@@ -124,7 +125,7 @@ def following(rows: pd.DataFrame, unit: str = "epoch") -> Figure:
             ax.set_axis_off()
         for j, (ax, (name, panel)) in enumerate(zip(axes[i], line, strict=False)):
             factor = panel.factor.iloc[0]
-            _draw_runs(ax, panel)
+            _draw_runs(ax, panel, variants)
             ax.axhline(1 / factor, color=COLOURS[3], ls=LINES[3], lw=1.2, label="$B$")
             note = f": {panel.note.iloc[0]}" if "note" in panel else ""
             # Only the first panel has the name, since a long one may reach over the next panel.
@@ -150,14 +151,14 @@ def _lines_of_panels(rows: pd.DataFrame, columns: int) -> list[list[tuple[str, p
     return lines
 
 
-def _draw_runs(ax: Axes, panel: pd.DataFrame) -> None:
-    """V and its bounds for each seed or variant, and b, which is the same for all seeds."""
-    by = "variant" if "variant" in panel else "seed"
-    labels = {"seed": "$V$, a line for each seed" if panel.seed.nunique() > 1 else "$V$"}
-    for i, (name, run) in enumerate(panel.groupby(by)):
-        look = {"color": COLOURS[2], "ls": LINES[2]} if by == "variant" and i else {"color": COLOURS[0], "ls": LINES[0]}
+def _draw_runs(ax: Axes, panel: pd.DataFrame, variants: list[str]) -> None:
+    """V and its bounds for each seed, or each of the variants, and b, which is the same for all of them."""
+    label = "$V$, a line for each seed" if panel.seed.nunique() > 1 else "$V$"
+    for i, (name, run) in enumerate(panel.groupby("variant" if variants else "seed", sort=not variants)):
+        number = 2 * variants.index(name) if variants else 0
+        look = {"color": COLOURS[number], "ls": LINES[number]}
         ax.fill_between(run.time, run.size_min, run.size_max, color=look["color"], alpha=0.15, lw=0)
-        ax.plot(run.time, run["size"], lw=0.9, label=labels.get(by, f"$V$, {name}"), **look)
+        ax.plot(run.time, run["size"], lw=0.9, label=f"$V$, {name}" if variants else None if i else label, **look)
         if i == 0:
             ax.plot(run.time, run.budget, color=COLOURS[1], ls=LINES[1], lw=1.4, label="$b$", zorder=3)
 
