@@ -210,23 +210,27 @@ def best_at(runs: pd.DataFrame, factors: Iterable[float], tie: str) -> tuple[str
 
     ``tie`` is the verdict within the noise of the best.
     """
-    cells, said = [], {}
+    cells, said, factors = [], {}, list(factors)
     for factor in factors:
         cells.append(f"{factor:g}x: {behind(runs, factor)}")
         verdicts = judged(runs[runs.pruning_factor == factor])
         if "bar" in verdicts and len(verdicts) > 1:
-            others = {verdict for method, (verdict, _) in verdicts.items() if method != "bar"}
-            mine = verdicts["bar"][0]
-            if mine == "best" and others != {"worse"}:  # not told from all others
-                mine = "cannot be told" if "cannot be told" in others else "within the noise"
-            what = {"best": "holds", "within the noise": tie, "worse": "does not hold"}.get(mine)
-            said.setdefault(what or "cannot be told", []).append(f"{factor:g}x")
-    there = set(runs[runs.pruning_factor.isin(list(factors))].variant)
-    lacking = [short(method) for method in methods.STRUCTURED if method != "uniform" and method not in there]
-    text = "; ".join(f"{what} at {', '.join(at)}" for what, at in said.items())
-    if text and lacking:
-        text += f"; not recorded: {', '.join(lacking)}"
-    return "; ".join(cells), text or "not recorded"
+            said.setdefault(_place_of_bar(verdicts, tie), []).append(f"{factor:g}x")
+    there = set(runs[runs.pruning_factor.isin(factors)].variant)
+    lacking = [short(method) for method in methods.STRUCTURED if method not in (*there, "uniform")]
+    texts = [f"{what} at {', '.join(at)}" for what, at in said.items()]
+    if texts and lacking:
+        texts.append(f"not recorded: {', '.join(lacking)}")
+    return "; ".join(cells), "; ".join(texts) or "not recorded"
+
+
+def _place_of_bar(verdicts: Mapping[str, tuple[str, pd.Series]], tie: str) -> str:
+    """The verdict on the claim that BAR is the best, from those of `judged`."""
+    others = {verdict for method, (verdict, _) in verdicts.items() if method != "bar"}
+    mine = verdicts["bar"][0]
+    if mine == "best" and others != {"worse"}:  # not told from all others
+        mine = "cannot be told" if "cannot be told" in others else "within the noise"
+    return {"best": "holds", "within the noise": tie, "worse": "does not hold"}.get(mine, "cannot be told")
 
 
 def within_budgets(runs: pd.DataFrame) -> tuple[str, str]:
