@@ -65,18 +65,18 @@ def show(records: list[dict], caption: str) -> None:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@click.argument("folder", type=click.Path(exists=True, path_type=Path), default=Path("results/photographs"))
 @click.option("--batch", default=64, show_default=True, help="Images per forward.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--rounds", default=11, show_default=True, help="At least.")
 @click.option("--seconds", default=0.5, show_default=True, help="For each network, at least.")
 @click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Write all of it to a file.")
 def main(folder, batch, threads, rounds, seconds, out) -> None:
-    """Time the stored networks of one comparison against the unpruned ones of their seeds.
+    """Time the stored networks of one comparison, by default that on photographs, against their unpruned ones.
 
     \b
     Example:
-      python bench/compared.py results/photographs --json results/bench/compared-cpu.json
+      python bench/compared.py --json results/bench/compared-cpu.json
     """
     torch.set_num_threads(threads)
     load = round(os.getloadavg()[0], 2)
