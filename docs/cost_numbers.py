@@ -88,8 +88,8 @@ def overhead() -> str:
     engine = found["overhead_per_run"] * two["runs"] / there
     rest = found["idle_share_with_two"] - beside - engine
     return (
-        f"Of {setup['runs']} runs of {sum(setup['epochs'])} epochs ({setup['hardware']}), two workers do "
-        f"{found['efficiency']:.0%}\nof twice the work of one process. One worker takes "
+        f"Of {setup['runs']} pruned runs of {sum(setup['epochs'])} epochs ({setup['hardware']}), and the unpruned ones "
+        f"that they need, two workers do\n{found['efficiency']:.0%} of twice the work of one process. One worker takes "
         f"{found['overhead_per_run']:.1f} seconds a run more than one process, and Ray starts in {found['start']:.0f}\n"
         f"seconds. {reading['records']:,} records are read in {reading['seconds']:.1f} seconds.\n\n"
         "What limits two workers? Hardly the cores: all training together takes "

@@ -59,7 +59,7 @@ def of_rivals(found: pd.DataFrame) -> str:
         for factor in factors:
             change = compare.changes_of(found, method, factor)
             said = {"holds": " ▼", "does not hold": " ▲"}.get(compare.verdict(leads[factor])) if factor in leads else ""
-            row.append(f"{compare.mean_change(change, 1)} ({len(change)}){said or ''}" if len(change) else "")
+            row.append(f"{compare.mean_change(change)} ({len(change)}){said or ''}" if len(change) else "")
         rows.append(row)
     return table(["Change in points (seeds)", *(f"{factor:g}x" for factor in factors)], rows)
 
@@ -89,14 +89,15 @@ def compared() -> str:
     setup, frame = one["setup"], pd.json_normalize(one["records"])
     means = frame.groupby(["pruning_factor", "method"])[["flops", "latency_ms.median"]].mean()
     at = [
-        f"at {factor:g}x {means.flops[factor, 'bar'] / means.flops[factor, 'uniform']:.1f} times the FLOPs, and "
-        f"{means['latency_ms.median'][factor, 'bar']:.1f} ms where that takes "
-        f"{means['latency_ms.median'][factor, 'uniform']:.1f}"
+        f"{means.flops[factor, 'bar'] / means.flops[factor, 'uniform']:.1f} times as many at {factor:g}x "
+        f"({means['latency_ms.median'][factor, 'bar']:.1f} ms against "
+        f"{means['latency_ms.median'][factor, 'uniform']:.1f})"
         for factor in sorted(frame.pruning_factor[frame.method == "bar"].unique())
     ]
-    words = f"""Equal volume is not equal work: BAR's networks have {"; ".join(at)} (`uniform`, on one thread, batch of
-        {setup["batch"]}; unpruned {means["latency_ms.median"][1.0, "unpruned"]:.1f} ms;
-        [record](results/bench/compared-cpu.json), `python bench/compared.py`)."""
+    words = f"""Equal volume is not equal work: BAR's networks have more FLOPs than those of equal widths, which all
+        others in this table have: {", ".join(at)}; one thread, batch of {setup["batch"]}, unpruned
+        {means["latency_ms.median"][1.0, "unpruned"]:.1f} ms ([record](results/bench/compared-cpu.json), `python
+        bench/compared.py`)."""
     return wrapped(words)
 
 
@@ -120,9 +121,10 @@ def training() -> str:
     ratio, setup = one["ratio"], one["setup"]
     words = f"""And training? {setup["model"].upper()} on the digits, factor {setup["factor"]:g}, 40 epochs in turn with
         the unpruned network, one CPU thread ([record](results/bench/training-cpu.json), `python
-        bench/training.py`): gates and barrier add {100 * one["overhead"]:.0f} % to a distilled step; the whole run,
-        teacher included, takes {ratio["cut while training"]:.2f} of the unpruned network's time when dead features are
-        cut out on the way, as `bar run` does, and {ratio["cut at the end"]:.2f} when they are not."""
+        bench/training.py`): gates and barrier add {100 * one["overhead"]:.0f} % to a distilled step; all of BAR's
+        training takes {ratio["cut while training"]:.2f} of the unpruned network's time when dead features are cut out
+        on the way, as `bar run` does, and {ratio["cut at the end"]:.2f} when they are not. The teacher's forward passes
+        are counted, its own training is not: it comes on top where there is no trained network yet."""
     return wrapped(words)
 
 

@@ -10,8 +10,9 @@ T_1 = 12.7062  # Student's t at 95 %, one degree of freedom
 
 def run(variant, seed, factor, change, **more):
     usual = {"method": variant.partition(",")[0], "variant": variant, "seed": seed, "pruning_factor": factor}
-    usual |= {"change": change, "used": 0.99, "volume": 20, "volume_regular": 25, "flops_factor": 3.0, "search": None}
+    usual |= {"change": change, "used": 0.99, "volume": 20, "volume_regular": 25, "flops": 100, "flops_factor": 3.0}
     usual |= {"model": "wrn-10-1", "input_size": [3, 8, 8], "features": FULL, "features_full": FULL, "areas": AREAS}
+    usual |= {"search": None}
     return usual | more
 
 
@@ -63,6 +64,13 @@ def test_a_budget_that_was_exceeded_once_is_seen():
     table = table_of(run("bar", 0, 4, 0.0), run("bar", 1, 4, 0.0, used=1.001))
     assert table.loc["The pruned network fits its budget"].verdict == "does not hold"
     assert table.loc["Mixed connectivity saves volume"].here == "4x: +20.0 ± 0.0 %"
+
+
+def test_equal_volume_is_not_equal_work():
+    rows = [run(name, seed, 4, 0.0, flops=flops) for seed in (0, 1) for name, flops in (("bar", 150), ("uniform", 100))]
+    row = table_of(*rows, run("bar", 0, 16, 0.0)).loc["BAR's networks need fewer FLOPs at equal volume"]
+    assert (row.here, row.verdict) == ("4x: -50.0 ± 0.0 %", "does not hold at 4x")
+    assert row["the paper"].startswith("FLOP factors at 16x. CIFAR-10: 68.5x, equal widths 255.8x; ")
 
 
 def test_blocks_that_are_gone_as_a_whole_are_counted():
@@ -117,7 +125,7 @@ def test_recorded_runs_are_all_judged():
     found = runs.records("results")
     for runs_there in compare.by_footing(found).values():
         table = compare.claims_table(runs_there)
-        assert len(table) == 15
+        assert len(table) == 16
         assert table.verdict["The pruned network fits its budget"] == "holds"
     assert set(compare.weights_claims_table(found).verdict) - {"not recorded"}
     assert compare.weights_claims_table(pd.DataFrame()).empty

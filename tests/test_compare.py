@@ -216,14 +216,16 @@ def test_with_quartiles(median, low, high, answer):
     ]
 
 
-def training(**more):
-    """Ten epochs of pruning; V_F 100, factor 4: B = 25. What is bad in the first epoch does not count."""
+def training(limit=25, **more):
+    """Ten epochs of pruning; factor 4 and B = 25, so V_F = 100. What is bad in the first epoch does not count."""
     late = {"phase": "prune", "size": 24, "size_min": 23, "size_max": 30, "budget": 30, "above": 0.0, "rise": 4}
     first = late | {"size_min": 1, "above": 1.0, "rise": 50}
     epochs = [first | {"epoch": 1}, *(late | {"epoch": i} for i in range(2, 11))]
-    epochs += [{"phase": "cut", "accuracy": 0.8, "size_before_settling": 24, "due": 5, "due_and_alive": 1}]
+    epochs += [
+        {"phase": "cut", "accuracy": 0.8, "budget": limit, "size_before_settling": 24, "due": 5, "due_and_alive": 1}
+    ]
     epochs += [{"phase": "finetune", "accuracy": 0.91}]
-    one = {"name": "start", "model": "wrn", "seed": 0, "pruning_factor": 4, "volume_full": 100, "epochs": epochs}
+    one = {"name": "start", "model": "wrn", "seed": 0, "pruning_factor": 4, "epochs": epochs}
     one |= {"variant": "start", "dataset_label": "digits", "training_images": 10, "near": 0.9}
     return one | {"validation_accuracy_unpruned": 0.9} | more
 
@@ -237,11 +239,11 @@ def test_targets_of_a_training():
 
 
 def test_targets_that_one_seed_misses():
-    other = compare.measured(training(seed=1, volume_full=80))  # B = 20, and V is 24 before the last step
+    other = compare.measured(training(seed=1, limit=20))  # V is 24 before the last step
     table = compare.targets_table(pd.DataFrame([compare.measured(training()), other]))
     assert table.met.tolist() == [4]
     assert table["V/B before the last step: 0.95 to 1"].tolist() == ["0.960 to 1.200 (1\u00a0of\u00a02)"]
-    rows, all_met = compare.lengths_table([training(), training(seed=1, volume_full=80)])
+    rows, all_met = compare.lengths_table([training(), training(seed=1, limit=20)])
     assert all_met == 1
     assert rows["V/B before the last step: 0.95 to 1"].tolist() == ["0.960", "1.200 (no)"]
 
@@ -252,6 +254,18 @@ def test_rows_for_figures_of_trainings():
     assert rows.iloc[0][["size", "size_min", "budget", "note"]].tolist() == [0.24, 0.01, 0.3, "cut 80.0, end 91.0"]
     assert compare.followed([]).empty
     assert compare.due_features([training(), training(seed=1)]) == {("start", 4): (2, 10, 2)}
+
+
+def test_how_much_a_budget_presses():
+    def pressed(pressure, losses):
+        one = training(settings={"pressure": pressure})
+        pruning = [epoch | {"loss": loss, "data_loss": 2.0} for epoch, loss in zip(one["epochs"], losses, strict=False)]
+        return one | {"epochs": [*pruning, *one["epochs"][10:]]}
+
+    table = compare.pressures_table([pressed(15e4, [2] * 9 + [2002]), pressed(31.0, [3] * 10)])
+    assert table.index.tolist() == [("4", "31"), ("4", "150,000")]
+    assert table["budget over data"].tolist() == ["0.50", "1,000.00"]
+    assert table.loc[("4", "31"), ["size/B", "cut (points)", "end (points)"]].tolist() == ["0.96", "-10.0", "+1.0"]
 
 
 def ended(variant, seed, accuracy):

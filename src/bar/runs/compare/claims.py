@@ -261,6 +261,25 @@ def mixed_saves(runs: pd.DataFrame) -> tuple[str, str]:
     return text, _verdicts(cells)
 
 
+def less_compute(runs: pd.DataFrame) -> tuple[str, str]:
+    """Report how many FLOPs BAR's networks do without that those of equal widths and the same volume have."""
+    cells = {}
+    for factor, part in runs.groupby("pruning_factor"):
+        bars, uniform = (part[part.variant == name].set_index("seed").flops for name in ("bar", "uniform"))
+        cells[f"{factor:g}x"] = (100 * (1 - bars / uniform)).dropna()
+    cells = {factor: values for factor, values in cells.items() if len(values)}
+    return "; ".join(f"{x}: {mean_change(values, 1)} %" for x, values in cells.items()), _verdicts(cells)
+
+
+def flops_of_equal_widths() -> str:
+    """Say what BAR's FLOP factor is in the paper, and that of equal widths, at the largest factor of each data set."""
+    cells, results = [], paper.table("pruning_results")
+    for name, part in results.groupby("dataset", sort=False):
+        bar, equal = (part[part.method == method].f_factor.iloc[-1] for method in ("bar", "random"))
+        cells.append(f"{name}: {bar:g}x, equal widths {equal:g}x")
+    return "FLOP factors at 16x. " + "; ".join(cells)
+
+
 def claims_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Return what the paper claims, and what the runs of one footing say of it.
 
@@ -315,6 +334,7 @@ def claims_table(runs: pd.DataFrame) -> pd.DataFrame:
             "Mixed connectivity saves volume", "1, 4.2, table 2", f"{reduced.min()} to {reduced.max()} %",
             *mixed_saves(runs),
         ),
+        ("BAR's networks need fewer FLOPs at equal volume", "1", flops_of_equal_widths(), *less_compute(runs)),
         ("Whole residual blocks are eliminated", "1, 5.2, figure 7", "figure 7", *blocks_gone(runs)),
         ("LZR and IB need trial and error", "1, 5", "its cost is not given", costs, "measured"),
         ("Equal widths save FLOPs by the square", "supp. 6", "by arithmetic", flop_factors(runs), "measured"),

@@ -91,7 +91,8 @@ def followed(trainings: Iterable[Mapping]) -> pd.DataFrame:
     parts = []
     for one in trainings:
         pruning, cut = _pruning_and_cut(one)
-        part = pruning[["size", "size_min", "size_max", "budget"]] / one["volume_full"]
+        full = cut["budget"] * one["pruning_factor"]  # V_F, or F_F where the budget is one of FLOPs
+        part = pruning[["size", "size_min", "size_max", "budget"]] / full
         part = part.assign(name=one["name"], factor=one["pruning_factor"], seed=one["seed"], time=pruning.epoch)
         parts.append(part.assign(accuracy_cut=cut["accuracy"], accuracy_end=one["epochs"][-1]["accuracy"]))
     if not parts:
@@ -103,8 +104,8 @@ def followed(trainings: Iterable[Mapping]) -> pd.DataFrame:
 
 def measured(one: Mapping) -> dict:
     """Return the numbers of `TARGETS` of one training, and its changes of validation accuracy in points."""
-    full, limit = one["volume_full"], one["volume_full"] / one["pruning_factor"]
     pruning, cut = _pruning_and_cut(one)
+    full, limit = cut["budget"] * one["pruning_factor"], cut["budget"]
     late = pruning[10 * (pruning.epoch - 1) >= len(pruning)]  # epochs that begin after the first tenth
     numbers = [100 * one["near"], 100 * (1 - late.above.mean()), late.size_min.min() / limit]
     numbers += [100 * late.rise.max() / full, cut["size_before_settling"] / limit]
@@ -164,6 +165,37 @@ def lengths_table(trainings: Iterable[Mapping]) -> tuple[pd.DataFrame, int]:
     keys = ["network", "epochs", "factor", "variant"]
     columns = [*keys, "seed", *TARGETS, "unpruned (%)", "cut (points)", "end (points)"]
     return pd.DataFrame(rows, columns=columns).set_index(keys), all_met
+
+
+def pressures_table(trainings: Iterable[Mapping]) -> pd.DataFrame:
+    """Return what becomes of trainings whose budget presses more or less: a row for each factor and pressure.
+
+    Parameters
+    ----------
+    trainings : iterable of mapping
+        Records of ``bench/ablation.py``.
+
+    Returns
+    -------
+    DataFrame
+        As text. "budget over data" is the budget's term of the loss over that of the data: the largest of the pruning
+        epochs, whose mean losses they are. "size/B" is before the last step, in the unit of the budget.
+    """
+    rows = []
+    for one in sorted(trainings, key=lambda one: (one["pruning_factor"], one["settings"]["pressure"])):
+        pruning, _ = _pruning_and_cut(one)
+        numbers = measured(one | {"name": one["variant"]})
+        over = (pruning.loss / pruning.data_loss - 1).max()
+        rows.append(
+            [
+                f"{one['pruning_factor']:g}", f"{one['settings']['pressure']:,.6g}", f"{over:,.2f}",
+                f"{100 * one['near']:.0f}", f"{numbers['V/B before the last step: 0.95 to 1']:.2f}",
+                f"{numbers['after the cut']:+.1f}", f"{numbers['at the end']:+.1f}",
+            ]
+        )  # fmt: skip
+    keys = ["factor", "pressure"]
+    columns = ["budget over data", "near b (%)", "size/B", "cut (points)", "end (points)"]
+    return pd.DataFrame(rows, columns=[*keys, *columns]).set_index(keys)
 
 
 def near_enough(trainings: Iterable[Mapping]) -> dict[str, tuple[int, int]]:
