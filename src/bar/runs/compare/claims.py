@@ -8,7 +8,7 @@ from bar import methods, models, paper
 from bar.cost import Cost, count
 from bar.runs.compare.footings import FACTORS, of_one_kind, prepared
 from bar.runs.compare.rankings import judged, left_in_blocks, paired
-from bar.runs.compare.statistics import half_width, mean_change
+from bar.runs.compare.statistics import half_width, mean_change, plus_minus
 from bar.runs.compare.words import short
 
 
@@ -262,13 +262,14 @@ def mixed_saves(runs: pd.DataFrame) -> tuple[str, str]:
 
 
 def less_compute(runs: pd.DataFrame) -> tuple[str, str]:
-    """Report how many FLOPs BAR's networks do without that those of equal widths and the same volume have."""
-    cells = {}
+    """Report how many times as many FLOPs BAR's networks have as those of equal widths and the same volume."""
+    ratios = {}
     for factor, part in runs.groupby("pruning_factor"):
         bars, uniform = (part[part.variant == name].set_index("seed").flops for name in ("bar", "uniform"))
-        cells[f"{factor:g}x"] = (100 * (1 - bars / uniform)).dropna()
-    cells = {factor: values for factor, values in cells.items() if len(values)}
-    return "; ".join(f"{x}: {mean_change(values, 1)} %" for x, values in cells.items()), _verdicts(cells)
+        ratios[f"{factor:g}x"] = (bars / uniform).dropna()
+    ratios = {factor: values for factor, values in ratios.items() if len(values)}
+    text = "; ".join(f"{x}: {plus_minus(r.mean(), half_width(r))} times" for x, r in ratios.items())
+    return text, _verdicts({factor: 1 - values for factor, values in ratios.items()})
 
 
 def flops_of_equal_widths() -> str:
