@@ -122,7 +122,8 @@ PRESETS = {
     # text, or is not said there: a last step settles V between 0.95 B and B; at the cut gates are folded into weights,
     # Adam starts anew and batch norms are measured anew; features are gated again behind batch norms that read sums;
     # gates have no weight decay; log alpha starts in U(0, 0.01), where supp. 4 has alpha; a tenth of the images is held
-    # out for validation; a GPU computes in bfloat16; under a budget of FLOPs, lambda is scaled by V_F / F_F.
+    # out for validation; a GPU computes in bfloat16; under a budget of FLOPs, lambda is scaled by V_F / F_F
+    # (results/flops has it unscaled, too).
     "paper": Settings(),
     # For a laptop: a short run needs gates that move faster and do not all start at the same place, and a lower margin
     # that follows b, or V is near its final size after a third of the pruning.
