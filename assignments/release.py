@@ -110,7 +110,7 @@ def zipped(course: Path, name: str, folder: Path) -> Path:
         package = ROOT / "src" / "bar"
         for path in sorted([*package.rglob("*.py"), *package.rglob("*.csv")]):
             content[f"bar/{path.relative_to(package).as_posix()}"] = path.read_bytes()
-    if name == "06_comparison":  # it speaks of a fault that may have touched the runs
+    if name == "06_comparison":  # it points to how the runs came about
         content["about_the_runs.txt"] = (ROOT / "results" / "README.md").read_bytes()
     uses_torch = any(requirement.startswith("torch") for requirement in requirements)
     about_torch = TORCH if uses_torch else "PyTorch is not needed."
