@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import click
-from lightning_fabric.utilities import rank_zero_only
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -91,6 +90,8 @@ def run(
         raise progress.Interrupted(
             f"interrupted; all whole epochs are kept in {folder} and beside it: the same command goes on from there"
         ) from None
+    from lightning_fabric.utilities import rank_zero_only  # takes seconds to import
+
     if rank_zero_only.rank:  # of several processes, the first one speaks
         return
     if as_json:

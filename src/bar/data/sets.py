@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from bar.data.folders import image_folder
@@ -164,6 +162,8 @@ def _is_folder(path: Path) -> bool:
 
 
 def _digits(size: int) -> Dataset:
+    from sklearn.datasets import load_digits  # takes a second or two to import
+
     scans = load_digits()
     levels = torch.from_numpy(scans.images)[:, None].mul(255 / 16).round().byte()  # the scans count 0..16 dots
     everything = Split(resize(levels, size).repeat(1, 3, 1, 1), torch.from_numpy(scans.target).long())
@@ -177,6 +177,8 @@ def _digits(size: int) -> Dataset:
 
 
 def _cifar(name: str, size: int, root: Path) -> Dataset:
+    import torchvision  # takes seconds to import
+
     loader = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
     label = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name]
     try:

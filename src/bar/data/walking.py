@@ -9,14 +9,14 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
 from bar.errors import BarError, printable
 
 log = logging.getLogger(__name__)
 
 Files = list[tuple[str, int]]  # path and label
 
+# those of torchvision's ImageFolder
+IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 BROKEN, LISTED = "missing, or links that lead nowhere", "links to folders listed already"
 # The walk gives up after so many without an image: a folder such as /usr or /proc would take minutes.
 MOST_FOLDERS_WITHOUT_IMAGE = 2_000

@@ -4,8 +4,6 @@ import warnings
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from bar.methods import merging
@@ -53,6 +51,9 @@ def choose(gated: GatedNetwork, widths: dict[str, int], generator: torch.Generat
     >>> net[0].weight.flatten().tolist(), net[2].weight.tolist()  # all three read it: 1 + 10 + 100
     ([1.0, 5.0, 3.0], [[1.0, 10.0, 111.0]])
     """
+
+    from sklearn.cluster import KMeans  # takes a second or two to import
+    from sklearn.exceptions import ConvergenceWarning
 
     def decompose(rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         seed = int(torch.randint(2**31, (), generator=generator))

@@ -3,7 +3,6 @@
 import re
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -190,6 +189,8 @@ def names() -> list[str]:
     >>> {"wrn-28-12", "conv4", "resnet50", "vgg11_bn"} <= set(names())
     True
     """
+    import torchvision  # takes seconds to import
+
     listed = torchvision.models.list_models(module=torchvision.models)
     return ["wrn-28-12", "conv4", *(name for name in listed if not name.startswith(_NOT_CNN))]
 
@@ -368,6 +369,8 @@ def _construct(name: str, num_classes: int, input_size: tuple[int, int, int]) ->
         raise BarError(f"there is no network {name!r}: {nearest(name, names())}")
     if channels != 3:
         raise BarError(f"torchvision's {name} takes images of 3 channels, not {channels}: repeat or drop some")
+    import torchvision  # takes seconds to import
+
     options = _INCEPTION if name in ("googlenet", "inception_v3") else {}
     if not divisor:
         return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
@@ -401,6 +404,7 @@ def narrow(network: nn.Module, divisor: int) -> nn.Module:
 
     Examples
     --------
+    >>> import torchvision
     >>> narrow(torchvision.models.resnet18(), 8).layer4[0].conv1
     Conv2d(32, 64, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), bias=False)
     """

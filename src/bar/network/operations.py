@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torchvision.ops import StochasticDepth
 
 from bar.network import views
 from bar.network.arithmetic import Filter, Merge, Offset, Pick, Product, Shuffle, Slopes, Unshuffle
@@ -271,7 +270,8 @@ TABLE = (
     Row(SHUFFLE, (nn.PixelShuffle, F.pixel_shuffle)),
     Row(REPEAT, (nn.PixelUnshuffle, F.pixel_unshuffle)),
     Row(FILTER, (F.conv1d, F.conv2d, F.conv3d), _same_filters),
-    Row(CHANNELWISE, (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.RReLU, StochasticDepth)),
+    Row(CHANNELWISE, (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.RReLU)),
+    Row(CHANNELWISE, (nn.Module,), lambda _, module: isinstance(module, views.stochastic_depth())),
 )  # fmt: skip
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.ops import StochasticDepth
 
 from bar.errors import BarError
 from bar.network import containers, views
@@ -153,7 +152,8 @@ class Recorder(_OneThread):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        same = any(isinstance(module, layer) and type(module).forward is layer.forward for layer in LAYERS)
+        layers = (*LAYERS, *views.stochastic_depth())
+        same = any(isinstance(module, layer) and type(module).forward is layer.forward for layer in layers)
         return name in self.leaves or same or super().is_leaf_module(module, name)
 
     def create_node(self, kind: str, target, args, kwargs, name=None, type_expr=None) -> fx.Node:
@@ -287,7 +287,7 @@ def _precision() -> tuple:
 
 
 _JOINS = (torch.cat, torch.concat, torch.concatenate, torch.stack)
-LAYERS = (*views.CONVOLUTIONS, *views.NORMS, nn.Linear, StochasticDepth)
+LAYERS = (*views.CONVOLUTIONS, *views.NORMS, nn.Linear)
 
 
 def _held(module: nn.Module, name: str):

@@ -7,6 +7,7 @@ other.
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 
 import torch
@@ -17,6 +18,16 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _CONVOLUTIONS = {F.conv1d: nn.Conv1d, F.conv2d: nn.Conv2d, F.conv3d: nn.Conv3d}
 _FUNCTIONS = _CONVOLUTIONS | {F.linear: nn.Linear, F.batch_norm: nn.BatchNorm2d}
 CONVOLUTIONS = (*_CONVOLUTIONS.values(), nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+
+def stochastic_depth() -> tuple[type[nn.Module], ...]:
+    """torchvision's `StochasticDepth`, if torchvision has been imported: where it has not, no network has such a layer.
+
+    Importing it takes as long as importing torch, and most networks do not need it.
+    """
+    loaded = sys.modules.get("torchvision.ops")
+    return (loaded.StochasticDepth,) if hasattr(loaded, "StochasticDepth") else ()
 
 
 def seen(module: nn.Module, path: str, function: Callable, args: tuple, kwargs: dict) -> nn.Module | None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import nn
 
 from bar import data, machine, schema, storage
@@ -93,6 +92,8 @@ def of_run(
 
 def of_machine(device: torch.device, processes: int, code: dict[str, str | None]) -> dict:
     """Return the fields of a record about the machine and the code: device, processor, processes, versions, commit."""
+    import torchvision  # takes seconds to import
+
     return {
         "hardware": machine.hardware(device),
         **machine.processor(),

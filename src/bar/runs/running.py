@@ -1,5 +1,7 @@
 """A run: a configuration and a seed, turned into a folder of records and a pruned network."""
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import functools
@@ -9,9 +11,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from bar import data, files, machine, methods, models, schema, storage
@@ -27,6 +29,9 @@ from bar.runs.reading import read
 from bar.runs.searching import search
 from bar.surgery import gate, prune
 from bar.training import Pruner, Training, check_shares, fabric_on, steps_per_epoch, torchrun_processes
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 LOST = "a process of this run has died"  # how the message of its end begins
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -1,17 +1,21 @@
 """The search for the sparsity weight that meets a budget, by trials that are recorded."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-
-from lightning_fabric import Fabric
+from typing import TYPE_CHECKING
 
 from bar import files, schema
 from bar.cost import Cost
 from bar.methods.search import chosen, next_weight
 from bar.runs.config import RunConfig
 from bar.runs.places import TRIAL, alone, make_folder, tidy
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def search(

@@ -1,14 +1,16 @@
 """The three phases of training (section 3.2, supp. 3): prune, fine-tune, cool down."""
 
+from __future__ import annotations
+
 import copy
 import math
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from bar.data import Dataset
@@ -18,6 +20,9 @@ from bar.training.evaluating import accuracy, recalibrate
 from bar.training.feeding import check_shares, steps_per_epoch, training_batches
 from bar.training.pruner import Pruner
 from bar.training.settings import Settings
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 CARRIED = ("volume", "flops", "size", "budget", "barrier")  # fields of the cut's record that later records repeat
 
@@ -333,6 +338,8 @@ def fabric_on(device: torch.device | str, processes: int = 1) -> Fabric:
     Fabric
         Not launched yet.
     """
+    from lightning_fabric import Fabric  # takes seconds to import
+
     device, nodes = torch.device(device), 1
     if torchrun_processes() is not None:
         here = int(os.environ["LOCAL_WORLD_SIZE"])

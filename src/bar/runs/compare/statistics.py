@@ -1,7 +1,7 @@
 """Means over seeds, and how far they may be off."""
 
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 
 def half_width(values: pd.Series) -> float:
@@ -23,7 +23,7 @@ def half_width(values: pd.Series) -> float:
     2.484
     """
     n = len(values)
-    return float(stats.t.ppf(0.975, n - 1) * values.std() / n**0.5) if n > 1 else float("nan")
+    return float(stdtrit(n - 1, 0.975) * values.std() / n**0.5) if n > 1 else float("nan")
 
 
 def plus_minus(value: float, width: float, sign: str = "", digits: int = 2) -> str:
