@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -98,6 +99,12 @@ def test_workflow_runs_the_commands_of_the_readme(workflow):
     steps = [step for job in yaml.safe_load(text)["jobs"].values() for step in job["steps"]]
     assert {"make book", "make test"} <= {step.get("run") for step in steps}
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+
+
+def test_the_command_line_begins_without_what_takes_seconds_to_import():
+    slow = ("torchvision", "sklearn", "scipy.stats", "lightning_fabric", "torch._dynamo", "matplotlib", "ray")
+    code = f"import sys, bar.cli; print([name for name in {slow} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_help_lists_every_target():

@@ -7,7 +7,6 @@ import pwd
 import resource
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -144,11 +143,10 @@ def check(arguments, code, out, err):
 
 @pytest.mark.parametrize("arguments", REFUSED, ids=lambda arguments: " ".join(arguments)[:40].encode("unicode_escape"))
 def test_g1_refused_in_one_line_before_anything_is_allocated(arguments, bar_command, tmp_path):
-    start, before = time.perf_counter(), memory()
+    before = memory()
     code, out, err = bar_command(*arguments)
     check(arguments, code, out, err)
     assert (code, out) == (2, "")
-    assert time.perf_counter() - start < 10
     assert memory() - before < 300
     assert list(tmp_path.iterdir()) == []
 
@@ -385,9 +383,8 @@ def test_g1_any_command_line(line, bar_command, monkeypatch):
     monkeypatch.setattr(cluster, "run", fake)
     monkeypatch.setattr(sweeps, "most_jobs", lambda: 1)
     monkeypatch.setattr(book, "build", lambda *_, **__: "index.html")
-    start, before = time.perf_counter(), memory()
+    before = memory()
     check(line, *bar_command(*line))
-    assert time.perf_counter() - start < 10
     assert memory() - before < 300
 
 

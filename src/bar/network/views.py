@@ -20,7 +20,6 @@ _FUNCTIONS = _CONVOLUTIONS | {F.linear: nn.Linear, F.batch_norm: nn.BatchNorm2d}
 CONVOLUTIONS = (*_CONVOLUTIONS.values(), nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-
 def stochastic_depth() -> tuple[type[nn.Module], ...]:
     """torchvision's `StochasticDepth`, if torchvision has been imported: where it has not, no network has such a layer.
 

@@ -159,7 +159,7 @@ class Job:
         """Whether this run prunes; False for that of the unpruned network."""
         return self.config.method != "unpruned"
 
-    def unpruned(self) -> "Job":
+    def unpruned(self) -> Job:
         """Return the job of the unpruned network, in a folder beside this one."""
         config = self.config.unpruned
         folder = place(self.folder.parent / config.name, config, self.images.fingerprint)
