@@ -106,7 +106,7 @@ def _groups(grouped: pd.DataFrame) -> dict[str, pd.DataFrame]:
         {
             "method": grouped.what,
             "budget": _budgets(grouped),
-            "seeds": grouped.runs.astype(str),
+            "runs": grouped.runs.astype(str),
             "acc. %": grouped.accuracy_percent.map("{:.2f}".format),
             "change": ["" if pd.isna(change) else compare.plus_minus(change, width, "+") for change, width in pairs],
             **_factors(grouped),
