@@ -1,5 +1,8 @@
 """The verdicts of chapter 13, on made-up runs whose differences and intervals are worked out by hand."""
 
+import json
+from pathlib import Path
+
 import pandas as pd
 
 from bar import methods, runs
@@ -129,3 +132,16 @@ def test_recorded_runs_are_all_judged():
         assert table.verdict["The pruned network fits its budget"] == "holds"
     assert set(compare.weights_claims_table(found).verdict) - {"not recorded"}
     assert compare.weights_claims_table(pd.DataFrame()).empty
+
+
+def test_the_accuracies_of_single_weights_are_those_of_the_records():
+    tables = compare.weights_tables(runs.records("results"))
+    held = [json.loads(path.read_text()) for path in Path("results/digits").glob("*-mp-ft-x10-*/result.json")]
+    mean = 100 * sum(one["accuracy"] for one in held) / len(held)
+    (cell,) = (table.loc["mp-ft", "90% removed"] for where, table in tables.items() if where.startswith("digits"))
+    assert len(held) > 1
+    assert cell.startswith(f"{mean:.2f} (")
+    assert compare.weights_tables(pd.DataFrame()) == {}
+    structured = runs.records("results").query("metric == 'volume'")
+    assert compare.weights_tables(structured) == {}
+    assert compare.weights_claims_table(structured).empty

@@ -18,6 +18,7 @@ from bar.runs.compare.claims import (
     uniform_flops,
     verdict,
     weights_claims_table,
+    weights_tables,
 )
 from bar.runs.compare.durations import seconds_of_epochs, steps_table, whole_trainings
 from bar.runs.compare.following import (
@@ -168,6 +169,7 @@ __all__ = [
     "variants_table",
     "verdict",
     "weights_claims_table",
+    "weights_tables",
     "whole_trainings",
     "with_quartiles",
     "without",
