@@ -371,3 +371,19 @@ def test_what_networks_take_and_how_long():
     assert table.loc[("4", "BAR")].tolist() == ["100", "2.00", "30", "5.00", "2.5"]
     assert table.loc[("4", "LZR, distill True")].tolist() == ["100", "5.00", "30", "", ""]
     assert compare.sizes_table(pd.DataFrame(rows), []).columns.tolist() == ["volume", "MFLOPs", "parameters"]
+
+
+def test_trials_are_shown_in_order_and_the_best_has_a_star():
+    def trial(lam, size, *kept, method="l0", factor=16.0):
+        epochs = [{"phase": "prune", "size": 900}, {"phase": "prune", "size": size}, {"phase": "cut", "budget": 200}]
+        epochs += [{"phase": "finetune", "accuracy": one} for one in kept]
+        return {"method": method, "pruning_factor": factor, "options": {"lam": lam}, "epochs": epochs}
+
+    trials = [trial(0.1, 50, 0.9, 0.3), trial(0.02, 300, 0.2, 0.4), trial(0.02, 300, 0.1, factor=4.0)]
+    table = compare.trials_table([*trials, trial(0.5, 200, 0.25, method="information-bottleneck")])
+    assert table.index.tolist() == [("IB", "16"), ("LZR", "4"), ("LZR", "16"), ("LZR", "16")]
+    assert table.values.tolist() == [
+        ["lam 0.5", "1.00", "25.0 *"], ["lam 0.02", "1.50", "10.0 *"],
+        ["lam 0.02", "1.50", "40.0 *"], ["lam 0.1", "0.25", "30.0"],
+    ]  # fmt: skip
+    assert compare.trials_table([]).empty

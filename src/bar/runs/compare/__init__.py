@@ -67,6 +67,7 @@ from bar.runs.compare.rankings import (
     points,
     ranking,
     searched,
+    trials_table,
     without,
 )
 from bar.runs.compare.speed import (
@@ -163,6 +164,7 @@ __all__ = [
     "throughput_words",
     "time_pieces",
     "todays",
+    "trials_table",
     "uniform_flops",
     "unusual",
     "variant",

@@ -1,6 +1,7 @@
 """Rankings of methods that are compared on one footing: chapter 7."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -128,6 +129,42 @@ def ranking(runs: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows).set_index("method") if rows else pd.DataFrame()
+
+
+def trials_table(trials: Iterable[Mapping]) -> pd.DataFrame:
+    """Return what each method with a weight of its own was tried with, and which trial kept most, numbers as text.
+
+    Parameters
+    ----------
+    trials : iterable of mapping
+        Records of ``bench/ablation.py --trials``.
+
+    Returns
+    -------
+    DataFrame
+        A row a trial. "V/B before the cut": far above 1 the weight presses too little, and far below too much, so that
+        not the method, but the order of its gates decides what fills the budget. A star marks what kept most on the
+        validation images.
+    """
+    rows = []
+    order = sorted(trials, key=lambda one: (one["method"], one["pruning_factor"], *one["options"].values()))
+    for (method, factor), group in itertools.groupby(order, lambda one: (one["method"], one["pruning_factor"])):
+        group = list(group)
+        most = max(one["epochs"][-1]["accuracy"] for one in group)
+        for one in group:
+            cut = next(epoch for epoch in one["epochs"] if epoch["phase"] == "cut")
+            last = [epoch for epoch in one["epochs"] if epoch["phase"] == "prune"][-1]
+            kept = one["epochs"][-1]["accuracy"]
+            rows.append(
+                {
+                    "method": short(method), "factor": f"{factor:g}",
+                    "tried": ", ".join(f"{name} {value:g}" for name, value in one["options"].items()),
+                    "V/B before the cut": f"{last['size'] / cut['budget']:.2f}",
+                    "kept (%)": f"{100 * kept:.1f}" + " *" * (kept == most),
+                }
+            )  # fmt: skip
+    columns = ["method", "factor", "tried", "V/B before the cut", "kept (%)"]
+    return pd.DataFrame(rows, columns=columns).set_index(["method", "factor"])
 
 
 def budgets_used(runs: pd.DataFrame) -> list[str]:
