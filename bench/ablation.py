@@ -72,8 +72,8 @@ PARTS = {
 TRIALS: dict[tuple[str, float], list[dict]] = {
     ("l0", 16): [{"lam": lam} for lam in (0.0125, 0.025, 0.05, 0.1)],
     ("l0", 4): [{"lam": lam} for lam in (0.003, 0.006, 0.0125, 0.025)],
-    ("information-bottleneck", 16): [{"lam": lam} for lam in (0.006, 0.012, 0.024, 0.048)],
-    ("information-bottleneck", 4): [{"lam": lam} for lam in (0.0015, 0.003, 0.006, 0.012)],
+    ("information-bottleneck", 16): [{"lam": lam} for lam in (0.0015, 0.003, 0.006, 0.012)],
+    ("information-bottleneck", 4): [{"lam": lam} for lam in (0.0003, 0.0006, 0.0012, 0.0024)],
     ("morphnet", 16): [{"pressure": p, "threshold": t} for p in (2.0, 6.0) for t in (0.02, 0.05)],
     ("morphnet", 4): [{"pressure": p, "threshold": t} for p in (2.0, 6.0) for t in (0.02, 0.05)],
 }
