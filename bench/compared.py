@@ -1,7 +1,7 @@
 """How fast are the networks that were compared? All that are stored below a folder, turn by turn, in one run.
 
-Records keep the architecture of a network but not its weights, which are there only where the runs were made: it is
-those folders that are timed. Networks are folded for inference by `bar.fold`.
+A record keeps the architecture of its network. Its weights are there only where the run was made; elsewhere, new ones
+are timed, since the time does not depend on them. Networks are folded for inference by `bar.fold`.
 """
 
 import json
@@ -29,11 +29,15 @@ def decayed(network: nn.Module) -> float:
     return torch.cat([norm < 1e-6 * norm.max() for norm in norms]).float().mean().item()
 
 
-def timed(found: pd.DataFrame, batch: int, rounds: int, seconds: float) -> list[dict]:
-    """A record a run: its network's milliseconds, and how many times as fast it is as its seed's unpruned one."""
-    paths = {Path(path).name: path for path in found.folder}
-    plain = {name: storage.load(path) for name, path in paths.items()}
-    networks = {name: bar.fold(one) for name, one in plain.items()}
+def timed(found: pd.DataFrame, batch: int, rounds: int, seconds: float, noted: dict[str, float | None]) -> list[dict]:
+    """A record a run: its network's milliseconds, and how many times as fast it is as its seed's unpruned one.
+
+    What share of its filters had decayed is `noted` for each run whose weights are not there any more.
+    """
+    paths = {Path(path).name: Path(path) for path in found.folder}
+    kept = {name: (path / storage.WEIGHTS).exists() for name, path in paths.items()}
+    plain = {name: storage.load(path) if kept[name] else storage.untrained(path) for name, path in paths.items()}
+    networks = {name: bar.fold(one.eval()) for name, one in plain.items()}
     networks = {name: one.to(memory_format=torch.channels_last) for name, one in networks.items()}
     images = torch.randn(batch, *found.input_size.iloc[0]).contiguous(memory_format=torch.channels_last)
     times = race(networks, images, rounds, seconds)
@@ -42,7 +46,7 @@ def timed(found: pd.DataFrame, batch: int, rounds: int, seconds: float) -> list[
         {
             "run": name, "method": run.method, "distill": run.distill, "pruning_factor": run.pruning_factor,
             "seed": run.seed, "volume": run.volume, "flops": run.flops, "parameters": run.parameters,
-            "decayed": decayed(plain[name]),
+            "decayed": decayed(plain[name]) if kept[name] else noted.get(name),
             "latency_ms": summary(1e3 * t for t in times[name]),
             "speedup": summary(a / b for a, b in zip(times[full[run.seed]], times[name], strict=True)),
         }
@@ -57,7 +61,7 @@ def show(records: list[dict], caption: str) -> None:
     )
     for (factor, method, distill), part in pd.json_normalize(records).groupby(["pruning_factor", "method", "distill"]):
         sizes = (f"{part[name].mean():,.0f}" for name in ("flops", "parameters"))
-        gone = f"{100 * part.decayed.mean():.0f} %"
+        gone = "" if part.decayed.isna().all() else f"{100 * part.decayed.mean():.0f} %"
         ms, speedup = part["latency_ms.median"].mean(), part["speedup.median"].mean()
         taught = "yes" if distill and method != "unpruned" else ""
         table.add_row(method, taught, f"{factor:g}", str(len(part)), *sizes, gone, f"{ms:.2f}", f"{speedup:.1f}")
@@ -70,7 +74,7 @@ def show(records: list[dict], caption: str) -> None:
 @click.option("--threads", default=1, show_default=True)
 @click.option("--rounds", default=11, show_default=True, help="At least.")
 @click.option("--seconds", default=0.5, show_default=True, help="For each network, at least.")
-@click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Write all of it to a file.")
+@click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Write all of it here, anew.")
 def main(folder, batch, threads, rounds, seconds, out) -> None:
     """Time the stored networks of one comparison, by default that on photographs, against their unpruned ones.
 
@@ -82,17 +86,18 @@ def main(folder, batch, threads, rounds, seconds, out) -> None:
     load = round(os.getloadavg()[0], 2)
     found = runs.records(folder)
     if len(found):
-        found = found[[Path(path, "network.safetensors").exists() for path in found.folder]]
+        found = found[[Path(path, storage.ARCHITECTURE).exists() for path in found.folder]]
     if not (len(found) and (found.method == "unpruned").any()):
         raise click.UsageError(
             f"no run below {folder} has kept its network, or no unpruned one: run bench/comparison.py"
         )
+    before = json.loads(out.read_text())["records"] if out and out.exists() else []
     setup = {
         "images": found.dataset_label.iloc[0], "model": found.model.iloc[0], "input_size": found.input_size.iloc[0],
         "batch": batch, "hardware": machine.hardware(), **machine.processor(), "threads": threads,
         "torch": torch.__version__, "commit": machine.commit(), "load_at_start": load,
     }  # fmt: skip
-    records = timed(found, batch, rounds, seconds)
+    records = timed(found, batch, rounds, seconds, {one["run"]: one["decayed"] for one in before})
     show(records, f"{setup['model']}, batch {batch}, {setup['hardware']}; medians, means over the seeds")
     if out:
         files.write_text(out, json.dumps({"setup": setup, "records": records}, indent=1) + "\n")

@@ -91,3 +91,11 @@ def test_stored_networks_are_timed_against_the_unpruned_one_of_their_seed(bench,
     two[0].weight.data[1] *= 1e-9
     assert compared.decayed(two) == 0.25
     assert small["latency_ms"]["n"] == full["latency_ms"]["n"] >= 3
+    # Elsewhere, where a record has no weights any more, its network has new ones, and what was noted of them stays.
+    for path in tmp_path.glob("*/network.safetensors"):
+        path.unlink()
+    out.write_text(out.read_text().replace('"decayed": 0.0', '"decayed": 0.125'))
+    compared.main([str(tmp_path), "--rounds", "3", "--seconds", "0.05", "--json", str(out)], standalone_mode=False)
+    again = json.loads(out.read_text())["records"]
+    assert [one["decayed"] for one in again] == [0.125, 0.125]
+    assert sorted(one["flops"] for one in again) == [small["flops"], full["flops"]]

@@ -30,6 +30,32 @@ def test_round_trip(tmp_path_factory, name, seed, connectivity):
     assert not again.training
     again.train()(images).sum().backward()
     assert all(p.grad is not None for p in again.parameters())
+    (folder / storage.WEIGHTS).unlink()
+    if any(node.op == "get_attr" for node in pruned.graph.nodes):
+        with pytest.raises(bar.BarError, match="belongs to no layer, and was stored with the weights, which are"):
+            storage.untrained(folder)
+        return
+    anew = storage.untrained(folder).double()
+    assert not any(torch.equal(anew.state_dict()[n], t) for n, t in stored.items() if n.endswith("conv1.weight"))
+    anew.load_state_dict(stored)  # with these weights, it is the network that was stored
+    torch.testing.assert_close(anew.eval()(images), pruned(images), rtol=1e-12, atol=1e-12)
+
+
+def test_a_description_alone_is_not_trusted(tmp_path):
+    """Neither in what it says of sizes, nor in that it is the one that the run has written."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    storage.save(bar.prune(bar.gate(network, (1, 6, 6))), tmp_path)
+    path = tmp_path / storage.ARCHITECTURE
+    text = path.read_text()
+    path.write_text(text.replace('_features": 64', '_features": 60000').replace('_features": 2', '_features": 60000'))
+    with pytest.raises(bar.BarError, match="3,600,060,040 parameters, more than the 1,000,000,000 that are allowed"):
+        storage.untrained(tmp_path)
+    path.write_text("[]")
+    with pytest.raises(bar.BarError, match="describes no network that can be built: it is not of format"):
+        storage.untrained(tmp_path)
+    path.unlink()
+    with pytest.raises(bar.BarError, match=r"cannot read the network in .*: it is missing"):
+        storage.untrained(tmp_path)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ layers and operations of the `vocabulary`.
 
 from bar.storage.building import WEIGHTS
 from bar.storage.checkpoints import CHECKPOINT, PREVIOUS, load_checkpoints, remove_checkpoints, save_checkpoint
-from bar.storage.networks import ARCHITECTURE, check, digest, load, save, verify
+from bar.storage.networks import ARCHITECTURE, check, digest, load, save, untrained, verify
 
 __all__ = [
     "ARCHITECTURE",
@@ -20,5 +20,6 @@ __all__ = [
     "remove_checkpoints",
     "save",
     "save_checkpoint",
+    "untrained",
     "verify",
 ]

@@ -40,29 +40,31 @@ class InvalidDescription(BarError):
     """A description that is invalid, or does not fit the stored tensors."""
 
 
-def build(architecture, header: Header) -> fx.GraphModule:
+def build(architecture, header: Header | None) -> fx.GraphModule:
     """Build a network on the meta device from its description.
 
     Parameters
     ----------
     architecture : object
         The description, as parsed from JSON.
-    header : mapping of str to (dtype, shape)
-        The stored tensors; a dtype of None is an unknown one.
+    header : mapping of str to (dtype, shape), or None
+        The stored tensors; a dtype of None is an unknown one. Without a header, the tensors are those of the layers.
 
     Returns
     -------
     torch.fx.GraphModule
-        Its tensors are exactly those of the header.
+        Its tensors are exactly those of the header, if there is one.
 
     Raises
     ------
     InvalidDescription
-        If the description is invalid, or its tensors are not those of the header.
+        If the description is invalid, or its tensors are not those of the header; without a header, if it has tensors
+        that belong to no layer.
     """
     try:
         network = _build_unchecked(architecture, header)
-        _compare(network, header)
+        if header is not None:
+            _compare(network, header)
         return network
     except BarError as error:
         raise InvalidDescription(str(error)) from error
@@ -86,7 +88,7 @@ def fill(network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     network.load_state_dict({name: tensors[name] for name in kept}, assign=True)
 
 
-def _build_unchecked(architecture, header: Header) -> fx.GraphModule:
+def _build_unchecked(architecture, header: Header | None) -> fx.GraphModule:
     if not isinstance(architecture, dict) or architecture.get("format") != FORMAT:
         raise BarError(f"it is not of format {FORMAT}, the only one that this version of bar reads")
     modules, nodes = architecture["modules"], architecture["nodes"]
@@ -102,14 +104,21 @@ def _build_unchecked(architecture, header: Header) -> fx.GraphModule:
     for name, spec in sorted(modules.items(), key=lambda item: item[0].count(".")):
         _attach(root, name, _layer(name, spec))
     for name in sorted(targets["get_attr"]):
-        dtype, shape = header[name]
-        tensor = torch.empty(shape, dtype=dtype, device="meta")
+        tensor = _blank(name, header)
         _attach(root, name, nn.Parameter(tensor) if name in parameters else tensor)
     network = fx.GraphModule(root, _graph(nodes), class_name="Pruned")
     buffers = dict(network.named_buffers())
     for name in passing:
         _make_non_persistent(network, name, buffers[name])
     return network
+
+
+def _blank(name: str, header: Header | None) -> torch.Tensor:
+    """A tensor on the meta device in the place of a stored one that is of no layer."""
+    if header is None:
+        raise BarError(f"{name} belongs to no layer, and was stored with the weights, which are missing")
+    dtype, shape = header[name]
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def _compare(network: nn.Module, header: Header) -> None:

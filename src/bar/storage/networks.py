@@ -17,6 +17,7 @@ from bar.storage.reasons import first_line
 
 ARCHITECTURE = "network.json"
 _MOST_BYTES = 8 * 2**20  # of a description, and of the header of the weights
+_MOST_PARAMETERS = 10**9  # of a network whose sizes nothing but its description tells
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -156,6 +157,53 @@ def load(folder: Path | str) -> fx.GraphModule:
         raise BarError(
             f"cannot read the pruned network in {folder}: {WEIGHTS}: {first_line(error)}. {_advice(folder)}"
         ) from error
+
+
+def untrained(folder: Path | str) -> fx.GraphModule:
+    """Build the network of a run anew, with new weights: for a recorded run, whose own are not kept.
+
+    Parameters
+    ----------
+    folder : path
+        A run's folder, with the description of its network; weights are not read.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        In training mode, on the CPU; its weights are drawn from torch's global generator, as by its layers.
+
+    Raises
+    ------
+    BarError
+        If the description is missing, damaged or not that of the run's record, describes a network of more than a
+        billion parameters, or one with tensors that belong to no layer.
+
+    Examples
+    --------
+    >>> import bar, tempfile
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(bar.prune(bar.gate(net, (1, 6, 6))), folder)
+    ...     Path(folder, WEIGHTS).unlink()
+    ...     bar.count(untrained(folder), (1, 6, 6)).parameters
+    170
+    """
+    folder = Path(folder)
+    architecture = schema.load(folder / ARCHITECTURE, "the network", _MOST_BYTES)
+    if (folder / schema.RESULT).exists():
+        verify(folder, schema.read(folder / schema.RESULT, schema.RESULT_FIELDS))
+    try:
+        network = build(architecture, None)
+        if (parameters := sum(p.numel() for p in network.parameters())) > _MOST_PARAMETERS:
+            raise BarError(f"it has {parameters:,} parameters, more than the {_MOST_PARAMETERS:,} that are allowed")
+    except BarError as error:
+        raise BarError(f"{folder / ARCHITECTURE} describes no network that can be built: {error}") from error
+    network = network.to_empty(device="cpu")
+    for module in network.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return network.train()
 
 
 def verify(folder: Path, record: Mapping, source: str = schema.RESULT) -> None:
