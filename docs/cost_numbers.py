@@ -89,9 +89,10 @@ def overhead() -> str:
     rest = found["idle_share_with_two"] - beside - engine
     return (
         f"Of {setup['runs']} pruned runs of {sum(setup['epochs'])} epochs ({setup['hardware']}), and the unpruned ones "
-        f"that they need, two workers do\n{found['efficiency']:.0%} of twice the work of one process. One worker takes "
-        f"{found['overhead_per_run']:.1f} seconds a run more than one process, and Ray starts in {found['start']:.0f}\n"
-        f"seconds. {reading['records']:,} records are read in {reading['seconds']:.1f} seconds.\n\n"
+        f"that they need, two workers do\n{found['efficiency']:.0%} of what two processes might at best. One worker "
+        f"takes {found['overhead_per_run']:.1f} seconds a run more than one process, and Ray starts in\n"
+        f"{found['start']:.0f} seconds. {reading['records']:,} records are read in {reading['seconds']:.1f} "
+        "seconds.\n\n"
         "What limits two workers? Hardly the cores: all training together takes "
         f"{found['slower_training_with_two']:.2f} times as long as in one process. But for "
         f"{found['idle_share_with_two']:.0%}\nof their time the workers do not train: {beside:.0%} is what one "
@@ -103,7 +104,7 @@ def overhead() -> str:
         f"{setup['cores']} cores. The same runs in one process took\n{alone[0]['seconds']:.1f} seconds before, and "
         f"{alone[1]['seconds']:.1f} after the others; beyond that, what the other work took away is not known.\n\n"
         f"It matters little here: were it {OVERHEAD:.0f} seconds a run, these {count} runs would take\n"
-        f"{share:.2%} longer on one GPU, and {spans[1]:,.1f} instead of {spans[0]:,.1f} hours on 64.\n"
+        f"{share:.2%} longer on one GPU, and {spans[1] - spans[0]:.1f} hours longer on 64.\n"
     )
 
 

@@ -79,7 +79,8 @@ class RunConfig:
     schedule : str
         How the margin b of "bar" decreases to the budget: "sigmoid", "linear" or "exponential".
     distill : bool, optional
-        Whether the unpruned network teaches the pruned one; default: with "bar" only, as in the paper.
+        Whether the unpruned network teaches the pruned one; default: with "bar" only, as we read the paper, which
+        says so of "l0" only.
     start : str
         "scratch" (or "random"), or "unpruned" to start from the weights of the unpruned network (as the paper does on
         Mio-TCD); default: scratch, but unpruned with `weights`. The methods that choose from trained weights always do

@@ -330,7 +330,7 @@ def starts_table(trainings: Iterable[Mapping]) -> pd.DataFrame:
         gain = mean_change(paired) if start in others and len(paired) else ""
         rows.append([f"{factor:g}", start, len(part), f"{part.accuracy.mean():.1f}", change, gain])
     rows.sort(key=lambda row: (float(row[0]), [usual, *others].index(row[1])))
-    columns = ["factor", "start", "seeds", "kept (%)", "against unpruned", f"against {usual}"]
+    columns = ["factor", "start", "seeds", "accuracy (%)", "against unpruned", f"against {usual}"]
     return pd.DataFrame(rows, columns=columns).set_index(["factor", "start"])
 
 

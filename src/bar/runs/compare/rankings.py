@@ -160,10 +160,10 @@ def trials_table(trials: Iterable[Mapping]) -> pd.DataFrame:
                     "method": short(method), "factor": f"{factor:g}",
                     "tried": ", ".join(f"{name} {value:g}" for name, value in one["options"].items()),
                     "V/B before the cut": f"{last['size'] / cut['budget']:.2f}",
-                    "kept (%)": f"{100 * kept:.1f}" + " *" * (kept == most),
+                    "accuracy (%)": f"{100 * kept:.1f}" + " *" * (kept == most),
                 }
             )  # fmt: skip
-    columns = ["method", "factor", "tried", "V/B before the cut", "kept (%)"]
+    columns = ["method", "factor", "tried", "V/B before the cut", "accuracy (%)"]
     return pd.DataFrame(rows, columns=columns).set_index(["method", "factor"])
 
 

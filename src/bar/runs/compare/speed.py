@@ -86,14 +86,24 @@ def throughput_table(rows: pd.DataFrame, target: float) -> pd.DataFrame:
 
 def throughput_words(name: str, rows: pd.DataFrame, target: float) -> str:
     """Say in how many cases mixed surgery reaches the target and is faster than regular surgery, in Markdown."""
-    dense = 100 * rows.loc[rows.batch == 64, "throughput_over_dense.median"]
+    at_64 = rows[rows.batch == 64]
+    dense = 100 * at_64["throughput_over_dense.median"]
     lacking = 100 * target - dense[dense < 100 * target]
     text = f"`{name}`: at a batch of 64, mixed surgery reaches {100 * target:g} % of the dense network's throughput at "
-    text += f"**{len(dense) - len(lacking)} of {len(dense)}** factors"
+    text += (
+        f"**{len(dense) - len(lacking)} of {len(dense)}** factors{_in_noise(at_64, 'throughput_over_dense', target)}"
+    )
     text += f"; the others are {lacking.min():.1f} to {lacking.max():.1f} points short" if len(lacking) else ""
     regular = 100 * (rows["throughput_over_regular.median"] - 1)
     text += f". It is faster than regular surgery in **{(regular > 0).sum()} of {len(regular)}** cases"
+    text += _in_noise(rows, "throughput_over_regular", 1.0)
     return text + f"; the least change is {regular.min():+.1f} %."
+
+
+def _in_noise(rows: pd.DataFrame, name: str, least: float) -> str:
+    """Say how many of the cases that reach what is asked for are within the noise."""
+    count = sum(with_quartiles(row, name, least)[1] == "yes, within noise" for _, row in rows.iterrows())
+    return f" ({count} within the noise)" if count else ""
 
 
 def time_pieces(measured: pd.DataFrame) -> pd.DataFrame:
