@@ -280,6 +280,7 @@ def test_bar_export_of_a_stored_network(bar_command, tmp_path):
         (["no-such-folder"], "network.json is missing"),
         (["RUN", "--format", "onx"], "did you mean 'onnx'"),
         (["RUN", "--out", "network.tflite"], "unknown format 'tflite'"),
+        (["RUN", "--out", "result.json", "--format", "pt2"], "result.json would not hold what its suffix says"),
         (["RUN", "--input-size", "1", "8", "8"], "cannot take images of 1x8x8"),
         (["RUN", "--input-size", "3", "8"], "--input-size"),
         ([], "Missing argument 'RUN'"),

@@ -240,6 +240,29 @@ def test_an_error_in_it_is_one_line(text, message, bar_command, tmp_path):
     assert message in err
 
 
+def test_what_its_cut_leaves_is_counted_and_not_believed(bar_command, tmp_path):
+    keeps = """
+
+    def cut(self):
+        super().cut()
+        return trace(models.build("wrn-10-1", input_size=(3, 8, 8)), (3, 8, 8)).module
+"""
+    (tmp_path / "thin.py").write_text("from bar import models\nfrom bar.network import trace\n" + THIN.rstrip() + keeps)
+    words = ["run", "--limit", "160", "--size", "8", "--epochs", "1", "1", "0", "-x", "4", "--out", "o/r"]
+    code, _, err = bar_command(*words, "--device", "cpu", "--method", "thin.py:Thin")
+    assert (code, "above the budget of" in err.splitlines()[-1]) == (2, True), err
+    assert set(runs.records(tmp_path / "o").method) == {"unpruned"}
+
+
+def test_a_method_that_ends_the_program_is_named(bar_command, tmp_path):
+    ends = "\n\n    def cut(self):\n        raise SystemExit(0)\n"
+    (tmp_path / "thin.py").write_text(THIN.rstrip() + ends)
+    words = ["run", "--limit", "160", "--size", "8", "--epochs", "1", "1", "0", "--device", "cpu"]
+    code, _, err = bar_command(*words, "--method", "thin.py:Thin")
+    assert code == 1
+    assert err.splitlines()[-1] == "bar: a file of yours has ended the program: sys.exit(0)"
+
+
 def test_the_methods_on_the_command_line(bar_command):
     assert {row["method"] for row in json.loads(bar_command("methods", "--json")[1])} == set(methods.METHODS)
     assert "kappa" in bar_command("methods", "learning-compression")[1]

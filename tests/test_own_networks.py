@@ -382,6 +382,11 @@ FILES = {
         "'head.weight' is (1000, 12) there and (10, 12) here",
     ),
     "nan.pt": (lambda s: s["head.bias"].fill_(torch.nan), "'head.bias' holds values that are infinite, or no numbers"),
+    "meta.pt": (lambda s: s.update({"head.bias": torch.ones(10, device="meta")}), "'head.bias' has no values"),
+    "large.pt": (
+        lambda s: s.update({"head.bias": torch.full((10,), 1e300, dtype=torch.float64)}),
+        "'head.bias' holds values that are infinite, or no numbers",
+    ),
     "whole.pt": (lambda s: s.update({"head.bias": torch.ones(10, dtype=torch.long)}), "'head.bias' is torch.int64"),
     "sparse.pt": (lambda s: s.update({"head.bias": torch.ones(10).to_sparse()}), "sparse"),
     "values.pt": (lambda s: s.update({"head.bias": 3}), "holds no state dict"),

@@ -115,6 +115,19 @@ def test_a_recorded_run_is_not_run_again_and_equal_runs_are_equal(folder, tmp_pa
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in record.items() if k != "seconds"}
 
 
+def test_the_largest_seed_is_recorded_and_read(tmp_path):
+    config = bar.RunConfig(**TINY | {"seed": 2**64 - 1})
+    bar.run(config.unpruned, tmp_path / "run")
+    assert list(runs.records(tmp_path).seed) == [2**64 - 1]
+
+
+@pytest.mark.parametrize("same", ["photos/", "./photos", "photos//", "photos/."])
+def test_a_folder_has_one_name(same):
+    assert bar.RunConfig(dataset=same).name == bar.RunConfig(dataset="photos").name
+    assert bar.RunConfig(dataset="../photos").dataset == "../photos", "photos may be a link"
+    assert bar.RunConfig(dataset="./digits").dataset == "./digits", "a folder, and not the data set"
+
+
 def test_a_batch_size_is_that_of_the_training_and_another_run(folder, tmp_path):
     larger = bar.RunConfig(pruning_factor=3.7, batch_size=64, **TINY)
     assert (larger.settings.batch_size, larger.unpruned.settings.batch_size) == (64, 64)

@@ -58,16 +58,24 @@ def _writable(value) -> bool:
         return False
 
 
+def _all_finite(value) -> bool:
+    """Whether all numbers in nested lists and dicts are finite: json reads NaN and Infinity, which JSON has not."""
+    if isinstance(value, dict | list):
+        return all(map(_all_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 TEXT: Check = ("a text", _writable)
 FLAG: Check = ("true or false", lambda v: isinstance(v, bool))
-DICT: Check = ("a dict", lambda v: isinstance(v, dict))
+DICT: Check = ("a dict of finite numbers, texts and the like", lambda v: isinstance(v, dict) and _all_finite(v))
 SHA256: Check = ("a SHA-256 in hexadecimal", lambda v: isinstance(v, str) and bool(re.fullmatch("[0-9a-f]{64}", v)))
 _SHARE, _COUNT, _POSITIVE = number(0, 1), whole(1), number(1e-300)
 
 CONFIG_FIELDS = {
     "dataset": TEXT, "model": TEXT, "method": TEXT, "pruning_factor": number(1), "metric": or_none(TEXT),
-    "preset": TEXT, "seed": whole(0), "size": or_none(_COUNT), "limit": or_none(_COUNT), "batch_size": or_none(_COUNT),
-    "epochs": or_none(list_of(whole(0), 3)), "schedule": TEXT, "distill": or_none(FLAG), "start": TEXT, "gates": TEXT,
+    "preset": TEXT, "seed": whole(0, 2**64 - 1), "size": or_none(_COUNT), "limit": or_none(_COUNT),
+    "batch_size": or_none(_COUNT), "epochs": or_none(list_of(whole(0), 3)), "schedule": TEXT,
+    "distill": or_none(FLAG), "start": TEXT, "gates": TEXT,
     "options": DICT, "source": SHA256, "fingerprint": SHA256, "model_source": SHA256, "weights_file": TEXT,
     "weights_source": SHA256,
 }  # fmt: skip

@@ -111,7 +111,8 @@ def load(name: str, size: int | None = None, root: str | Path | None = None, lim
         data = _cifar(name, 32 if size is None else size, root)
     else:
         folder = _folder_of(name, root)
-        label = "CIFAR-10 (JPEG mirror)" if name == "cifar10-jpeg" else folder.resolve().name
+        named = folder.resolve().name.encode("utf-8", "backslashreplace").decode()  # bytes that are no UTF-8, as text
+        label = "CIFAR-10 (JPEG mirror)" if name == "cifar10-jpeg" else named
         data = image_folder(name, label, folder, size, root)
     return data if limit is None else limited(data, limit)
 

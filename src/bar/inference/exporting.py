@@ -118,6 +118,8 @@ def _check_format(path: Path, format: str | None) -> str:
         raise BarError(f"unknown format {format!r} for {path}: {nearest(format, FORMATS)}")
     if suffix in FORMATS and suffix != format:
         raise BarError(f"{path} is asked for in the format {format!r}: choose another suffix, or format {suffix!r}")
+    if suffix in ("json", "jsonl", "safetensors"):  # such as hold records, and networks that `bar.load` reads
+        raise BarError(f"{path} would not hold what its suffix says: end it in .{format}")
     missing = [p for p in ("onnx", "onnxscript") if format == "onnx" and importlib.util.find_spec(p) is None]
     if missing:
         raise BarError(f"exporting to ONNX needs {' and '.join(missing)}: pip install '.[onnx]' in a checkout")

@@ -159,7 +159,9 @@ def _check_fits(path: Path | str, state: Mapping[str, Tensor], own: Mapping[str,
     for name, tensor in state.items():
         if tensor.layout is not torch.strided or tensor.is_floating_point() is not own[name].is_floating_point():
             raise BarError(f"{path}: {name!r:.100} is {tensor.dtype} ({tensor.layout}), but {own[name].dtype} here")
-        if not tensor.isfinite().all():
+        if tensor.is_meta:
+            raise BarError(f"{path}: {name!r:.100} has no values: it was saved from the meta device")
+        if not tensor.to(own[name].dtype).isfinite().all():
             raise BarError(f"{path}: {name!r:.100} holds values that are infinite, or no numbers")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bar import methods, models
 from bar.cost import METRICS
+from bar.data import available
 from bar.errors import BarError, is_plain, nearest, shown
 from bar.methods import own
 from bar.training import PRESETS, Settings
@@ -323,6 +324,9 @@ def _check_dataset(config: RunConfig) -> None:
         raise BarError(f"dataset is {config.dataset!r}, but there is no such user's home here") from error
     if folder.is_absolute() and folder == folder.parent:
         raise BarError(f"dataset is {config.dataset!r}: that is the whole file system, not a folder of images")
+    # photos/ and ./photos are photos, and no run of their own; but ./digits is a folder, and digits is none
+    if config.dataset and (plain := str(Path(config.dataset))) not in available():
+        object.__setattr__(config, "dataset", plain)
 
 
 def _check_numbers(config: RunConfig) -> None:

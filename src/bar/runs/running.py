@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from bar import data, files, machine, methods, models, schema, storage
-from bar.cost import Cost, count
+from bar.cost import METRICS, Cost, count
 from bar.errors import BarError, in_one_line
 from bar.inference import fold
 from bar.methods import own
@@ -325,6 +325,7 @@ class Work:
         compared = taught["accuracy"] if taught else None
         held = self.job.wanted | outcome.of_run(config, self.images, self.start.full, trained, folder, compared)
         held |= outcome.of_machine(fabric.device, fabric.world_size, self.code)
+        _check_budget(config, held)
         if fabric.is_global_zero:
             files.write_text(folder / RESULT, json.dumps(held, indent=1))
             tidy(folder)
@@ -364,6 +365,18 @@ class Work:
             lambda record: self.job.report(config, record | (trial or {})),
         )  # fmt: skip
         return outcome.Trained(training.network, epochs, seconds, pruner)
+
+
+def _check_budget(config: RunConfig, held: dict) -> None:
+    """Refuse what is larger than it may be, as the network of a user's own method can be."""
+    if config.metric not in METRICS:  # the methods that zero single weights keep to their number by construction
+        return
+    size, budget = held[config.metric], held[f"{config.metric}_full"] / config.pruning_factor
+    if size > budget:
+        raise BarError(
+            f"{config.method} has left a network with a {config.metric} of {size:,}, above the budget of "
+            f"{budget:,.0f}, so nothing is recorded: its cut() must return one that fits"
+        )
 
 
 def teacher_in(folder: Path, device: torch.device | str) -> nn.Module:
