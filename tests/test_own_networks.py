@@ -9,6 +9,7 @@ import sys
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import nn
 
 import bar
@@ -18,6 +19,7 @@ from bar.runs.compare.overview import described, overview
 from bar.runs.reproducing import config_of
 
 TINY = {"limit": 160, "size": 8, "epochs": (1, 1, 0)}
+SHORT = ["--epochs", "1", "0", "0", "--batch-size", "8", "-x", "2", "--device", "cpu"]
 WORDS = ["--limit", "160", "--size", "8", "--epochs", "1", "1", "0", "--device", "cpu"]
 NETS = '''"""Networks of a user's."""
 
@@ -424,6 +426,19 @@ def test_weights_that_cannot_be_used_are_one_line(file, mine, bar_command):
     assert message in err
     assert not os.path.exists("run-by-a-pickle")
     assert not os.path.exists("runs")
+
+
+def test_runs_among_the_images_are_no_class_of_them(bar_command, tmp_path):
+    for number in range(24):
+        path = tmp_path / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 9 * number, 99)).save(path)
+    for place in ([], ["--out", "mine"]):
+        words = ["run", "--dataset", ".", *SHORT, "--method", "random", *place]
+        for _ in range(2):  # the second one finds the first one's records
+            code, _, err = bar_command(*words)
+            assert code == 0, err
+    assert len(runs.records(tmp_path / "runs")) == 2
 
 
 def test_weights_that_change_unseen_are_not_taken(mine):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bar.data.walking import Files, Skipped, Walk, entries_of, images_in, no_image_error, subfolders
 from bar.errors import BarError
+from bar.schema import CONFIG
 
 SPELLINGS = {
     "train": ("train", "training"),
@@ -106,11 +107,20 @@ def _check_splits(folder: Path, named: dict[str, list[Path]]) -> dict[str, Path]
 
 def _classes(folder: Path, skipped: Skipped) -> list[str]:
     classes = subfolders(folder, skipped)
+    of_runs = [name for name in classes if _is_of_runs(folder / name)]
+    skipped.add("folders of recorded runs", *(folder / name for name in of_runs))
+    classes = [name for name in classes if name not in of_runs]
     if len(classes) < 2:
         found = f"only {classes[0]}/" if classes else "none"
         raise BarError(f"{folder} must hold at least two folders, one for each class; there is {found}")
     skipped.add("in no class's folder", *images_in(folder))
     return classes
+
+
+def _is_of_runs(folder: Path) -> bool:
+    """Whether a folder holds a run, or is the usual one of runs: where `bar run` was called among the images."""
+    inside = folder.glob(f"*/{CONFIG}") if folder.name == "runs" else ()
+    return any(path.is_file() for path in (folder / CONFIG, *inside))
 
 
 def _sources_of_classes(folder: Path, classes: list[str], skipped: Skipped) -> dict[str, Path | list[Path]] | None:
