@@ -94,8 +94,8 @@ def compared() -> str:
         f"{means['latency_ms.median'][factor, 'uniform']:.1f})"
         for factor in sorted(frame.pruning_factor[frame.method == "bar"].unique())
     ]
-    words = f"""Equal volume is not equal work: BAR's networks have more FLOPs than those of equal widths, which all
-        others in this table have: {", ".join(at)}; one thread, batch of {setup["batch"]}, unpruned
+    words = f"""Equal volume is not equal work: BAR's networks have more FLOPs than those of equal widths, which
+        `uniform`, WM, Random, VQ and ID have: {", ".join(at)}; one thread, batch of {setup["batch"]}, unpruned
         {means["latency_ms.median"][1.0, "unpruned"]:.1f} ms ([record](results/bench/compared-cpu.json), `python
         bench/compared.py`)."""
     return wrapped(words)
