@@ -160,6 +160,11 @@ def inner(layer):
     [
         (Sigmoid(), SIZE, "Sigmoid has no convolution that can be pruned"),
         (
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sigmoid(), nn.Conv2d(8, 4, 3)),
+            SIZE,
+            "no convolution that can be pruned: its features are read only through what makes a number of zero",
+        ),
+        (
             Control(),
             SIZE,
             r"cannot trace Control with torch.fx, line \d+ of .*test_network.py: symbolically .* its own",
@@ -323,6 +328,77 @@ def test_other_things_that_people_write(forward):
     gated.gates["a2"].log_alpha.data[0] = -5
     images = torch.randn(2, *SIZE, dtype=torch.float64)
     torch.testing.assert_close(bar.prune(gated)(images), gated(images), rtol=1e-12, atol=1e-12)
+
+
+class Asking(nn.Module):
+    """Asks a signal where it is and of what type, for a map of its own, as layers that know their place do."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(9, 4, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.a(x))
+        place = torch.linspace(0, 1, x.shape[3], dtype=x.dtype, device=x.device).expand(len(x), 1, x.shape[2], -1)
+        return self.c(torch.cat([torch.relu(self.b(x)), place], 1))
+
+
+def test_what_asks_a_signal_for_its_type_needs_no_feature_of_it():
+    net = Asking().double()
+    gated = bar.gate(net, example_inputs=[torch.zeros(2, 3, 8, 8, dtype=torch.float64)])
+    assert (list(gated.gates), gated.whole) == (["a", "b"], {})
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    gated.keep_({name: torch.arange(8) % 2 == 0 for name in gated.gates}).eval()
+    pruned = bar.prune(gated)
+    torch.testing.assert_close(pruned(images), gated(images), rtol=1e-12, atol=1e-12)
+    assert pruned.float()(images.float()).dtype == torch.float32
+
+
+class Detect(nn.Module):
+    """As in YOLOv5: writes into the list that it is given, into its own signals, and returns less while training."""
+
+    def __init__(self):
+        super().__init__()
+        self.m = nn.ModuleList([nn.Conv2d(8, 4, 1), nn.Conv2d(6, 4, 1)])
+
+    def forward(self, x):
+        z = []
+        for i in range(2):
+            x[i] = self.m[i](x[i])
+            if not self.training:
+                y = x[i].sigmoid()
+                y[:, :2] = y[:, :2] * 2 - 0.5
+                z.append(y.flatten(2))
+        return x if self.training else (torch.cat(z, 2), x)
+
+
+class Detector(nn.Module):
+    def __init__(self, again=False):
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 6, 3, 2)
+        self.detect, self.again = Detect(), again
+
+    def forward(self, x):
+        x = torch.relu(self.a(torch.relu(self.stem(x))))
+        levels = [x, torch.relu(self.b(x))]
+        out = self.detect(levels)
+        return (*out, levels[0]) if self.again else out
+
+
+def test_a_module_may_write_into_the_list_that_it_is_given():
+    net = Detector().double().eval()
+    images = torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    gated = bar.gate(net, example_inputs=[images]).eval()
+    assert list(gated.gates) == ["stem"]
+    assert list(gated.whole) == ["'detect' (Detect(), module 'detect')"]
+    pruned = bar.prune(gated.keep_({"stem": torch.arange(8) % 2 == 0})).eval()
+    for mine, theirs in zip(
+        (pruned(images)[0], *pruned(images)[1]), (gated(images)[0], *gated(images)[1]), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+    assert len(pruned.train()(images)) == 2
+    with pytest.raises(bar.BarError, match=r"a list or dict is read again that module 'detect' has written into"):
+        bar.gate(Detector(again=True).eval(), (3, 12, 12))
 
 
 def test_the_one_weight_of_a_prelu_is_trained():

@@ -187,7 +187,12 @@ def stored(network: nn.Module) -> nn.Module:
     return torch.load(file, weights_only=False)  # what was written three lines above
 
 
-COPIES = {"saved": stored, "pickled": lambda network: pickle.loads(pickle.dumps(network)), "copied": copy.deepcopy}
+def pickled(network):
+    return pickle.loads(pickle.dumps(network))
+
+
+# An average of a network's weights is a copy, which is stored.
+COPIES = {"saved": stored, "pickled": pickled, "copied": copy.deepcopy, "both": lambda one: pickled(copy.deepcopy(one))}
 
 
 @pytest.mark.parametrize("way", COPIES)

@@ -2,7 +2,7 @@
 
 import copy
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 
 import torch
@@ -57,6 +57,12 @@ def call(value: object, path: str) -> tuple[tuple, dict] | None:
 def refusal(value: object, path: str) -> Refusal:
     """The error for something that cannot be recorded."""
     where = f"module {path!r}" if path else "the network itself"
+    if isinstance(value, Written):
+        return Refusal(
+            f"in {where}, a list or dict is read again that module {value.path!r} has written into: let that module "
+            "return what it makes",
+            path,
+        )
     return Refusal(
         f"in {where}, a {type(value).__name__} that is returned or passed on cannot be made again from what it holds: "
         "use a dict, a list, a tuple or a plain dataclass",
@@ -90,6 +96,65 @@ def _same(one: list, other: list) -> bool:
     return len(one) == len(other) and all(
         a is b or (type(a) is type(b) and isinstance(a, plain) and a == b) for a, b in zip(one, other, strict=True)
     )
+
+
+class Written:
+    """What stands in a list or dict into which a module that is left whole has written: nobody knows what that is."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+
+def plain(value):
+    """The same with lists, tuples and dicts of Python's own, made anew, which a module may write into.
+
+    Examples
+    --------
+    >>> plain(fx.immutable_collections.immutable_list([1, (2, [3])]))
+    [1, (2, [3])]
+    """
+    if type(value) in (list, fx.immutable_collections.immutable_list):
+        return [plain(part) for part in value]
+    if type(value) in (dict, fx.immutable_collections.immutable_dict):
+        return {key: plain(part) for key, part in value.items()}
+    return tuple(plain(part) for part in value) if type(value) is tuple else value
+
+
+def _inside(value) -> Iterator[list | dict]:
+    """The lists and dicts in what is given to a call, nested ones too, outer ones first."""
+    if isinstance(value, list | dict):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        yield from _inside(part)
+
+
+class Given:
+    """The lists and dicts that are given to a call, which may write into them, and what is in them before."""
+
+    def __init__(self, args: tuple, kwargs: dict) -> None:
+        self._pairs = [(one, copy.copy(one)) for one in _inside((args, kwargs))]
+
+    def written(self) -> bool:
+        """Whether one holds something else by now."""
+        return any(differs(*pair) for pair in self._pairs)
+
+    def restore(self) -> None:
+        """Put what was in them there again."""
+        for container, content in self._pairs:
+            if differs(container, content):
+                refill(container, content)
+
+    def spoil(self, path: str) -> None:
+        """Put something in them that no call takes, since only the module at a path knows what is there."""
+        for container, content in self._pairs:
+            gone = Written(path)
+            refill(container, dict.fromkeys(content, gone) if isinstance(content, dict) else [gone] * len(content))
+
+
+def refill(container: list | set | deque | dict, content: Iterable) -> None:
+    """Put something else into a container."""
+    container.clear()
+    (container.extend if isinstance(container, list | deque) else container.update)(content)
 
 
 _NOT_OURS = frozenset(vars(nn.Module())) - {"training"}  # hooks, submodules: torch keeps them

@@ -5,7 +5,6 @@ import operator
 import random
 import threading
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +90,7 @@ class Recorder(_OneThread):
         self.twin, self.leaves = twin, leaves
         self.views: dict[str, nn.Module] = {}  # layers with a forward of their own, see `bar.network.views`
         self.values: dict[fx.Node, object] = {}
+        self.writing: set[str] = set()  # the paths of modules left whole that write into what they are given
         self._inputs, self._cache, self._running = list(inputs), {}, False
         self._precision = _precision()
 
@@ -105,6 +105,7 @@ class Recorder(_OneThread):
             return type(m).forward(m, *args, **kwargs)
         before = self.draws.state() if self.draws else None
         place = next(iter(reversed(self.graph.nodes)), None), dict(self.module_stack), dict(self.num_calls)
+        given = containers.Given(args, kwargs)
         try:
             out = super().call_module(m, forward, args, kwargs)
         except _Unfit:
@@ -113,8 +114,11 @@ class Recorder(_OneThread):
             if path in self.leaves:
                 raise
             self._forget(*place)
+            given.restore()
             self.leaves[path] = f"cannot be traced: {first_line(error)}"
             out = super().call_module(m, forward, args, kwargs)
+        if path in self.writing:
+            given.spoil(path)
         if self.drawn is None and before is not None and self.draws.state() != before:
             self.drawn = self.path_of_module(m)
         return out
@@ -235,11 +239,7 @@ class Recorder(_OneThread):
         try:
             with torch.device("meta"):
                 if node.op == "call_module":
-                    view = self.views.get(node.target)
-                    layer = submodule(self.twin, node.target) if view is None else views.on_meta_like(view)
-                    if type(layer) in views.NORMS:  # which takes long on the meta device
-                        return torch.empty_like(args[0])
-                    return called(layer, submodule(self.root, node.target), args, kwargs)[0]
+                    return self._returned(node.target, *containers.plain((args, kwargs)))
                 if node.op == "call_method":
                     return getattr(args[0], node.target)(*args[1:], **kwargs)
                 return node.target(*args, **kwargs)
@@ -252,6 +252,17 @@ class Recorder(_OneThread):
             self._running = False
             if self.draws:
                 self.draws.count = count
+
+    def _returned(self, path: str, args: tuple, kwargs: dict):
+        """What a module returns, on the meta device."""
+        view, given = self.views.get(path), containers.Given(args, kwargs)
+        layer = submodule(self.twin, path) if view is None else views.on_meta_like(view)
+        if type(layer) in views.NORMS:  # which takes long on the meta device
+            return torch.empty_like(args[0])
+        out, _ = called(layer, submodule(self.root, path), args, kwargs)
+        if given.written():
+            self.writing.add(path)
+        return out
 
     def check_inputs(self) -> None:
         """Refuse inputs that nothing takes."""
@@ -385,11 +396,17 @@ def record(
             raise BarError(f"{where}: {first_line(error)} - {advice}") from error
         finally:
             _restore(own, modes, contents)
-    module.training, module._tracer_cls = modes[model], fx.Tracer  # with which torch.fx unpickles it
+    module.training = modes[model]
+    pickled_with(module, fx.Tracer)
     for path, view in tracer.views.items():
         owner, _, name = path.rpartition(".")
         module.get_submodule(owner)._modules[name] = view
     return Recording(module, tracer.views, {n: v for n, v in zip(module.graph.nodes, _in_order(tracer), strict=True)})
+
+
+def pickled_with(module: fx.GraphModule, tracer: type[fx.Tracer]) -> None:
+    """Let torch.fx unpickle a network with a tracer, which it makes without arguments; its deep copies, too."""
+    module._tracer_cls = module.graph._tracer_cls = tracer
 
 
 def _in_order(tracer: Recorder) -> list:
@@ -430,5 +447,4 @@ def _restore(own: dict[nn.Module, dict], modes: dict[nn.Module, bool], contents:
         vars(m).update(own[m] | {"training": mode})
     for _, _, container, before in contents:
         if containers.differs(container, before):
-            container.clear()
-            (container.extend if isinstance(container, list | deque) else container.update)(before)
+            containers.refill(container, before)

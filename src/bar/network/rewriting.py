@@ -45,12 +45,13 @@ def drop_expansions(module: fx.GraphModule, values: dict) -> None:
                     user.replace_input_with(node, source)
 
 
-def read_device_of_images(module: fx.GraphModule) -> None:
-    """Let what asks on which device a signal is ask the images, so that it needs no signal."""
+def ask_images(module: fx.GraphModule, values: dict) -> None:
+    """Let what asks a signal for its device, or its numbers' type, ask the images: then it needs no signal."""
     images = next(iter(module.graph.find_nodes(op="placeholder")))
+    dtype = getattr(values.get(images), "dtype", None)
     for node in module.graph.find_nodes(op="call_function", target=getattr):
-        if node.args[1] == "device":
-            node.args = (images, "device")
+        if node.args[1] == "device" or (node.args[1] == "dtype" and values.get(node) is dtype):
+            node.args = (images, node.args[1])
 
 
 def stride_first(module: fx.GraphModule) -> fx.GraphModule:
@@ -129,7 +130,7 @@ def keep_unread(model: nn.Module, module: fx.GraphModule, read: set[str]) -> lis
             found.append(module.graph.get_attr(name))
         found[-1].meta["shape"] = buffer.shape
     if found:
-        module._tracer_cls = KeepUnread
+        module._tracer_cls = module.graph._tracer_cls = KeepUnread
     return found
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from bar.network import views
 from bar.network.checks import check_shapes
+from bar.network.containers import plain
 
 
 @contextlib.contextmanager
@@ -39,8 +40,9 @@ def first_line(error: Exception) -> str:
 def called(on_meta: nn.Module, module: nn.Module, args: tuple, kwargs: dict) -> tuple[object, tuple[int, int]]:
     """What a module returns on the meta device; of one that looks at values, what it returns for zeros.
 
-    And the volume and the FLOPs of the convolutions in it.
+    And the volume and the FLOPs of the convolutions in it. A module may write into the lists that it is given.
     """
+    given = plain((args, kwargs))
     try:
         with views.counted(on_meta) as found:
             return quiet_call(on_meta)(*args, **kwargs), _sum(found)
@@ -55,7 +57,7 @@ def called(on_meta: nn.Module, module: nn.Module, args: tuple, kwargs: dict) -> 
             return type(value)(moved(v, to) for v in value)
         return {k: moved(v, to) for k, v in value.items()} if isinstance(value, dict) else value
 
-    args, kwargs = moved((args, kwargs), lambda t: torch.zeros(t.shape, dtype=t.dtype, device=device))
+    args, kwargs = moved(given, lambda t: torch.zeros(t.shape, dtype=t.dtype, device=device))
     twin = copy.deepcopy(module).eval()
     with undisturbed(), torch.no_grad(), torch.device(device), views.counted(twin) as found:
         return moved(twin(*args, **kwargs), lambda t: t.to("meta")), _sum(found)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bar.errors import BarError
-from bar.network import views
+from bar.network import containers, views
 from bar.network.batches import BATCHES, frozen_sizes, thaw
 from bar.network.channels import Network
 from bar.network.checks import (
@@ -29,7 +29,7 @@ from bar.network.modes import compare_modes, drop_functional_dropout
 from bar.network.movements import is_movement, rewrite_movements
 from bar.network.operations import IN_PLACE_OPERATORS, operations_of
 from bar.network.recording import record
-from bar.network.rewriting import drop_expansions, keep_unread, name_in_place_results, read_device_of_images
+from bar.network.rewriting import ask_images, drop_expansions, keep_unread, name_in_place_results
 from bar.network.running import called, first_line, on_meta, undisturbed
 
 _MULTIPLE = ("conv", "depthwise", "norm", "linear", "slopes")  # layers of which pruning makes smaller ones
@@ -165,7 +165,7 @@ class _OnMeta(fx.Interpreter):
             layer._check_input_dim(args[0])
             self.work = 0, 0
             return torch.empty_like(args[0])  # torch takes long to normalise on the meta device
-        out, self.work = called(layer, self.whole.get_submodule(target), args, kwargs)
+        out, self.work = called(layer, self.whole.get_submodule(target), *containers.plain((args, kwargs)))
         return out
 
     def run_node(self, node: fx.Node) -> Tensor:
@@ -238,7 +238,7 @@ def trace(
     values, read = dict(recording.values), {n.target for n in module.graph.find_nodes(op="get_attr")}
     thaw(module, frozen)
     drop_expansions(module, values)
-    read_device_of_images(module)
+    ask_images(module, values)
     rewrite_movements(module, values)
     dropouts = drop_functional_dropout(model, module, dropped)
     module.graph.eliminate_dead_code(lambda node: node.is_impure() or node in in_place)

@@ -101,6 +101,8 @@ def gate(
     if not prunable:
         place, why = next(iter(network.whole.items()), ("", ""))
         because = f": {place} {why}, so that what flows into it is kept" if place else ""
+        if not because and "offset" in kept.values():
+            because = ": its features are read only through what makes a number of zero, such as a sigmoid"
         raise BarError(f"{type(model).__name__} has no convolution that can be pruned{because}")
     with undisturbed():
         # Seeded by the generator, but not with the numbers that the caller will draw next.

@@ -284,7 +284,7 @@ class Wiring:
             if old is not None and name in old._non_persistent_buffers_set:
                 new.get_submodule(owner)._non_persistent_buffers_set.add(name)
             if not node.users:
-                new._tracer_cls = KeepUnread
+                new._tracer_cls = new.graph._tracer_cls = KeepUnread
         return stride_first(new)
 
 
