@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bar.data.walking import Files, Skipped, Walk, entries_of, images_in, no_image_error, subfolders
 from bar.errors import BarError
-from bar.schema import CONFIG
+from bar.schema import CONFIG, RESULT
 
 SPELLINGS = {
     "train": ("train", "training"),
@@ -120,7 +120,8 @@ def _classes(folder: Path, skipped: Skipped) -> list[str]:
 def _is_of_runs(folder: Path) -> bool:
     """Whether a folder holds a run, or is the usual one of runs: where `bar run` was called among the images."""
     inside = folder.glob(f"*/{CONFIG}") if folder.name == "runs" else ()
-    return any(path.is_file() for path in (folder / CONFIG, *inside))
+    places = [path.parent for path in (folder / CONFIG, *inside) if path.is_file()]
+    return any((place / name).exists() for place in places for name in (".lock", "metrics.jsonl", RESULT))
 
 
 def _sources_of_classes(folder: Path, classes: list[str], skipped: Skipped) -> dict[str, Path | list[Path]] | None:
