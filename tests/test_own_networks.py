@@ -428,6 +428,58 @@ def test_weights_that_cannot_be_used_are_one_line(file, mine, bar_command):
     assert not os.path.exists("runs")
 
 
+LOUD = '''"""Prints whenever it can."""
+
+from mine.nets import Small
+
+print("imported")
+
+
+class Loud(Small):
+    def __init__(self, num_classes=10):
+        print("made")
+        super().__init__(num_classes)
+
+    def forward(self, x):
+        print("called")
+        return super().forward(x)
+'''
+CHATTY = '''"""So does this."""
+
+from bar.methods.random import Random
+
+print("imported")
+
+
+class Chatty(Random):
+    name = title = summary = "chatty"
+
+    def cut(self):
+        print("cut")
+        return super().cut()
+'''
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["count", "--model", "mine.loud:Loud", "--input-size", "3", "8", "8"],
+        ["methods", "chatty.py:Chatty"],
+        ["run", "--model", "mine.loud:Loud", "--method", "chatty.py:Chatty", *WORDS],
+        ["sweep", "--model", "mine.loud:Loud", "-m", "chatty.py:Chatty", "--dry-run", *WORDS],
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_a_file_prints_is_not_in_the_answer(words, mine, bar_command):
+    (mine / "loud.py").write_text(LOUD)
+    (mine.parent / "chatty.py").write_text(CHATTY)
+    forget()
+    code, out, err = bar_command(*words, "--json")
+    assert code == 0, err
+    assert json.loads(out) is not None
+    assert "imported" in err
+
+
 def test_runs_among_the_images_are_no_class_of_them(bar_command, tmp_path):
     for number in range(24):
         path = tmp_path / "ab"[number % 2] / f"{number}.png"

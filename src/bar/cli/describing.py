@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bar import methods
+from bar.cli import streams
 from bar.cli.options import examples
 
 OTHERS = {
@@ -44,7 +45,8 @@ class WithMethods(click.Command):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def methods_(name: str | None, as_json: bool) -> None:
     """What methods there are, or the options of one."""
-    shown = methods.options(name) if name else methods.table()
+    with streams.answers_alone():
+        shown = methods.options(name) if name else methods.table()
     if as_json:
         click.echo(json.dumps(shown.reset_index().to_dict("records"), indent=1))
         return

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import bar
 from bar import models, runs, storage
 from bar.arguments import Folder
+from bar.cli import streams
 from bar.cli.options import DEFAULT, examples
 from bar.errors import BarError
 
@@ -81,8 +82,10 @@ def count(
         raise BarError("--inputs is for stored networks, as --model: those that are made by name take one image")
     else:
         sizes = [input_size or (3, 32, 32)]
-        network = models.outline(model, classes, sizes[0])
-    cost = bar.count(network, linear=linear, example_inputs=_images(network, sizes))
+        with streams.answers_alone():
+            network = models.outline(model, classes, sizes[0])
+    with streams.answers_alone():
+        cost = bar.count(network, linear=linear, example_inputs=_images(network, sizes))
     if as_json:
         shown = dataclasses.asdict(cost) | {"model": model, "input_size": _listed(sizes)}
         click.echo(json.dumps(shown if layers else {k: v for k, v in shown.items() if k != "layers"}, indent=1))

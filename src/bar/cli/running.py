@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bar import machine, runs
 from bar.arguments import Folder
-from bar.cli import progress
+from bar.cli import progress, streams
 from bar.cli.describing import WithMethods
 from bar.cli.options import DEFAULT, common, examples, named
 from bar.errors import BarError
@@ -75,7 +75,8 @@ def run(
     it is the teacher, and what the result is compared with. A run that is already recorded is not run again; one that
     was interrupted goes on.
     """
-    config = runs.RunConfig(options=named(options), **fields)
+    with streams.answers_alone():
+        config = runs.RunConfig(options=named(options), **fields)
     machine.device_of(device)  # or it is found missing when images have been decoded and a network built
     if torchrun_processes() is None and (processes or 1) > sweeps.most_jobs():
         check_shares(config.settings, processes)
@@ -85,7 +86,8 @@ def run(
     if tensorboard:
         how["placed"], how["watch"] = progress.tensorboard()
     try:
-        record = progress.run_with_progress(config, folder, **how)
+        with streams.answers_alone():
+            record = progress.run_with_progress(config, folder, **how)
     except KeyboardInterrupt:
         raise progress.Interrupted(
             f"interrupted; all whole epochs are kept in {folder} and beside it: the same command goes on from there"

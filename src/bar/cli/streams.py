@@ -26,6 +26,11 @@ def discard(*streams: TextIO | None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def answers_alone() -> contextlib.AbstractContextManager:
+    """Send what a user's files print to standard error, since standard output is for the answer."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
 def fail(message: str, code: int = 2) -> None:
     """End with a line on standard error and an exit code."""
     try:

@@ -1,10 +1,8 @@
 """``bar sweep``."""
 
-import contextlib
 import json
 import logging
 import signal
-import sys
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from click.core import ParameterSource
 
 from bar import machine, methods, runs
 from bar.arguments import Folder
-from bar.cli import watching
+from bar.cli import streams, watching
 from bar.cli.describing import WithMethods
 from bar.cli.options import common, examples, named
 from bar.cli.progress import Interrupted
@@ -97,7 +95,8 @@ def sweep(
     else:
         _refuse_beside(file, given, context)
         plan = plans.read(file)
-    configs = plans.configs_of(plan, file)
+    with streams.answers_alone():
+        configs = plans.configs_of(plan, file)
     sweeps.check(configs, jobs, ray, processes, device)
     sweeps.check_names(configs, root, elsewhere=ray is not None)
     (machine.device_of if ray is None else machine.check_device)(device)  # what would fail in each of them fails here
@@ -109,7 +108,7 @@ def sweep(
     how = {"root": root, "device": device, "jobs": jobs, "ray": ray, "processes": processes, "began": board.began}
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what died, in front of the JSON
+        with streams.answers_alone():  # Ray prints there what died, in front of the JSON
             watching.followed(_kept(sweeps.sweep(configs, out, **how), plan, configs, out), board)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {board.summary()}, in {out}: the same command goes on from there") from None
