@@ -126,3 +126,10 @@ def test_pruning_does_not_raise_the_peak(name):
     gated = bar.gate(build(name), SIZE)
     gated.settle_(gated.size() / 3)
     assert cost.peak_activations(bar.prune(gated), SIZE) <= cost.peak_activations(build(name), SIZE)
+
+
+def test_a_narrow_terminal_cuts_no_number_and_no_name(bar_command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    out = bar_command("count", "--layers", "--model", "densenet121")[1]
+    layers = bar.count(bar.models.outline("densenet121"), (3, 32, 32)).layers
+    assert all(f" {name} " in out and f" {layer['flops']:,} " in out for name, layer in layers.items())

@@ -480,6 +480,17 @@ def test_what_a_file_prints_is_not_in_the_answer(words, mine, bar_command):
     assert "imported" in err
 
 
+def test_a_dry_run_knows_recorded_runs_of_ones_own(mine, bar_command):
+    words = ["sweep", "--model", "mine.nets:Small", "-m", "random", "-x", "2", "-s", "0", *WORDS]
+    assert bar_command(*words)[0] == 0
+    code, out, err = bar_command(*words, "--dry-run")
+    assert code == 0, err
+    assert "2 runs, 2 recorded" in out + err
+    (mine / "widths.py").write_text("FIRST = 9\n")
+    forget()
+    assert "2 runs, 0 recorded" in "".join(bar_command(*words, "--dry-run")[1:]), "another network by now"
+
+
 def test_runs_among_the_images_are_no_class_of_them(bar_command, tmp_path):
     for number in range(24):
         path = tmp_path / "ab"[number % 2] / f"{number}.png"

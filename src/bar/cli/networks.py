@@ -92,13 +92,15 @@ def count(
         return
     table = Table(title=escape(f"{model} at {_shown(sizes)}"), title_justify="left")
     columns = ("features", "area", "volume", "flops", "parameters")
-    table.add_column("layer")
+    table.add_column("layer", overflow="fold")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for name, layer in cost.layers.items() if layers else ():
         table.add_row(escape(name), *(f"{layer[c]:,}" for c in columns))
     table.add_row("total", "", "", f"{cost.volume:,}", f"{cost.flops:,}", f"{cost.parameters:,}", style="bold")
-    Console().print(table)
+    console = Console()
+    least = console.measure(table, options=console.options.update(width=1000)).minimum
+    Console(width=max(console.width, least)).print(table)  # on a narrow terminal, longer lines and no cut number
 
 
 def _is_stored(folder: str) -> bool:

@@ -36,6 +36,7 @@ class Stock:
 
     def __init__(self, *roots: Path | str) -> None:
         self._places: dict[RunConfig, set[Path]] = {}  # the folders around those in today's format
+        self._named: dict[str, set[Path]] = defaultdict(set)  # and around those that need files of a user's, by name
         self._taken: dict[tuple, list[float]] = defaultdict(list)
         self._a_step: dict[tuple, list[float]] = defaultdict(list)  # seconds
         self._images: dict[tuple, int] = {}  # data set and limit -> training images
@@ -44,12 +45,12 @@ class Stock:
             self.add(record, Path(record["folder"]).parent)
 
     def add(self, record: Mapping, place: Path) -> None:
-        """One more record, in a folder of that place; methods of your own and configurations of old are let be."""
+        """One more record, in a folder of that place."""
         config = config_of(record)
+        held = self._places.setdefault(config, set()) if config else self._named[Path(record.get("folder", "")).name]
+        if record.get("format") == schema.FORMAT and "fingerprint" in record:
+            held.add(place.resolve())
         if config:
-            held = self._places.setdefault(config, set())
-            if record.get("format") == schema.FORMAT and "fingerprint" in record:
-                held.add(place.resolve())
             self._taken[_kind(config)].append(seconds_of(record))
             self._images[config.dataset, config.limit] = record["training_images"]
             if steps := self._steps(config):
@@ -57,7 +58,7 @@ class Stock:
 
     def has(self, config: RunConfig, place: Path | None = None) -> bool:
         """Whether a run is recorded, there or anywhere, in today's format, in which a record knows its images."""
-        held = self._places.get(config, set())
+        held = self._places.get(config, set()) | self._named.get(config.name, set())
         return place.resolve() in held if place else bool(held)
 
     def has_old(self, config: RunConfig) -> bool:
