@@ -120,8 +120,8 @@ def _classes(folder: Path, skipped: Skipped) -> list[str]:
 def _is_of_runs(folder: Path) -> bool:
     """Whether a folder holds a run, or is the usual one of runs: where `bar run` was called among the images."""
     inside = folder.glob(f"*/{CONFIG}") if folder.name == "runs" else ()
-    places = [path.parent for path in (folder / CONFIG, *inside) if path.is_file()]
-    return any((place / name).exists() for place in places for name in (".lock", "metrics.jsonl", RESULT))
+    places = [path.parent for path in (folder / CONFIG, *inside) if os.path.isfile(path)]
+    return any(os.path.exists(place / name) for place in places for name in (".lock", "metrics.jsonl", RESULT))
 
 
 def _sources_of_classes(folder: Path, classes: list[str], skipped: Skipped) -> dict[str, Path | list[Path]] | None:
