@@ -111,6 +111,11 @@ def test_the_best_of_a_single_seed_is_not_told():
     assert "within the noise of it: LZR" in close.here["BAR is the best at 2x, 4x and 8x, or competitive"]
 
 
+def test_what_holds_at_one_factor_does_not_hold_always():
+    rows = [run(method, seed, 16, change) for seed in (0, 1) for method, change in (("bar", -1.0), ("l0", -9.0))]
+    assert table_of(*rows).verdict["BAR is always better than LZR"] == "holds at 16x; not recorded at 2x, 4x, 8x"
+
+
 def test_the_best_of_all_rivals():
     names = [name for name in methods.STRUCTURED if name not in ("bar", "uniform")]
     rows = [run(name, seed, 16, -9.0 - seed) for name in names for seed in (0, 1)]
