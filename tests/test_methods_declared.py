@@ -259,7 +259,7 @@ def test_a_method_that_ends_the_program_is_named(bar_command, tmp_path):
     (tmp_path / "thin.py").write_text(THIN.rstrip() + ends)
     words = ["run", "--limit", "160", "--size", "8", "--epochs", "1", "1", "0", "--device", "cpu"]
     code, _, err = bar_command(*words, "--method", "thin.py:Thin")
-    assert code == 1
+    assert code == 2
     assert err.splitlines()[-1] == "bar: a file of yours has ended the program: sys.exit(0)"
 
 

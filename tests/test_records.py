@@ -173,7 +173,7 @@ DAMAGE = {
     "no field": lambda record: {k: v for k, v in record.items() if k != "dataset"},
     "method": lambda record: record | {"method": ["bar"]},
     "factor": lambda record: record | {"pruning_factor": float("nan")},
-    "nested": lambda record: record | {"settings": {"lr": [float("inf")]}},
+    "nested": lambda record: record | {"options": {"lr": [float("inf")]}},
     "seed": lambda record: record | {"seed": True},
     "epochs": lambda record: record | {"epochs": [1, 2]},
     "surrogate": lambda record: record | {"model": "\ud800"},

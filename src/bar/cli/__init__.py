@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-from typing import NoReturn
 
 import click
 import torch
@@ -52,8 +51,9 @@ def main() -> None:
         streams.fail(str(error))
     except Failed as error:
         streams.fail(str(error), 1)
-    except (BrokenPipeError, SystemExit) as error:
-        _end_unread(error)
+    except (BrokenPipeError, SystemExit):  # the latter of click and of rich, for the same reason
+        streams.discard(sys.stdout, sys.stderr)
+        sys.exit(UNREAD)
     except OSError as error:  # the disk is full, say, or what standard output goes to
         streams.fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
     except (MemoryError, RuntimeError) as error:
@@ -64,14 +64,6 @@ def main() -> None:
         print("bar:", str(error) or "interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _end_unread(error: BaseException) -> NoReturn:
-    """End as SIGPIPE does. Click and rich raise SystemExit for that reason; other code does it on its own account."""
-    if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
-        streams.fail(f"a file of yours has ended the program: sys.exit({error.code!r})", 1)
-    streams.discard(sys.stdout, sys.stderr)
-    sys.exit(UNREAD)
 
 
 def _is_about_memory(error: Exception) -> bool:

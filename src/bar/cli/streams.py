@@ -3,9 +3,10 @@
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
-from bar.errors import printable
+from bar.errors import BarError, printable
 
 
 def reserve() -> None:
@@ -26,9 +27,22 @@ def discard(*streams: TextIO | None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def answers_alone() -> contextlib.AbstractContextManager:
-    """Send what a user's files print to standard error, since standard output is for the answer."""
-    return contextlib.redirect_stdout(sys.stderr)
+@contextlib.contextmanager
+def answers_alone() -> Iterator[None]:
+    """Where a user's files run: they print to standard error, since standard output is for the answer, and end nothing.
+
+    Raises
+    ------
+    BarError
+        If one of them calls sys.exit.
+    """
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # of rich
+            raise
+        raise BarError(f"a file of yours has ended the program: sys.exit({error.code!r})") from error
 
 
 def fail(message: str, code: int = 2) -> None:
