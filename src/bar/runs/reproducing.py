@@ -36,7 +36,7 @@ class Stock:
 
     def __init__(self, *roots: Path | str) -> None:
         self._places: dict[RunConfig, set[Path]] = {}  # the folders around those in today's format
-        self._named: dict[str, set[Path]] = defaultdict(set)  # and around those that need files of a user's, by name
+        self._named: dict[tuple, set[Path]] = defaultdict(set)  # and around those that need files of a user's, by name
         self._taken: dict[tuple, list[float]] = defaultdict(list)
         self._a_step: dict[tuple, list[float]] = defaultdict(list)  # seconds
         self._images: dict[tuple, int] = {}  # data set and limit -> training images
@@ -47,7 +47,7 @@ class Stock:
     def add(self, record: Mapping, place: Path) -> None:
         """One more record, in a folder of that place."""
         config = config_of(record)
-        held = self._places.setdefault(config, set()) if config else self._named[Path(record.get("folder", "")).name]
+        held = self._places.setdefault(config, set()) if config else self._named[_name(record)]
         if record.get("format") == schema.FORMAT and "fingerprint" in record:
             held.add(place.resolve())
         if config:
@@ -58,7 +58,7 @@ class Stock:
 
     def has(self, config: RunConfig, place: Path | None = None) -> bool:
         """Whether a run is recorded, there or anywhere, in today's format, in which a record knows its images."""
-        held = self._places.get(config, set()) | self._named.get(config.name, set())
+        held = self._places.get(config, set()) | self._named.get((config.name, config.method, config.model), set())
         return place.resolve() in held if place else bool(held)
 
     def has_old(self, config: RunConfig) -> bool:
@@ -85,6 +85,10 @@ class Stock:
 
 def _kind(config: RunConfig, fields: tuple[str, ...] = KIND) -> tuple:
     return tuple(getattr(config, field) for field in fields)
+
+
+def _name(record: Mapping) -> tuple:
+    return Path(record.get("folder", "")).name, record.get("method"), record.get("model")
 
 
 def config_of(record: Mapping) -> RunConfig | None:
