@@ -397,16 +397,11 @@ def record(
         finally:
             _restore(own, modes, contents)
     module.training = modes[model]
-    pickled_with(module, fx.Tracer)
+    module._tracer_cls = module.graph._tracer_cls = fx.Tracer  # with which torch.fx unpickles it, and its copies
     for path, view in tracer.views.items():
         owner, _, name = path.rpartition(".")
         module.get_submodule(owner)._modules[name] = view
     return Recording(module, tracer.views, {n: v for n, v in zip(module.graph.nodes, _in_order(tracer), strict=True)})
-
-
-def pickled_with(module: fx.GraphModule, tracer: type[fx.Tracer]) -> None:
-    """Let torch.fx unpickle a network with a tracer, which it makes without arguments; its deep copies, too."""
-    module._tracer_cls = module.graph._tracer_cls = tracer
 
 
 def _in_order(tracer: Recorder) -> list:
