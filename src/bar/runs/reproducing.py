@@ -36,7 +36,7 @@ class Stock:
 
     def __init__(self, *roots: Path | str) -> None:
         self._places: dict[RunConfig, set[Path]] = {}  # the folders around those in today's format
-        self._named: dict[tuple, set[Path]] = defaultdict(set)  # and around those that need files of a user's, by name
+        self._named: dict[tuple, set[Path]] = defaultdict(set)  # and around others, such as those with a user's files
         self._taken: dict[tuple, list[float]] = defaultdict(list)
         self._a_step: dict[tuple, list[float]] = defaultdict(list)  # seconds
         self._images: dict[tuple, int] = {}  # data set and limit -> training images
