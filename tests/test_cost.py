@@ -6,6 +6,7 @@ import pytest
 import torch
 from networks import NAMES, SIZE, build
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import bar
@@ -133,3 +134,66 @@ def test_a_narrow_terminal_cuts_no_number_and_no_name(bar_command, monkeypatch):
     out = bar_command("count", "--layers", "--model", "densenet121")[1]
     layers = bar.count(bar.models.outline("densenet121"), (3, 32, 32)).layers
     assert all(f" {name} " in out and f" {layer['flops']:,} " in out for name, layer in layers.items())
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that computes its weights anew, as weight standardisation does."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class Own(nn.Module):
+    """Weights of its own, and a call of the function."""
+
+    def __init__(self, inputs, features):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(features, inputs, 3, 3))
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight, padding="same")
+
+
+class Calling(nn.Module):
+    """Convolutions in every way that there is to call one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.Conv2d(5, 8, 3))
+        self.standardised, self.own = Standardised(8, 8, 3), Own(8, 6)
+        self.scripted = torch.jit.trace(nn.Conv2d(6, 6, 1, groups=2), torch.zeros(1, 6, 4, 4))
+        self.register_buffer("blur", torch.full((6, 1, 2, 2), 0.25))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.scripted(self.own(self.standardised(self.first(x)).relu()).relu())
+        x = F.conv_transpose2d(F.conv2d(x, self.blur, stride=2, groups=6), self.blur, groups=6)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.:FutureWarning")
+def test_a_convolution_counts_however_it_is_called():
+    net, size = Calling(), (3, 16, 16)
+    with FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, *size))
+    counted = bar.count(net, size)
+    assert bar.count(net, size, linear=True).flops == counter.get_total_flops()
+    assert counted.volume == sum(f * a * a for f, a in [(5, 16), (8, 14), (8, 12), (6, 12), (6, 12), (6, 6), (6, 7)])
+    assert counted.layers["own"] | {"flops": 0} == {
+        "features": 6, "area": 144, "volume": 864, "flops": 0, "parameters": 6 * 8 * 9
+    }  # fmt: skip
+    assert list(counted.layers) == ["first.0", "first.2", "standardised", "own", "Calling"]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.:FutureWarning")
+def test_gated_and_pruned_networks_count_convolutions_that_are_left_whole():
+    net, size = Calling(), (3, 16, 16)
+    gated, counted = bar.gate(net, size), bar.count(net, size)
+    assert (gated.full(), gated.full("flops")) == (counted.volume, counted.flops)
+    assert list(gated.gates) == ["first.0"]
+    with torch.no_grad():
+        gated.gates["first.0"].log_alpha[1:] = -9
+    pruned = bar.count(bar.prune(gated), size)
+    assert (pruned.volume, pruned.flops) == (gated.size(), gated.size("flops"))
+    assert pruned.volume == counted.volume - 4 * 256

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from bar.errors import BarError, nearest
 from bar.network import (
     CONVOLUTIONS,
+    Convolutions,
     Network,
     checked_size,
     follow,
@@ -26,7 +27,6 @@ from bar.network import (
     quiet_call,
     symbolic_trace,
     undisturbed,
-    work,
 )
 
 
@@ -61,9 +61,10 @@ def count(
 ) -> Cost:
     """Count what a network costs for one image, by running it on the meta device.
 
-    Counted are the outputs and FLOPs of every convolution that runs (``nn.Conv1d`` to ``nn.Conv3d``, transposed ones
-    too), as often as it runs; each feature of a grouped convolution reads the input channels of its group only, and of
-    a depthwise one a single channel. Not counted are calls of ``F.conv2d`` and its like outside of such a layer.
+    Counted are the outputs and FLOPs of every convolution that runs, as often as it runs: of one to three dimensions,
+    transposed or not, by a layer or by a call of ``F.conv2d`` and its like, which is told of the module that makes it.
+    Each feature of a grouped convolution reads the input channels of its group only, and of a depthwise one a single
+    channel.
 
     Parameters
     ----------
@@ -97,31 +98,7 @@ def count(
             "a gated network is counted by its own methods full, size and costs, or once bar.prune has cut it"
         )
     twin = on_meta(model)
-    layers: dict[str, dict[str, int]] = {}
-
-    def note(name: str):
-        def hook(module: nn.Module, _inputs: tuple, out: Tensor) -> None:
-            volume, flops = work(module, _inputs, out, 1)
-            if not volume:
-                return
-            before = layers.get(name, {"volume": 0, "flops": 0})
-            layers[name] = {
-                "features": out.shape[1],
-                "area": volume // out.shape[1],
-                "volume": before["volume"] + volume * isinstance(module, CONVOLUTIONS),
-                "flops": before["flops"] + flops,
-                "parameters": sum(p.numel() for p in module.parameters()),
-            }
-
-        return hook
-
-    def ready(twin: nn.Module) -> nn.Module:
-        layers.clear()
-        for name, module in twin.named_modules():
-            if isinstance(module, CONVOLUTIONS) or (linear and isinstance(module, nn.Linear)):
-                module.register_forward_hook(note(name))
-        return twin
-
+    work = _Layers(linear)
     dtype = next(iter(twin.parameters()), torch.empty(0)).dtype
     if example_inputs is None:
         size = checked_size(input_size)
@@ -131,26 +108,64 @@ def count(
         sizes = [tuple(x.shape[1:]) for x in inputs]
         size = sizes[0] if len(sizes) == 1 else tuple(sizes)
     try:
-        _run(ready, twin, model, inputs)
+        _run(work, twin, model, inputs)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BarError(f"{type(model).__name__} cannot take an image of size {size}: {reason}") from error
     return Cost(
-        volume=sum(layer["volume"] for layer in layers.values()),
-        flops=sum(layer["flops"] for layer in layers.values()),
+        volume=sum(layer["volume"] for layer in work.layers.values()),
+        flops=sum(layer["flops"] for layer in work.layers.values()),
         parameters=sum(p.numel() for p in model.parameters()),
-        layers=layers,
+        layers=work.layers,
     )
 
 
-def _run(ready: Callable, twin: nn.Module, model: nn.Module, inputs: list[Tensor]) -> None:
+class _Layers(Convolutions):
+    """Notes what the convolutions of each module cost for one image, and what linear layers do if these count."""
+
+    def __init__(self, linear: bool) -> None:
+        super().__init__(images=1)
+        self.linear = linear
+        self.layers: dict[str, dict[str, int]] = {}
+        self._running: list[tuple[str, nn.Module]] = []
+
+    def watch(self, model: nn.Module) -> nn.Module:
+        """Begin anew, with this network."""
+        self.layers.clear()
+        self._running = [(type(model).__name__, model)]  # what the network's own forward computes has its name
+        for name, module in model.named_modules():
+            if name and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+                module.register_forward_pre_hook(lambda m, _, name=name: self._running.append((name, m)))
+                module.register_forward_hook(self._leave, always_call=True)
+        return model
+
+    def _leave(self, module: nn.Module, inputs: tuple, out: object) -> None:
+        if self.linear and isinstance(module, nn.Linear):
+            self.note(out, 0, 2 * out.numel() * module.in_features)
+        self._running.pop()
+
+    def note(self, out: Tensor, volume: int, flops: int) -> None:
+        name, module = self._running[-1]
+        layer = isinstance(module, (*CONVOLUTIONS, nn.Linear))
+        before = self.layers.get(name, {"volume": 0, "flops": 0})
+        self.layers[name] = {
+            "features": out.shape[1],
+            "area": out[0, 0].numel() * out.shape[0],
+            "volume": before["volume"] + volume,
+            "flops": before["flops"] + flops,
+            "parameters": sum(p.numel() for p in module.parameters(recurse=layer)),
+        }
+
+
+def _run(work: _Layers, twin: nn.Module, model: nn.Module, inputs: list[Tensor]) -> None:
     """Run a network on the meta device; one that looks at values, on zeros."""
     try:
-        quiet_call(ready(twin))(*inputs)
+        with work:
+            quiet_call(work.watch(twin))(*inputs)
     except (RuntimeError, NotImplementedError):
-        real = ready(copy.deepcopy(model).eval())
+        real = work.watch(copy.deepcopy(model).eval())
         device = next((p.device for p in real.parameters()), torch.device("cpu"))
-        with undisturbed(), torch.no_grad():
+        with undisturbed(), torch.no_grad(), work:
             quiet_call(real)(*(torch.zeros(x.shape, dtype=x.dtype, device=device) for x in inputs))
 
 

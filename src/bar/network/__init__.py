@@ -3,14 +3,16 @@
 from bar.network import blocks
 from bar.network.channels import Network, ask, backwards, follow, forwards
 from bar.network.checks import check_hooks, checked_size, own_ways, tied
+from bar.network.counting import Convolutions
 from bar.network.recording import symbolic_trace
 from bar.network.rewriting import KeepUnread, is_pointwise, stride_first
 from bar.network.running import on_meta, quiet_call, undisturbed
 from bar.network.tracing import trace
-from bar.network.views import CONVOLUTIONS, work
+from bar.network.views import CONVOLUTIONS
 
 __all__ = [
     "CONVOLUTIONS",
+    "Convolutions",
     "KeepUnread",
     "Network",
     "ask",
@@ -29,5 +31,4 @@ __all__ = [
     "tied",
     "trace",
     "undisturbed",
-    "work",
 ]

@@ -14,9 +14,9 @@ from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor, fx, nn
 
 from bar.errors import BarError
+from bar.network.counting import times
 from bar.network.kinds import Operation
 from bar.network.operations import OPERATIONS
-from bar.network.views import times
 
 
 @dataclass

@@ -99,6 +99,8 @@ class Refusal(BarError):
 
 def own_ways(module: nn.Module) -> str | None:
     """Why a module may not compute what its class does, so that no smaller one can replace it; None if it does."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "is compiled to TorchScript"
     if parametrize.is_parametrized(module):
         names = ", ".join(module.parametrizations)
         return f"its {names} is parametrized (torch.nn.utils.parametrize.remove_parametrizations undoes that)"

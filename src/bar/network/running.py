@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from bar.network import views
 from bar.network.checks import check_shapes
 from bar.network.containers import plain
+from bar.network.counting import Total
 
 
 @contextlib.contextmanager
@@ -44,8 +44,8 @@ def called(on_meta: nn.Module, module: nn.Module, args: tuple, kwargs: dict) -> 
     """
     given = plain((args, kwargs))
     try:
-        with views.counted(on_meta) as found:
-            return quiet_call(on_meta)(*args, **kwargs), _sum(found)
+        with Total(images=2) as total:
+            return quiet_call(on_meta)(*args, **kwargs), (total.volume, total.flops)
     except (RuntimeError, NotImplementedError):
         pass
     device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
@@ -59,12 +59,8 @@ def called(on_meta: nn.Module, module: nn.Module, args: tuple, kwargs: dict) -> 
 
     args, kwargs = moved(given, lambda t: torch.zeros(t.shape, dtype=t.dtype, device=device))
     twin = copy.deepcopy(module).eval()
-    with undisturbed(), torch.no_grad(), torch.device(device), views.counted(twin) as found:
-        return moved(twin(*args, **kwargs), lambda t: t.to("meta")), _sum(found)
-
-
-def _sum(found: list[tuple[int, int]]) -> tuple[int, int]:
-    return sum(volume for volume, _ in found), sum(flops for _, flops in found)
+    with undisturbed(), torch.no_grad(), torch.device(device), Total(images=2) as total:
+        return moved(twin(*args, **kwargs), lambda t: t.to("meta")), (total.volume, total.flops)
 
 
 def on_meta(model: nn.Module) -> nn.Module:

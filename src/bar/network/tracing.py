@@ -25,6 +25,7 @@ from bar.network.checks import (
     place_of,
     tied,
 )
+from bar.network.counting import Total
 from bar.network.modes import compare_modes, drop_functional_dropout
 from bar.network.movements import is_movement, rewrite_movements
 from bar.network.operations import IN_PLACE_OPERATORS, operations_of
@@ -97,6 +98,8 @@ def _of_unknown(node: fx.Node, modules: dict) -> str:
         return "computes each channel from all of them (a batch norm, or a sigmoid for a softmax, could be followed)"
     if is_movement(node, modules):
         return "moves values between channels, images or pixels, while only whole channels are followed"
+    if str(name).startswith(("conv", "_convolution")) and module is None:
+        return "is a convolution whose weights are computed anew, or belong to no layer, and only layers are followed"
     if getattr(module, "transposed", False):
         return "is transposed and has groups, or is told the size of its output, and only other ones are followed"
     return "mixes channels, or is not known"
@@ -163,12 +166,18 @@ class _OnMeta(fx.Interpreter):
         layer = self.fetch_attr(target)
         if type(layer) in views.NORMS and len(args) == 1 and args[0].shape[1:2] == (layer.num_features,):
             layer._check_input_dim(args[0])
-            self.work = 0, 0
             return torch.empty_like(args[0])  # torch takes long to normalise on the meta device
         out, self.work = called(layer, self.whole.get_submodule(target), *containers.plain((args, kwargs)))
         return out
 
+    def call_function(self, target, args: tuple, kwargs: dict):
+        with Total(images=BATCHES[0]) as total:
+            out = super().call_function(target, args, kwargs)
+        self.work = total.volume, total.flops
+        return out
+
     def run_node(self, node: fx.Node) -> Tensor:
+        self.work = 0, 0
         for source in node.all_input_nodes:
             if self.versions.get(source) != _changes(self.env[source]):
                 raise BarError(
@@ -183,8 +192,7 @@ class _OnMeta(fx.Interpreter):
             where = place_of(node, self.modules)
             raise BarError(f"the network cannot take this input: {where} fails with: {reason}") from error
         self.shapes[node] = out.shape if isinstance(out, Tensor) else torch.Size()
-        if node.op == "call_module":
-            self.inside[node] = self.work
+        self.inside[node] = self.work
         self.versions[node] = _changes(out)
         for source in node.all_input_nodes:
             if node not in self.in_place and self.versions.get(source) != _changes(self.env[source]):
@@ -361,7 +369,7 @@ def _check_memory(module: fx.GraphModule, in_place: set[fx.Node], sizes: list[tu
 
 
 def _shapes(module: fx.GraphModule, sizes: list[tuple], dtypes: list) -> tuple[dict, dict]:
-    """The shape of what each node returns, for two images, and the volume and FLOPs inside of each module for one."""
+    """The shape of what each node returns, for two images, and the volume and FLOPs of its convolutions for one."""
     meta = _OnMeta(module, set(module.graph.nodes))
     meta.run(*_batch(sizes, dtypes, BATCHES[0]))
     for node in module.graph.nodes:

@@ -6,9 +6,8 @@ with the same parameters and buffers, in the same dictionaries: what is trained,
 other.
 """
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -117,34 +116,3 @@ def on_meta_like(view: nn.Module) -> nn.Module:
 def _empty(tensor: Tensor) -> Tensor:
     empty = torch.empty_like(tensor, device="meta")
     return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-
-
-def work(conv: nn.Module, inputs: tuple, out: Tensor, images: int) -> tuple[int, int]:
-    """How many numbers a convolution or linear layer returns for one image of so many, and its FLOPs, 2 a product."""
-    if not isinstance(out, Tensor) or out.ndim < 2:
-        return 0, 0
-    # multiply-accumulates: behind each number that comes out, or of a transposed one, that goes in
-    numbers = inputs[0][0].numel() if getattr(conv, "transposed", False) else out[0].numel()
-    maps = times(len(out), images)
-    return maps * out[0].numel(), 2 * maps * numbers * conv.weight[0].numel()
-
-
-def times(batch: int, images: int) -> int:
-    """How often a layer with a batch of this size runs for one of so many images: frames, pairs or patches of it."""
-    return max(1, batch // images)
-
-
-@contextlib.contextmanager
-def counted(module: nn.Module) -> Iterator[list[tuple[int, int]]]:
-    """The work of all convolutions inside of a module for one of two images, for each time that one is called."""
-    found: list[tuple[int, int]] = []
-    hooks = [
-        m.register_forward_hook(lambda m, inputs, out: found.append(work(m, inputs, out, 2)))
-        for m in module.modules()
-        if isinstance(m, CONVOLUTIONS)
-    ]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
