@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import sys
+from collections import OrderedDict
 
 import pytest
 import safetensors.torch
@@ -522,6 +523,30 @@ def test_weights_do_not_change_a_network_that_they_do_not_fit(mine):
     with pytest.raises(bar.BarError, match="does not fit"):
         models.load_weights(network, "x.pt")
     assert same(network, before)
+
+
+@pytest.mark.parametrize("wrapped", [nn.DataParallel, torch.compile, torch.optim.swa_utils.AveragedModel])
+@pytest.mark.parametrize("key", models.weights.BELOW)
+def test_weights_of_a_wrapped_network_are_taken(wrapped, key, tmp_path):
+    """As training scripts leave them: saved from the wrapper, below a key beside other things."""
+    network, held = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), wrapped(trained_linear()).state_dict()
+    held.pop("n_averaged", None)
+    assert held.keys().isdisjoint(network.state_dict())
+    torch.save({"epoch": 3, key: held}, tmp_path / "x.pt")
+    assert same(models.load_weights(network, tmp_path / "x.pt"), trained_linear().state_dict())
+
+
+def trained_linear():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+
+
+def test_a_prefix_of_the_networks_own_stays(tmp_path):
+    network = nn.Sequential(OrderedDict(module=trained_linear()))
+    torch.save(network.state_dict(), tmp_path / "x.pt")
+    with torch.no_grad():
+        network.module[0].weight.zero_()
+    assert same(models.load_weights(network, tmp_path / "x.pt"), trained_linear().state_dict(prefix="module."))
 
 
 def test_records_are_read_without_the_network(mine):

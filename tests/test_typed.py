@@ -207,6 +207,21 @@ def test_g1_images_that_a_stored_network_cannot_take(command, message, bar_comma
     assert message in err
 
 
+def test_a_home_folder_that_no_shell_puts_there(bar_command, monkeypatch, tmp_path):
+    """As in --out=~/runs, where shells leave the ~ as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    words = ["run", "--method", "random", "--limit", "60", "--epochs", "1", "0", "0", "-x", "2", "--device", "cpu"]
+    code, _, err = bar_command(*words, "--out=~/mine")
+    assert code == 0, err
+    assert (tmp_path / "home" / "mine" / "result.json").is_file()
+
+
+@pytest.mark.parametrize("call", [lambda x: bar.count(x, (3, 8, 8)), bar.fold, bar.run])
+def test_what_is_no_network_or_configuration(call):
+    with pytest.raises(BarError, match=r"must be an nn.Module, not a dict|needs a bar.RunConfig, not a dict"):
+        call({"seed": 3})
+
+
 def test_g1_a_user_without_a_home(monkeypatch):
     """In a container, the environment may name no home and the system know no such user."""
 

@@ -12,7 +12,8 @@ from bar.errors import is_plain
 class Folder(click.Path):
     """A path that can exist: not empty, writable as text, no longer than the system allows.
 
-    With ``new=True``, a folder, or one that can be created there. Symbolic links are followed.
+    With ``new=True``, a folder, or one that can be created there. Symbolic links are followed, and a ``~`` in front is
+    the home folder, which no shell puts there in ``--out=~/runs``.
     """
 
     def __init__(self, new: bool = False) -> None:
@@ -24,7 +25,7 @@ class Folder(click.Path):
         text = os.fspath(value)
         if not text or not is_plain(text):
             self.fail(f"{text!r:.60} is not a path", param, ctx)
-        path = Path(text)
+        path = Path(os.path.expanduser(text))
         try:
             here = next(place for place in (path, *path.absolute().parents) if _exists(place))
             if self.new and not here.is_dir():

@@ -21,6 +21,7 @@ from bar.network import (
     CONVOLUTIONS,
     Convolutions,
     Network,
+    check_module,
     checked_size,
     follow,
     on_meta,
@@ -85,7 +86,7 @@ def count(
     Raises
     ------
     BarError
-        If the network cannot take an image of that size, or has gates.
+        If it is no network, cannot take an image of that size, or has gates.
 
     Examples
     --------
@@ -93,6 +94,7 @@ def count(
     >>> cost.volume, cost.flops, cost.parameters  # 8 maps of 4 x 4; 2 * 3 * 3 * 3 per output; 216 weights + 8 biases
     (128, 6912, 224)
     """
+    check_module(model)
     if hasattr(model, "settle_"):  # a bar.GatedNetwork, which this room does not know
         raise BarError(
             "a gated network is counted by its own methods full, size and costs, or once bar.prune has cut it"

@@ -8,6 +8,7 @@ from torch import fx, nn
 from bar.errors import BarError
 from bar.inference.overwriting import overwrite
 from bar.inference.plain import plain_graph
+from bar.network import check_module
 from bar.surgery import GatedNetwork
 
 
@@ -35,7 +36,7 @@ def fold(network: nn.Module) -> fx.GraphModule:
     Raises
     ------
     BarError
-        If the network is a gated one, or cannot be traced.
+        If it is no network, a gated one, or cannot be traced.
 
     Examples
     --------
@@ -47,6 +48,7 @@ def fold(network: nn.Module) -> fx.GraphModule:
     >>> torch.allclose(folded(images), net(images), atol=1e-6)
     True
     """
+    check_module(network)
     if isinstance(network, GatedNetwork):
         raise BarError("a gated network cannot be folded: remove its gates and dead features first, with bar.prune")
     plain = plain_graph(copy.deepcopy(network).eval().requires_grad_(False))

@@ -11,11 +11,13 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from bar.errors import BarError, in_one_line
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
-BELOW = ("state_dict", "model")  # where training scripts keep a state dict among other things
+BELOW = ("state_dict", "model", "model_state_dict", "net")  # where scripts keep a state dict among other things
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and its like, and torch.compile, put before each name
 _MOST_BYTES = 2**34
 
 
@@ -77,8 +79,9 @@ def load_weights(network: nn.Module, path: Path | str, source: str | None = None
     network : nn.Module
         Changed in place.
     path : path
-        A state dict, in safetensors, or as `torch.save` writes it; there it may also be below the key "state_dict" or
-        "model". Nothing is unpickled but tensors and plain containers.
+        A state dict, in safetensors, or as `torch.save` writes it; there it may also be below the key "state_dict",
+        "model", "model_state_dict" or "net". It may be that of the network wrapped by ``DataParallel``,
+        ``DistributedDataParallel`` or ``torch.compile``. Nothing is unpickled but tensors and plain containers.
     source : str, optional
         The SHA-256 that the file must have.
 
@@ -111,6 +114,9 @@ def load_weights(network: nn.Module, path: Path | str, source: str | None = None
         raise BarError(f"cannot read {path}: {error.strerror or error}") from error
     _same(path, hashlib.sha256(content).hexdigest(), source)
     state = _state(path, content)
+    for prefix in WRAPPERS:
+        if not any(name.startswith(prefix) for name in network.state_dict()):
+            consume_prefix_in_state_dict_if_present(state, prefix)
     _check_fits(path, state, network.state_dict())
     try:
         network.load_state_dict(state)

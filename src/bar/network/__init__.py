@@ -2,7 +2,7 @@
 
 from bar.network import blocks
 from bar.network.channels import Network, ask, backwards, follow, forwards
-from bar.network.checks import check_hooks, checked_size, own_ways, tied
+from bar.network.checks import check_hooks, check_module, checked_size, own_ways, tied
 from bar.network.counting import Convolutions
 from bar.network.recording import symbolic_trace
 from bar.network.rewriting import KeepUnread, is_pointwise, stride_first
@@ -19,6 +19,7 @@ __all__ = [
     "backwards",
     "blocks",
     "check_hooks",
+    "check_module",
     "checked_size",
     "follow",
     "forwards",

@@ -60,10 +60,15 @@ def checked_size(input_size: Iterable[int] | None) -> tuple[int, ...]:
     return size
 
 
-def check_model(model: nn.Module) -> None:
-    """Refuse what is no network, wraps one, or has no weights yet, and say what to pass instead."""
+def check_module(model: nn.Module) -> None:
+    """Refuse what is no network."""
     if not isinstance(model, nn.Module):
         raise BarError(f"the network must be an nn.Module, not a {type(model).__name__}")
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what is no network, wraps one, or has no weights yet, and say what to pass instead."""
+    check_module(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise BarError("the network is compiled to TorchScript: pass the nn.Module that it was made from")
     for name, module in model.named_modules():

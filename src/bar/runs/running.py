@@ -105,6 +105,8 @@ def run(
     >>> record["volume"] <= record["budget"] == record["volume_full"] / 2
     True
     """
+    if not isinstance(config, RunConfig):
+        raise BarError(f"a run needs a bar.RunConfig, not a {type(config).__name__}")
     processes = _checked(processes)
     check_shares(config.settings, processes)
     launch = functools.cache(functools.partial(_launch, device, processes))  # once, when it is needed
