@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import bar
 from bar import cost, models
+from bar.methods import morphnet
 
 
 @pytest.mark.parametrize(
@@ -197,3 +198,34 @@ def test_gated_and_pruned_networks_count_convolutions_that_are_left_whole():
     pruned = bar.count(bar.prune(gated), size)
     assert (pruned.volume, pruned.flops) == (gated.size(), gated.size("flops"))
     assert pruned.volume == counted.volume - 4 * 256
+
+
+class Blurred(nn.Module):
+    """Each map is blurred on the way, which goes with the map."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)
+        self.register_buffer("blur", torch.full((6, 1, 2, 2), 0.25))
+
+    def forward(self, x):
+        return self.last(F.conv2d(self.first(x), self.blur, groups=6)).mean((2, 3))
+
+
+def test_a_filter_of_each_map_counts_with_its_map():
+    net, size = Blurred(), (3, 8, 8)
+    gated, counted = bar.gate(net, size), bar.count(net, size)
+    full = (6 * 64 + 6 * 49 + 2 * 49, 2 * (6 * 64 * 3 + 6 * 49 * 4 + 2 * 49 * 6))
+    assert (counted.volume, counted.flops) == full == (gated.full(), gated.full("flops"))
+    with torch.no_grad():
+        gated.gates["first"].log_alpha[2:] = -9
+    pruned = bar.count(bar.prune(gated), size)
+    two = (2 * 64 + 2 * 49 + 2 * 49, 2 * (2 * 64 * 3 + 2 * 49 * 4 + 2 * 49 * 2))
+    assert (pruned.volume, pruned.flops) == two == (gated.size(), gated.size("flops"))
+    half = {"first": torch.full((6,), 0.5, requires_grad=True), "last": torch.ones(2)}
+    expected = cost.volume(gated.network, half)
+    assert expected.item() == 3 * 64 + 3 * 49 + 2 * 49
+    assert torch.autograd.grad(expected, half["first"])[0].tolist() == [64.0 + 49] * 6
+    assert cost.flops(gated.network, half).item() == 2 * (3 * 64 * 3 + 3 * 49 * 4 + 2 * 49 * 3)
+    gamma = {"first": torch.full((6,), 0.5)}
+    assert morphnet.penalty(gated.network, gamma, "volume", 0.1).item() == 3 * 64 + 3 * 49

@@ -228,7 +228,7 @@ def peak_activations(model: nn.Module, input_size: Iterable[int]) -> int:
     return interpreter.peak
 
 
-def volume(network: Network, features: Mapping[str, Tensor]) -> Tensor:
+def volume(network: Network, features: Mapping[str | fx.Node, Tensor]) -> Tensor:
     """Activation volume, given how present each feature is: 0 or 1, or its probability.
 
     With indicators of E[z] > 0 this is V of eq. 4; with P(z > 0) it is L_S(Phi), the expected volume (section 3.3).
@@ -239,7 +239,8 @@ def volume(network: Network, features: Mapping[str, Tensor]) -> Tensor:
         From `bar.network.trace`.
     features : mapping of str to Tensor of shape (features,)
         Convolution -> how present each of its features is, in [0, 1]; all of `network.convs`, on one device. Those of
-        depthwise convolutions follow from their inputs, if they are not given.
+        depthwise convolutions, and of `network.inside` by its nodes, follow from their inputs, if they are not given;
+        what is left whole is then there.
 
     Returns
     -------
@@ -247,15 +248,15 @@ def volume(network: Network, features: Mapping[str, Tensor]) -> Tensor:
         A scalar >= 0, in values per image; differentiable. Depthwise convolutions count what passes through them.
     """
     total = sum(features[name].sum() * network.area(node) for name, node in network.convs.items())
-    total = total + sum(inside[0] for inside in network.inside.values())
-    depthwise = [node for node, kind in network.kinds.items() if kind == "depthwise"]
-    flow = _presence(network, features) if depthwise else {}
-    for node in depthwise:
+    follows = [node for node, kind in network.kinds.items() if kind in ("depthwise", "filter")]
+    flow = _presence(network, features) if follows else {}
+    total = total + _inside(network, features, flow, 0)
+    for node in (n for n in follows if network.kinds[n] == "depthwise"):
         total = total + flow[node].sum() * network.area(node)
     return total
 
 
-def flops(network: Network, features: Mapping[str, Tensor]) -> Tensor:
+def flops(network: Network, features: Mapping[str | fx.Node, Tensor]) -> Tensor:
     """FLOPs of the convolutions, given how present each feature is.
 
     The expectation for a convolution is its expected number of outputs times that of its inputs, "the feature maps of
@@ -275,7 +276,7 @@ def flops(network: Network, features: Mapping[str, Tensor]) -> Tensor:
         A scalar >= 0, in FLOPs per image, 2 per multiply-accumulate; differentiable.
     """
     flow = _presence(network, features)
-    total = torch.zeros(()) + sum(inside[1] for inside in network.inside.values())
+    total = torch.zeros(()) + _inside(network, features, flow, 1)
     for node, kind in network.kinds.items():
         if kind in ("conv", "depthwise"):
             (source,) = network.sources(node)
@@ -299,7 +300,18 @@ def flops_of_pair(network: Network, node: fx.Node) -> int:
     return 2 * conv.weight[0, 0].numel() * network.area(network.sources(node)[0] if conv.transposed else node)
 
 
-def _presence(network: Network, features: Mapping[str, Tensor]) -> dict:
+def _inside(
+    network: Network, features: Mapping[str | fx.Node, Tensor], flow: Mapping[fx.Node, Tensor | None], which: int
+) -> Tensor | int:
+    """Volume (0) or FLOPs (1) of the convolutions inside of what is left whole, and of those with constants."""
+    total = 0
+    for node, work in network.inside.items():
+        there = features.get(node, flow.get(node) if network.kinds[node] == "filter" else None)
+        total = total + (work[which] if there is None else work[which] * there.mean())
+    return total
+
+
+def _presence(network: Network, features: Mapping[str | fx.Node, Tensor]) -> dict:
     """How present the channels of every node are, in [0, 1]; None where they are always present."""
 
     def rule(node: fx.Node, inputs: list, passed: Tensor | None) -> Tensor | None:

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from bar.cost import flops_of_pair
+from bar.cost import METRICS, flops_of_pair
 from bar.errors import BarError
 from bar.methods.base import Method, Option, Task
 from bar.methods.gated import check_limit, load_gates, record_of_cut, sizes
@@ -244,9 +244,11 @@ def penalty(network: Network, gamma: dict[str, Tensor], metric: str, threshold: 
     flow = _flow(network, gamma)
     total = torch.zeros((), device=_device(network))
     for node, kind in network.kinds.items():
+        out = flow[node]
+        if kind == "filter" and out is not None:
+            total = total + network.inside[node][list(METRICS).index(metric)] / len(out) * out.sum()
         if kind not in ("conv", "depthwise"):
             continue
-        out = flow[node]
         if metric == "volume":
             total = total if out is None else total + network.area(node) * out.sum()
             continue

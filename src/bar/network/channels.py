@@ -57,7 +57,8 @@ class Network:
     input_sizes, input_types : tuple
         Of each input: the shape of one image, and its type, None for that of the weights.
     inside : dict
-        Node that is called as it is -> volume and FLOPs of the convolutions in it, for one image.
+        Node that is called as it is, or convolves with constants -> volume and FLOPs of the convolutions in it, for one
+        image, if all its channels are there.
     baked : dict
         Name of a buffer that the graph holds as a constant -> its values.
     """

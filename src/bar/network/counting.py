@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-
 _CALLS = (torch.ops.aten.convolution.default, torch.ops.aten._convolution.default)  # the latter, of traced scripts
 
 

@@ -35,6 +35,8 @@ from bar.network.running import called, first_line, on_meta, undisturbed
 
 _MULTIPLE = ("conv", "depthwise", "norm", "linear", "slopes")  # layers of which pruning makes smaller ones
 
+_INSIDE = ("whole", "opaque", "filter")  # in which there may be convolutions that are no layers of the graph
+
 
 def _kinds(
     module: fx.GraphModule, shapes: dict[fx.Node, torch.Size], leaves: dict[str, str], padded: Collection[fx.Node]
@@ -269,7 +271,7 @@ def trace(
     return Network(
         module, sizes[0], {n: kinds[n] for n in nodes}, fixed & set(nodes), {n: shapes[n] for n in nodes}, dropouts,
         auxiliary, {place_of(n, modules): why for n, why in whole.items() if n in nodes},
-        tuple(sizes), tuple(dtypes), {n: inside[n] for n in nodes if n in inside and kinds[n] in ("whole", "opaque")},
+        tuple(sizes), tuple(dtypes), {n: inside[n] for n in nodes if kinds[n] in _INSIDE and any(inside.get(n, ()))},
         _baked(model, module, read),
     )  # fmt: skip
 

@@ -357,11 +357,10 @@ class GatedNetwork(nn.Module):
         metric : str
             "volume" or "flops".
         """
-        keep = self.network.live(alive)
-        features = {n.target: keep[n].double() for n, k in self.network.kinds.items() if k in ("conv", "depthwise")}
-        size = int(cost.measure(metric)(self.network, features).round())
-        which = list(cost.METRICS).index(metric)
-        return size - sum(work[which] for node, work in self.network.inside.items() if not keep[node].any())
+        keep = {node: channels.double() for node, channels in self.network.live(alive).items()}
+        features = {n.target: keep[n] for n, k in self.network.kinds.items() if k in ("conv", "depthwise")}
+        inside = {n: keep[n] if self.network.kinds[n] == "filter" else keep[n].max() for n in self.network.inside}
+        return int(cost.measure(metric)(self.network, features | inside).round())
 
     def smallest(self, metric: str = "volume") -> int:
         """Volume or FLOPs of the smallest network that pruning can leave: one feature in each convolution of the spine.
