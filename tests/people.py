@@ -287,13 +287,37 @@ class Own(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class Conditioned(nn.Module):
+    """A denoiser, which is told how noisy each image is, and what is on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes, self.mlp = nn.Embedding(10, 8), nn.Sequential(nn.Linear(8, 8), nn.SiLU())
+        self.stem, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.a, self.b = nn.Conv2d(6, 5, 3, padding=1), nn.Conv2d(5, 6, 3, padding=1)
+        self.shift, self.last = nn.Linear(8, 5), nn.Conv2d(6, 3, 3, padding=1)
+
+    def forward(self, images: Tensor, steps: Tensor, labels: Tensor) -> Tensor:
+        rates = torch.exp(-torch.arange(4))
+        angles = steps[:, None].float() * rates
+        condition = self.mlp(torch.cat([angles.sin(), angles.cos()], 1) + self.classes(labels))
+        x = self.stem(images)
+        inside = self.a(self.norm(x).relu()) + self.shift(condition)[:, :, None, None]
+        return self.last(x + self.b(inside.relu()))
+
+
 PEOPLE = {
     "unet-transposed": lambda: UNet(True), "unet-interpolated": lambda: UNet(False), "edsr": EDSR, "dncnn": DnCNN,
     "autoencoder": Autoencoder, "option-a": OptionA, "squeeze": Squeeze, "shuffled": Shuffled, "heads": Heads,
     "ecg": ECG, "volumes": Volumes, "convnext": ConvNeXt, "group-normed": GroupNormed, "two-inputs": TwoInputs,
-    "own": Own,
+    "own": Own, "conditioned": Conditioned,
 }  # fmt: skip
-INPUTS = {"ecg": [(2, 32)], "volumes": [(1, 8, 8, 8)], "two-inputs": [(3, 8, 8), (5,)]}
+INPUTS = {
+    "ecg": [(2, 32)],
+    "volumes": [(1, 8, 8, 8)],
+    "two-inputs": [(3, 8, 8), (5,)],
+    "conditioned": [(3, 8, 8), (), ()],
+}
 LEFT_WHOLE = {"convnext", "group-normed"}
 
 
@@ -309,5 +333,8 @@ def person(name: str) -> nn.Module:
 
 
 def inputs_of(name: str, images: int = 3) -> list[Tensor]:
-    """A batch for each of its inputs."""
-    return [torch.randn(images, *size, dtype=torch.float64) for size in INPUTS.get(name, [(3, 8, 8)])]
+    """A batch for each of its inputs: numbers, or where there is one for each image, whole ones."""
+    return [
+        torch.randn(images, *size, dtype=torch.float64) if size else torch.randint(0, 10, (images,))
+        for size in INPUTS.get(name, [(3, 8, 8)])
+    ]

@@ -148,8 +148,8 @@ def _examples(input_size: Iterable[int] | None, example_inputs: Sequence[Tensor]
         examples = [torch.empty(1, *size, device="meta")]
     else:
         examples = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
-        if not examples or not all(isinstance(x, Tensor) and x.ndim > 1 and len(x) for x in examples):
-            raise BarError("example_inputs must be batches, each a tensor of shape (images, channels, ...)")
+        if not examples or not all(isinstance(x, Tensor) and x.ndim and len(x) for x in examples):
+            raise BarError("example_inputs must be batches, each a tensor of shape (images, ...)")
     for x in examples:
         if math.prod(x.shape[1:]) > MOST_NUMBERS:
             size = "x".join(map(str, x.shape[1:]))

@@ -323,8 +323,8 @@ def _leaves(model: nn.Module) -> dict[str, str]:
 def _given(example_inputs: Tensor | Sequence[Tensor]) -> tuple[list[tuple], list]:
     """The shape of one image of each input, and their types."""
     found = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
-    if not found or not all(isinstance(x, Tensor) and x.ndim > 1 for x in found):
-        raise BarError("example_inputs must be batches, each a tensor of shape (images, channels, ...)")
+    if not found or not all(isinstance(x, Tensor) and x.ndim for x in found):
+        raise BarError("example_inputs must be batches, each a tensor of shape (images, ...)")
     return [tuple(x.shape[1:]) for x in found], [x.dtype for x in found]
 
 

@@ -129,6 +129,10 @@ _RESIZE = {
     "mode": _one_of("nearest", "linear", "bilinear", "bicubic", "trilinear", "area", "nearest-exact"),
     "align_corners": _or(is_flag, _none), "recompute_scale_factor": _or(is_flag, _none),
 }  # fmt: skip
+_EMBEDDING = {
+    "num_embeddings": _WIDTH, "embedding_dim": _WIDTH, "padding_idx": _or(_PLACE, _none), "max_norm": _none,
+    "scale_grad_by_freq": is_flag, "sparse": is_flag,
+}  # fmt: skip
 _INSTANCES = {k: v for k, v in _NORM.items() if k != "bias"}
 _PADDING = {"padding": _or(_whole(-4096, 4096), _some_of(_whole(-4096, 4096), 6))}
 LAYERS: dict[type[nn.Module], Arguments] = {
@@ -151,6 +155,7 @@ LAYERS: dict[type[nn.Module], Arguments] = {
         _PADDING,
     ),
     nn.Linear: {"in_features": _WIDTH, "out_features": _WIDTH, "bias": is_flag},
+    nn.Embedding: _EMBEDDING,
     nn.Flatten: {"start_dim": _DIM, "end_dim": _DIM},
     **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _MAX),
     nn.AvgPool1d: {k: v for k, v in _AVERAGE.items() if k != "divisor_override"},
@@ -304,6 +309,7 @@ METHODS: dict[str, tuple[int, Arguments]] = {
     **dict.fromkeys(
         ("relu", "tanh", "contiguous", "sigmoid", "abs", "neg", "square", "sqrt", "exp", "clone", "t"), (1, INPUT)
     ),
+    **dict.fromkeys(("sin", "cos", "float"), (1, INPUT)),
     **dict.fromkeys(("clamp", "clip"), (1, _LIMITS)),
     **dict.fromkeys(("sub", "mul", "div"), (2, _ADD)),
     "pow": (2, {**INPUT, "exponent": is_number}),
