@@ -19,7 +19,8 @@ from bar.runs import compare
 ROOT = Path(__file__).parent.parent
 PART = re.compile(r"(<!-- numbers: (\w+) -->\n)(?:(?!<!-- ).)*(<!-- end -->)", re.DOTALL)
 DIGITS, PHOTOGRAPHS = ROOT / "results/digits", ROOT / "results/photographs"
-ORDER = ("bar", "uniform", "morphnet", "l0", "information-bottleneck", "magnitude", "random")
+UNTAUGHT = "bar, distill False"
+ORDER = ("bar", UNTAUGHT, "uniform", "morphnet", "l0", "information-bottleneck", "magnitude", "random")
 ORDER += tuple(method for method in methods.STRUCTURED if method not in ORDER)
 
 
@@ -55,7 +56,8 @@ def of_rivals(found: pd.DataFrame) -> str:
     factors = sorted(found[found.variant.isin(ORDER)].pruning_factor.unique())
     rows = []
     for method in (m for m in ORDER if (found.variant == m).any()):
-        row, leads = [compare.short(method)], compare.ahead(found, "bar", method) if method != "bar" else {}
+        name = "BAR, no teacher" if method == UNTAUGHT else compare.short(method)
+        row, leads = [name], compare.ahead(found, "bar", method) if method != "bar" else {}
         for factor in factors:
             change = compare.changes_of(found, method, factor)
             said = {"holds": " ▼", "does not hold": " ▲"}.get(compare.verdict(leads[factor])) if factor in leads else ""
@@ -78,9 +80,10 @@ def photographs() -> str:
     """All methods on photographs."""
     found = recorded(PHOTOGRAPHS)
     full = found.drop_duplicates("seed").accuracy_unpruned
-    return (
-        of_rivals(found) + f"\nUnpruned: {100 * full.mean():.1f} % of the test images, mean over {len(full)} seeds.\n"
-    )
+    untaught = f"""Without its teacher, too, BAR is {compare.told_apart(found, UNTAUGHT)}; from the others it cannot be
+        told."""
+    unpruned = f"Unpruned: {100 * full.mean():.1f} % of the test images, mean over {len(full)} seeds."
+    return f"{of_rivals(found)}\n{wrapped(untaught)}\n{unpruned}\n"
 
 
 def compared() -> str:

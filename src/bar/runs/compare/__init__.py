@@ -15,10 +15,9 @@ from bar.runs.compare.claims import (
     falls_in_the_paper,
     flop_factors,
     search_cost,
+    told_apart,
     uniform_flops,
     verdict,
-    weights_claims_table,
-    weights_tables,
 )
 from bar.runs.compare.durations import seconds_of_epochs, steps_table, whole_trainings
 from bar.runs.compare.following import (
@@ -70,6 +69,7 @@ from bar.runs.compare.rankings import (
     trials_table,
     without,
 )
+from bar.runs.compare.single_weights import weights_claims_table, weights_tables
 from bar.runs.compare.speed import (
     latencies,
     latency_table,
@@ -164,6 +164,7 @@ __all__ = [
     "throughput_words",
     "time_pieces",
     "todays",
+    "told_apart",
     "trials_table",
     "uniform_flops",
     "unusual",

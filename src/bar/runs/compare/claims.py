@@ -6,7 +6,7 @@ import pandas as pd
 
 from bar import methods, models, paper
 from bar.cost import Cost, count
-from bar.runs.compare.footings import FACTORS, of_one_kind, prepared
+from bar.runs.compare.footings import FACTORS
 from bar.runs.compare.rankings import judged, left_in_blocks, paired
 from bar.runs.compare.statistics import half_width, mean_change, plus_minus
 from bar.runs.compare.words import short
@@ -214,6 +214,31 @@ def ahead_of_rivals(runs: pd.DataFrame, one: str = "bar") -> pd.DataFrame:
     return table[order].rename_axis("BAR above")
 
 
+def told_apart(runs: pd.DataFrame, one: str = "bar") -> str:
+    """Say of how many of its rivals BAR is above or below, factor by factor.
+
+    Parameters
+    ----------
+    runs, one
+        As for `ahead_of_rivals`; rivals with a teacher do not count.
+
+    Examples
+    --------
+    >>> rows = [("bar", 1, 0.9), ("bar", 2, 0.8), ("uniform", 1, 0.7), ("uniform", 2, 0.61)]
+    >>> runs = pd.DataFrame(rows, columns=["variant", "seed", "change"]).assign(pruning_factor=4.0)
+    >>> told_apart(runs)
+    'above 1 of 1 at 4x'
+    """
+    leads = [ahead(runs, one, method) for method in methods.STRUCTURED if method != "bar"]
+    said = []
+    for factor in sorted({x for lead in leads for x in lead}):
+        verdicts = [verdict(lead[factor]) for lead in leads if factor in lead]
+        below = verdicts.count("does not hold")
+        said.append(f"above {verdicts.count('holds')} of {len(verdicts)} at {factor:g}x")
+        said[-1] += f" and below {below}" if below else ""
+    return ", ".join(said)
+
+
 def best_at(runs: pd.DataFrame, factors: Iterable[float], tie: str) -> tuple[str, str]:
     """Report whether BAR is the best at each factor of those that are recorded, and which of the paper's are not.
 
@@ -397,49 +422,3 @@ def falls_further(runs: pd.DataFrame) -> tuple[str, str]:
             text, said = by_factor({16: more})
             return f"from {smaller}x to 16x, it loses more by {text.removeprefix('16x: ')}", said
     return "", "not recorded"
-
-
-def _single_weights(found: pd.DataFrame) -> pd.DataFrame:
-    single = found[found.metric == "weights"] if len(found) else found
-    return of_one_kind(prepared(single)) if len(single) else single
-
-
-def weights_tables(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return test accuracies of the methods that zero single weights, by footing: a row a method, a column a rate.
-
-    A cell has the mean accuracy in percent and, in points, the mean change with Student's 95 % interval over the seeds.
-
-    Parameters
-    ----------
-    found : pandas.DataFrame
-        As `bar.runs.records` gives them.
-    """
-    single, tables = _single_weights(found), {}
-    for footing, part in single.groupby("footing") if len(single) else ():
-        groups = part.assign(removed=1 - 1 / part.pruning_factor).groupby(["variant", "removed"])
-        cells = groups.apply(lambda one: f"{100 * one.accuracy.mean():.2f} ({mean_change(one.change)})")
-        table = cells.unstack(fill_value="").rename(columns=lambda removed: f"{removed:.0%} removed", index=short)
-        tables[footing] = table.rename_axis("method").rename_axis(columns=None)
-    return tables
-
-
-def weights_claims_table(found: pd.DataFrame) -> pd.DataFrame:
-    """Return what the works that zero single weights claim, and what recorded runs say of it; as `claims_table`.
-
-    Parameters
-    ----------
-    found : pandas.DataFrame
-        As `bar.runs.records` gives them.
-    """
-    compared = _single_weights(found)
-    claims = (  # and the factor that they begin at
-        ("Reparametrization is better than MP", "poster", "reparametrization", "mp", 1),
-        ("Reparametrization is better than MP+FT at very high rates", "poster", "reparametrization", "mp-ft", 20),
-        ("Learning-Compression is better than MP+FT", "LC", "learning-compression", "mp-ft", 1),
-    )
-    rows = [
-        {"claim": claim, "where": where, "on": footing} | dict(
-            zip(("here", "verdict"), by_factor(ahead(part[part.pruning_factor >= least], one, other)), strict=True))
-        for footing, part in compared.groupby("footing") for claim, where, one, other, least in claims
-    ] if len(compared) else []  # fmt: skip
-    return pd.DataFrame(rows, columns=["claim", "where", "on", "here", "verdict"]).set_index("claim")
