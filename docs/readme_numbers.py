@@ -90,6 +90,7 @@ def compared() -> str:
     """What the networks of BAR and of equal widths take, at each factor."""
     one = json.loads((ROOT / "results/bench/compared-cpu.json").read_text())
     setup, frame = one["setup"], pd.json_normalize(one["records"])
+    frame = frame[(frame.method != "bar") | frame.distill]
     means = frame.groupby(["pruning_factor", "method"])[["flops", "latency_ms.median"]].mean()
     at = [
         f"{means.flops[factor, 'bar'] / means.flops[factor, 'uniform']:.1f} times as many at {factor:g}x "
