@@ -179,6 +179,8 @@ def test_a_convolution_counts_however_it_is_called():
     with FlopCounterMode(display=False) as counter:
         net(torch.zeros(1, *size))
     counted = bar.count(net, size)
+    with torch.inference_mode():
+        assert bar.count(net, size) == counted
     assert bar.count(net, size, linear=True).flops == counter.get_total_flops()
     assert counted.volume == sum(f * a * a for f, a in [(5, 16), (8, 14), (8, 12), (6, 12), (6, 12), (6, 6), (6, 7)])
     assert counted.layers["own"] | {"flops": 0} == {

@@ -6,6 +6,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 _CALLS = (torch.ops.aten.convolution.default, torch.ops.aten._convolution.default)  # the latter, of traced scripts
 
+_ATEN = torch.ops.aten
+_COMPOSED = (  # in inference mode, torch hands these over as they are
+    _ATEN.conv1d.default, _ATEN.conv1d.padding, _ATEN.conv2d.default, _ATEN.conv2d.padding, _ATEN.conv3d.default,
+    _ATEN.conv3d.padding, _ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input, _ATEN.conv_transpose3d.input,
+    _ATEN._convolution_mode.default,
+)  # fmt: skip
+
 
 class Convolutions(TorchDispatchMode):
     """Notes the work of each convolution while it is entered; of this thread only.
@@ -21,6 +28,9 @@ class Convolutions(TorchDispatchMode):
         self.images = images
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in _COMPOSED:
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
         if func in _CALLS and len(out):
             self.note(out, *self._work(out, *args[:2], transposed=args[6]))
