@@ -231,3 +231,17 @@ def test_a_filter_of_each_map_counts_with_its_map():
     assert cost.flops(gated.network, half).item() == 2 * (3 * 64 * 3 + 3 * 49 * 4 + 2 * 49 * 3)
     gamma = {"first": torch.full((6,), 0.5)}
     assert morphnet.penalty(gated.network, gamma, "volume", 0.1).item() == 3 * 64 + 3 * 49
+
+
+def test_a_linear_layer_of_no_images_does_not_count():
+    """Of a parameter, say, which is the same for all images."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear, self.token = nn.Conv2d(3, 4, 1), nn.Linear(5, 4), nn.Parameter(torch.ones(5))
+
+        def forward(self, x):
+            return self.conv(x) + self.linear(self.token)[:, None, None]
+
+    assert bar.count(Net(), SIZE, linear=True) == bar.count(Net(), SIZE)

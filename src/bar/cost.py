@@ -142,7 +142,7 @@ class _Layers(Convolutions):
         return model
 
     def _leave(self, module: nn.Module, inputs: tuple, out: object) -> None:
-        if self.linear and isinstance(module, nn.Linear):
+        if self.linear and isinstance(module, nn.Linear) and isinstance(out, Tensor) and out.ndim > 1:
             self.note(out, 0, 2 * out.numel() * module.in_features)
         self._running.pop()
 
