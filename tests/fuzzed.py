@@ -205,7 +205,7 @@ class Fuzzed(nn.Module):
             + [lambda: rng.choice(ACTIVATIONS)()] * 2
             + [lambda: nn.ReLU(inplace=True), nn.Identity, nn.Dropout, nn.Dropout2d, lambda: nn.MaxPool2d(2),
                lambda: nn.AvgPool2d(3, 1, 1), lambda: nn.AdaptiveAvgPool2d(2),
-               lambda: nn.BatchNorm2d(channels, affine=False)]
+               lambda: nn.BatchNorm2d(channels, affine=False), lambda: nn.BatchNorm2d(channels, bias=False)]
         )()  # fmt: skip
         return type(made).__name__, self._own(made), (i,)
 
@@ -279,6 +279,7 @@ class Fuzzed(nn.Module):
         j = rng.choice([j for j, s in enumerate(signals) if s.shape[:2] == signals[i].shape[:2]])
         layer = self._own(rng.choice([
             nn.Sigmoid(), nn.Softplus(), nn.GroupNorm(1, channels), nn.InstanceNorm2d(channels), nn.PReLU(channels),
+            nn.GroupNorm(channels, channels), nn.InstanceNorm2d(channels, affine=True), nn.GLU(2 - channels % 2),
             nn.ConvTranspose2d(channels, channels, 2), nn.PixelShuffle(2), nn.Upsample(scale_factor=2), nn.Softmax(1),
             nn.ZeroPad2d(1), nn.ConstantPad2d(1, 1.0), nn.Threshold(0.1, 20), nn.Hardtanh(0.5, 1), nn.LPPool2d(2, 2),
             nn.MaxPool2d(2, return_indices=True), nn.LocalResponseNorm(2), nn.ChannelShuffle(max(channels // 2, 1)),

@@ -181,9 +181,10 @@ def awaken(net: nn.Module) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2)
-        if isinstance(module, nn.BatchNorm2d) and module.affine:
+        if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d | nn.GroupNorm) and module.affine:
             nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0.5)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, 0.5)
         elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.normal_(module.bias)
     return net

@@ -103,6 +103,9 @@ FOLLOWED = {
     "single": lambda net, y: y.float().double(),
     "tile": lambda net, y: y.tile(1, 2, 1, 1)[:, 4:12], "repeat": lambda net, y: y.repeat_interleave(2, 1)[:, ::2],
     "numbers": lambda net, y: y + torch.arange(8, device=y.device),
+    "glu": lambda net, y: F.glu(y, 1).tile(1, 2, 1, 1),
+    "glu by name": lambda net, y: F.glu(input=y, dim=-3)[:, [0, 1] * 4],
+    "glu as a layer": lambda net, y: nn.GLU(1)(y).tile(1, 2, 1, 1),
 }  # fmt: skip
 
 
@@ -122,6 +125,37 @@ def test_channels_counted_from_the_end_of_large_images():
     some = images()
     with torch.no_grad():
         close(opened(gated)(some), net(some))
+
+
+class Halved(nn.Module):
+    """Looks at values; what it returns may be what it was given."""
+
+    def forward(self, x):
+        return x if x.sum() > 0 else x / 2
+
+
+def test_what_looks_at_values_may_return_what_it_was_given():
+    """For zeros, with which its shape is found, it does not: a change in place of what it read would go unseen."""
+    net = Spelt(lambda net, y: net.halved(y) + y.mul_(2), halved=Halved())
+    with pytest.raises(bar.BarError, match=r"has changed its memory under another name .* looks at values"):
+        bar.gate(net, (3, 8, 8))
+    exact(Spelt(lambda net, y: net.halved(y) + y.mul(2), halved=Halved()), images(), whole="control flow")
+
+
+def test_parameters_that_nothing_reads_any_more_are_gone():
+    """Of a layer that is gone, the shift is left."""
+    scale, shift = (nn.Parameter(torch.full((8, 1, 1), 2.0)) for _ in range(2))
+    net = Spelt(lambda net, y: net.third(y) * net.scale + net.shift, scale=scale, shift=shift, third=nn.Conv2d(8, 8, 1))
+    gated = bar.gate(net, (3, 8, 8))
+    gated.keep_({name: torch.full_like(gate.alive, name != "third") for name, gate in gated.gates.items()})
+    assert bar.prune(gated).state_dict().keys() == {"shift", "head.weight", "head.bias"}
+
+
+def test_slices_of_no_channels():
+    torch.manual_seed(0)
+    layers = {"norm": nn.GroupNorm(1, 8), "third": nn.Conv2d(8, 8, 1)}
+    net = Spelt(lambda net, y: net.third(torch.cat([net.norm(y)[:, 8:], net.norm(y)], 1)), **layers)
+    exact(net, images(), whole="called 2 times")
 
 
 class Pairs(nn.Module):

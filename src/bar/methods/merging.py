@@ -78,11 +78,11 @@ def _preactivations(gated: GatedNetwork, name: str, alive: dict[str, Tensor]) ->
     weight, bias = filters(gated, name, alive).flatten(1), gated.network.submodule(node).bias
     constant = weight.new_zeros(len(weight)) if bias is None else bias.double().cpu()
     norm = _norm(gated.network, node)
-    if norm is not None and norm.running_mean is not None:
+    if norm is not None and getattr(norm, "running_mean", None) is not None:
         mean, var = norm.running_mean.double().cpu(), norm.running_var.double().cpu()
-        scale = (var + norm.eps).rsqrt() * (norm.weight.double().cpu() if norm.affine else 1)
+        scale = (var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight.double().cpu())
         weight = weight * scale[:, None]
-        constant = (constant - mean) * scale + (norm.bias.double().cpu() if norm.affine else 0)
+        constant = (constant - mean) * scale + (0 if norm.bias is None else norm.bias.double().cpu())
     return torch.cat([weight, constant[:, None]], 1)
 
 
@@ -135,8 +135,7 @@ def _readers(network: Network) -> dict[str, list[tuple[fx.Node, int, int]]]:
     read, found = backwards(network, rule), {}
     for name, node in network.convs.items():
         norm = _norm(network, node)
-        fixed = network.submodule(node).groups > 1 or (
-            norm is not None and not (norm.affine and norm.track_running_stats)
-        )
+        whole = norm is None or None not in (norm.bias, getattr(norm, "running_mean", None))
+        fixed = network.submodule(node).groups > 1 or not whole
         found[name] = [] if fixed else read[node if norm is None else next(iter(node.users))] or []
     return found

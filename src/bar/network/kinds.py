@@ -128,7 +128,8 @@ class Opaque(Mixing):
 
     def backwards(self, network, node, wanted):
         """Each output may read all inputs."""
-        return [wanted.amax().expand(network.features(n)) for n in self.sources(node)]
+        largest = wanted.amax() if len(wanted) else wanted.new_zeros(())
+        return [largest.expand(network.features(n)) for n in self.sources(node)]
 
     def rebuild(self, wiring, node, parts):
         """As it is."""
@@ -189,7 +190,7 @@ class Depthwise(Repeating):
 
 
 class Norm(Operation):
-    """A batch norm."""
+    """A batch norm, or another norm of each channel by itself."""
 
     def rebuild(self, wiring, node, parts):
         """On the live channels."""

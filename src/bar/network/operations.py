@@ -87,16 +87,23 @@ def _one_slope(node: fx.Node, module: nn.Module) -> bool:
 def _of_signals(ndim: int) -> Callable[[fx.Node, nn.Module | None], bool]:
     """Whether a layer of pixels gets signals of so many dimensions: of one less, it takes images for channels.
 
-    Nor may it return indices, or have parameters or statistics of its own, which instance norms may.
+    Nor may it return indices.
     """
 
     def when(node: fx.Node, module: nn.Module | None) -> bool:
-        options = [getattr(module, name, False) for name in ("return_indices", "affine", "track_running_stats")]
-        options.append(node.kwargs.get("return_indices", False))
+        indices = getattr(module, "return_indices", False) or node.kwargs.get("return_indices", False)
         zero = not getattr(module, "value", 0)  # of a constant padding
-        return node.meta.get("ndim") == ndim and zero and not any(options) and len(node.args) < 7
+        return node.meta.get("ndim") == ndim and zero and not indices and len(node.args) < 7
 
     return when
+
+
+def _norms_each(node: fx.Node, module: nn.Module) -> bool:
+    """Whether a group or instance norm normalises each channel of each image by itself."""
+    if isinstance(module, nn.GroupNorm):
+        return module.num_groups == module.num_channels
+    kind = next(kind for kind in views.INSTANCE_NORMS if isinstance(module, kind))
+    return node.meta.get("ndim") == 3 + views.INSTANCE_NORMS.index(kind)
 
 
 def _from_channels_on(node: fx.Node, module: nn.Module | None) -> bool:
@@ -232,6 +239,7 @@ TABLE = (
     Row(CONV, views.CONVOLUTIONS[:3]),
     Row(CONV, views.CONVOLUTIONS[3:], _is_plain),
     Row(NORM, views.NORMS),
+    Row(NORM, (*views.INSTANCE_NORMS, nn.GroupNorm), _norms_each),
     Row(LINEAR, (nn.Linear,)),
     Row(FLATTEN, (nn.Flatten, torch.flatten, "flatten"), _from_channels_on),
     Row(CHANNELWISE, (torch.flatten, torch.unflatten), _pixels),
@@ -252,17 +260,17 @@ TABLE = (
     Row(CHANNELWISE, (nn.PReLU,), _one_slope),
     Row(SLOPES, (nn.PReLU,)),
     Row(CHANNELWISE, (
-        nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d, nn.InstanceNorm1d,
+        nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d,
         nn.ZeroPad1d, nn.ReflectionPad1d, nn.ReplicationPad1d,
         F.max_pool1d, F.avg_pool1d, F.adaptive_avg_pool1d, F.adaptive_max_pool1d,
     ), _of_signals(3)),
     Row(CHANNELWISE, (
-        nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.InstanceNorm2d,
+        nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
         nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d,
         F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d,
     ), _of_signals(4)),
     Row(CHANNELWISE, (
-        nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d, nn.InstanceNorm3d,
+        nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d,
         nn.ZeroPad3d, nn.ReflectionPad3d,
         F.max_pool3d, F.avg_pool3d, F.adaptive_avg_pool3d, F.adaptive_max_pool3d,
     ), _of_signals(5)),

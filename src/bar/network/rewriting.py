@@ -1,6 +1,7 @@
 """Small rewrites of a graph that do not change what it computes."""
 
 import operator
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,32 @@ def drop_expansions(module: fx.GraphModule, values: dict) -> None:
                 wide = any(isinstance(v, Tensor) and v.shape == shape for v in others)
                 if user.target in joins and wide and len(shape) == getattr(values.get(source), "ndim", 0):
                     user.replace_input_with(node, source)
+
+
+def spell_out_glu(module: fx.GraphModule, values: dict, leaves: Collection[str]) -> None:
+    """Let a gated linear unit be what it is: half of the channels, scaled by the sigmoid of the others.
+
+    `leaves` are the paths of modules that are left whole.
+    """
+    modules = dict(module.named_modules())
+    for node in list(module.graph.nodes):
+        unit = modules[node.target] if node.op == "call_module" and node.target not in leaves else None
+        if node.target is F.glu:
+            dim = (*node.args[1:], *node.kwargs.values(), -1)[0] if node.args else node.kwargs.get("dim", -1)
+        elif type(unit) is nn.GLU:
+            dim = unit.dim
+        else:
+            continue
+        source, out = node.all_input_nodes[0], values[node]
+        dim, half = dim % out.ndim, out.shape[dim]
+        with module.graph.inserting_before(node):
+            halves = [module.graph.call_function(torch.narrow, (source, dim, i, half)) for i in (0, half)]
+            scale = module.graph.call_function(torch.sigmoid, (halves[1],))
+            product = module.graph.call_function(operator.mul, (halves[0], scale))
+        for new in (*halves, scale, product):
+            values[new], new.meta = out, dict(node.meta)
+        node.replace_all_uses_with(product)
+        module.graph.erase_node(node)
 
 
 def ask_images(module: fx.GraphModule, values: dict) -> None:

@@ -40,7 +40,8 @@ def first_line(error: Exception) -> str:
 def called(on_meta: nn.Module, module: nn.Module, args: tuple, kwargs: dict) -> tuple[object, tuple[int, int]]:
     """What a module returns on the meta device; of one that looks at values, what it returns for zeros.
 
-    And the volume and the FLOPs of the convolutions in it. A module may write into the lists that it is given.
+    And the volume and the FLOPs of the convolutions in it. A module may write into the lists that it is given. One that
+    looks at values may return what it was given for other values: its result counts as memory of that.
     """
     given = plain((args, kwargs))
     try:
@@ -58,9 +59,12 @@ def called(on_meta: nn.Module, module: nn.Module, args: tuple, kwargs: dict) -> 
         return {k: moved(v, to) for k, v in value.items()} if isinstance(value, dict) else value
 
     args, kwargs = moved(given, lambda t: torch.zeros(t.shape, dtype=t.dtype, device=device))
+    inputs = {(t.shape, t.dtype): t for t in (*given[0], *given[1].values()) if isinstance(t, Tensor)}
     twin = copy.deepcopy(module).eval()
     with undisturbed(), torch.no_grad(), torch.device(device), Total(images=2) as total:
-        return moved(twin(*args, **kwargs), lambda t: t.to("meta")), (total.volume, total.flops)
+        out = twin(*args, **kwargs)
+    known = lambda t: inputs[t.shape, t.dtype].detach() if (t.shape, t.dtype) in inputs else t.to("meta")  # noqa: E731
+    return moved(out, known), (total.volume, total.flops)
 
 
 def on_meta(model: nn.Module) -> nn.Module:

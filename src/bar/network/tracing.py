@@ -30,10 +30,8 @@ from bar.network.modes import compare_modes, drop_functional_dropout
 from bar.network.movements import is_movement, rewrite_movements
 from bar.network.operations import IN_PLACE_OPERATORS, operations_of
 from bar.network.recording import record
-from bar.network.rewriting import ask_images, drop_expansions, keep_unread, name_in_place_results
+from bar.network.rewriting import ask_images, drop_expansions, keep_unread, name_in_place_results, spell_out_glu
 from bar.network.running import called, first_line, on_meta, undisturbed
-
-_MULTIPLE = ("conv", "depthwise", "norm", "linear", "slopes")  # layers of which pruning makes smaller ones
 
 _INSIDE = ("whole", "opaque", "filter")  # in which there may be convolutions that are no layers of the graph
 
@@ -121,10 +119,10 @@ def _reasons(module: fx.GraphModule, leaves: dict[str, str]) -> dict[str, str]:
     """Why modules are not followed: path -> reason."""
     found = dict(tied(module)) | leaves
     called = [n.target for n in module.graph.find_nodes(op="call_module")]
-    layers = (*views.CONVOLUTIONS, *views.NORMS, nn.Linear, nn.PReLU)
+    layers = (*views.CONVOLUTIONS, *views.NORMS, *views.INSTANCE_NORMS, nn.GroupNorm, nn.Linear, nn.PReLU)
     for path in called:
         layer = module.get_submodule(path)
-        if called.count(path) > 1 and (isinstance(layer, layers) or path in leaves):
+        if called.count(path) > 1 and ((isinstance(layer, layers) and layer.state_dict()) or path in leaves):
             found.setdefault(path, f"is called {called.count(path)} times")
     for node in module.graph.find_nodes(op="get_attr"):
         owner, _, parameter = node.target.rpartition(".")
@@ -184,7 +182,8 @@ class _OnMeta(fx.Interpreter):
             if self.versions.get(source) != _changes(self.env[source]):
                 raise BarError(
                     f"{place_of(node, self.modules)} reads {source.name!r} after an operation in place has changed its "
-                    "memory under another name (Identity, Dropout, flatten and contiguous share it): use inplace=False"
+                    "memory under another name (Identity, Dropout, flatten and contiguous share it, and what looks at "
+                    "values may): use inplace=False"
                 )
         try:
             with torch.device("meta"):  # what forward makes, such as torch.arange(8, dtype=x.dtype)
@@ -248,6 +247,7 @@ def trace(
     values, read = dict(recording.values), {n.target for n in module.graph.find_nodes(op="get_attr")}
     thaw(module, frozen)
     drop_expansions(module, values)
+    spell_out_glu(module, values, leaves)
     ask_images(module, values)
     rewrite_movements(module, values)
     dropouts = drop_functional_dropout(model, module, dropped)

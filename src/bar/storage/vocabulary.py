@@ -133,15 +133,16 @@ _EMBEDDING = {
     "num_embeddings": _WIDTH, "embedding_dim": _WIDTH, "padding_idx": _or(_PLACE, _none), "max_norm": _none,
     "scale_grad_by_freq": is_flag, "sparse": is_flag,
 }  # fmt: skip
-_INSTANCES = {k: v for k, v in _NORM.items() if k != "bias"}
 _PADDING = {"padding": _or(_whole(-4096, 4096), _some_of(_whole(-4096, 4096), 6))}
 LAYERS: dict[type[nn.Module], Arguments] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _TRANSPOSED),
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _NORM),
-    nn.SyncBatchNorm: _INSTANCES,
-    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _INSTANCES),
-    nn.GroupNorm: {"num_groups": _WIDTH, "num_channels": _WIDTH, "eps": is_number, "affine": is_flag},
+    nn.SyncBatchNorm: _NORM,
+    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _NORM),
+    nn.GroupNorm: {
+        "num_groups": _WIDTH, "num_channels": _WIDTH, "eps": is_number, "affine": is_flag, "bias": is_flag,
+    },
     nn.LayerNorm: {
         "normalized_shape": _or(_WIDTH, _some_of(_WIDTH, 8)), "eps": is_number, "elementwise_affine": is_flag,
         "bias": is_flag,

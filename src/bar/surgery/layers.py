@@ -61,20 +61,32 @@ def smaller_linear(old: nn.Linear, inputs: Tensor) -> nn.Linear:
     return filled(new, old, weight=old.weight[:, inputs], bias=old.bias)
 
 
+def empty_norm(old: nn.Module, width: int, affine: bool, dtype: torch.dtype) -> nn.Module:
+    """A batch, instance or group norm of so many channels, on the meta device."""
+    options = {"device": "meta", "dtype": dtype}
+    if old.affine and old.bias is None:
+        options["bias"] = False
+    if isinstance(old, nn.GroupNorm):
+        return nn.GroupNorm(width, width, old.eps, affine, **options)
+    kind = next(kind for kind in (*views.NORMS, *views.INSTANCE_NORMS) if isinstance(old, kind))
+    return kind(width, old.eps, old.momentum, affine, old.track_running_stats, **options)
+
+
 def smaller_norm(old: nn.Module, channels: Tensor, scale: Tensor | None, learns: bool) -> nn.Module:
-    affine, track, weight, bias = old.affine or scale is not None, old.track_running_stats, None, None
-    like = next((t for t in (old.weight, scale, old.running_mean) if t is not None), torch.empty(0))
-    kind = next(kind for kind in views.NORMS if isinstance(old, kind))
-    new = kind(len(channels), old.eps, old.momentum, affine, track, device="meta", dtype=like.dtype)
-    if affine:
-        new.requires_grad_(learns)  # where the old one has such a parameter, its setting counts
-        factor = torch.ones_like(like) if scale is None else scale
-        weight = old.weight if old.affine else torch.ones_like(factor)
-        bias = old.bias if old.affine else torch.zeros_like(factor)
-        weight, bias = (weight * factor)[channels], (bias * factor)[channels]
-    mean, var = (old.running_mean[channels], old.running_var[channels]) if track else (None, None)
-    return filled(new, old, weight=weight, bias=bias, running_mean=mean, running_var=var,
-                   num_batches_tracked=old.num_batches_tracked if track else None)  # fmt: skip
+    """The norm of some channels, gate values folded into its weights, which it gets if it has none."""
+    mean, var, counted = (getattr(old, name, None) for name in ("running_mean", "running_var", "num_batches_tracked"))
+    like = next((t for t in (old.weight, scale, mean) if t is not None), torch.empty(0))
+    new = empty_norm(old, len(channels), old.affine or scale is not None, like.dtype)
+    new.requires_grad_(learns)  # where the old one has such a parameter, its setting counts
+    factor = torch.ones_like(like) if scale is None else scale
+    weight = old.weight if old.affine else torch.ones_like(factor)
+    bias = old.bias if old.affine else torch.zeros_like(factor)
+    return filled(
+        new, old,
+        weight=None if new.weight is None else (weight * factor)[channels],
+        bias=None if new.bias is None else (bias * factor)[channels],
+        running_mean=_select(mean, channels), running_var=_select(var, channels), num_batches_tracked=counted,
+    )  # fmt: skip
 
 
 class PartOfConv(nn.Module):
@@ -124,26 +136,31 @@ class PartOfSlopes(nn.Module):
 
 
 class PartOfNorm(nn.Module):
-    """Some channels of a batch norm; the running statistics of the others stay as they are."""
+    """Some channels of a norm of each channel; the running statistics of the others stay as they are."""
 
     def __init__(self, whole: nn.Module, channels: Tensor) -> None:
         super().__init__()
         self.whole = whole
-        self.register_buffer("channels", _some(channels, whole.num_features))
+        width = whole.num_channels if isinstance(whole, nn.GroupNorm) else whole.num_features
+        self.register_buffer("channels", _some(channels, width))
 
     def forward(self, signal: Tensor, z: Tensor | None = None) -> Tensor:
         whole, channels = self.whole, self.channels
-        tensors = (whole.running_mean, whole.running_var, whole.weight, whole.bias)
-        mean, var, weight, bias = (_select(tensor, channels) for tensor in tensors)
+        weight, bias = _select(whole.weight, channels), _select(whole.bias, channels)
         if z is not None:
             z = _select(z, channels)
-            weight, bias = z if weight is None else weight * z, torch.zeros_like(z) if bias is None else bias * z
+            weight, bias = z if weight is None else weight * z, None if bias is None else bias * z
+        if isinstance(whole, nn.GroupNorm):
+            return F.group_norm(signal, signal.shape[1], weight, bias, whole.eps)
+        mean, var = _select(whole.running_mean, channels), _select(whole.running_var, channels)
         tracks, momentum = whole.training and mean is not None, whole.momentum
-        if tracks:
+        instances = isinstance(whole, views.INSTANCE_NORMS)
+        if tracks and not instances:  # instance norms do not count batches
             whole.num_batches_tracked.add_(1)
             momentum = 1 / float(whole.num_batches_tracked) if momentum is None else momentum
-        batch = whole.training or mean is None
-        out = F.batch_norm(signal, mean, var, weight, bias, batch, momentum or 0.0, whole.eps)
+        function = F.instance_norm if instances else F.batch_norm
+        own = whole.training or mean is None  # whether with the statistics of what comes in
+        out = function(signal, mean, var, weight, bias, own, momentum or 0.0, whole.eps)
         if tracks and channels is not None:
             whole.running_mean[channels], whole.running_var[channels] = mean, var
         return out

@@ -235,7 +235,9 @@ class Wiring:
         """A node's batch norm on some channels."""
         scale = self._presence[node]
         new = self.layers.norm(self.network.submodule(node), channels, scale, self._learns[node])
-        return self._call(node.target, new, twin, scale)
+        # one that has nothing to learn may be called several times, and each time on other channels
+        name = node.target if node.target not in self._root else f"{node.target}_of_{node.name}"
+        return self._call(name, new, twin, scale)
 
     def linear(self, node: fx.Node, twin: fx.Node, inputs: Tensor) -> fx.Node:
         """A node's linear layer on some columns."""
@@ -277,6 +279,9 @@ class Wiring:
 
     def finish(self) -> fx.GraphModule:
         """The smaller network."""
+        for node, (twin, _) in self.held.items():
+            if node.op == "get_attr" and node.users and not twin.users:  # with what has read it, a parameter goes
+                self.graph.erase_node(twin)
         new = fx.GraphModule(self._root, self.graph, class_name=self.layers.name)
         for node in new.graph.find_nodes(op="get_attr"):  # torch.fx makes all buffers persistent
             owner, _, name = node.target.rpartition(".")

@@ -115,7 +115,7 @@ def _own(body: nn.Module, path: str) -> list[tuple[str, dict, str, Tensor | None
     for name, module in body.get_submodule(path).named_modules(prefix=path):
         if not isinstance(module, torch.jit.ScriptModule):  # which keeps them elsewhere
             found += [(name, module._parameters, key, t) for key, t in module._parameters.items()]
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.modules.batchnorm._NormBase):
             found += [(name, module._buffers, key, t) for key, t in module._buffers.items()]
     return found
 
