@@ -312,6 +312,13 @@ def test_weights_are_pruned_as_they_are(file, mine, bar_command):
     assert bar_command("results", "runs", "--json")[0] == 0
 
 
+def test_weights_in_the_home_folder(mine, monkeypatch):
+    torch.save(trained().state_dict(), "trained.pt")
+    monkeypatch.setenv("HOME", os.getcwd())
+    config = bar.RunConfig(model="mine.nets:Small", weights="~/trained.pt")
+    assert config == bar.RunConfig(model="mine.nets:Small", weights=f"{os.getcwd()}/trained.pt")
+
+
 def still():
     """Settings with which nothing moves."""
     quick = bar.training.PRESETS["quick"]

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -171,6 +172,8 @@ class RunConfig:
     def _settle_network(self) -> None:
         """Fill in the hashes of what a network comes from, and where training starts."""
         own_source = models.source_of(self.model, self.model_source) if models.is_own(self.model) else None
+        if self.weights:  # no shell puts the home folder there in --weights=~/trained.pt
+            self._set(weights=os.path.expanduser(self.weights))
         weights_source = models.digest(self.weights, self.weights_source) if self.weights else None
         self._set(model_source=own_source, weights_source=weights_source)
         if self.start is None:
