@@ -92,15 +92,20 @@ def _average(
     """Let the features kept compute averages of what those here do (see `_preactivations`)."""
     node = gated.network.convs[name]
     conv, norm = gated.network.submodule(node), _norm(gated.network, node)
-    average = averaging @ _preactivations(gated, name, alive)[here]
+    rows = _preactivations(gated, name, alive)[here]
+    average = averaging @ rows
     weight, constant = average[:, :-1], average[:, -1]
     if norm is not None:
-        # A batch norm hides the length of a filter: keep that, and let the norm's scale make up for it. The shift is
-        # the mean of what the norm outputs, hence an average, too; the running mean follows.
-        ratio = filters(gated, name, alive)[kept].flatten(1).norm(dim=1) / weight.norm(dim=1)
+        # A batch norm hides the length of a filter: its scale makes up for any. Length and variance are those of the
+        # filter that has the largest share in the average. Those of the one that is kept may have decayed to nothing,
+        # and the scale, which would have to make up for that, would be millions. The shift is the mean of what the norm
+        # outputs, hence an average, too; the running mean follows.
+        largest = here[((averaging > 0) * rows[:, :-1].norm(dim=1)).argmax(1)]
+        ratio = filters(gated, name, alive)[largest].flatten(1).norm(dim=1) / weight.norm(dim=1)
         ratio = torch.where(ratio.isfinite() & (ratio > 0), ratio, 1)
         shift = averaging @ norm.bias[here].double().cpu()
         bias = 0 if conv.bias is None else conv.bias[kept].double().cpu()
+        norm.running_var[kept] = norm.running_var[largest]
         norm.weight[kept] = ((norm.running_var[kept].double().cpu() + norm.eps).sqrt() / ratio).to(norm.weight)
         norm.running_mean[kept] = (bias - ratio * (constant - shift)).to(norm.running_mean)
         norm.bias[kept] = shift.to(norm.bias)
