@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from bar import methods, runs
 from bar.runs import compare
@@ -14,6 +15,7 @@ T_1 = 12.7062  # Student's t at 95 %, one degree of freedom
 def run(variant, seed, factor, change, **more):
     usual = {"method": variant.partition(",")[0], "variant": variant, "seed": seed, "pruning_factor": factor}
     usual |= {"change": change, "used": 0.99, "volume": 20, "volume_regular": 25, "flops": 100, "flops_factor": 3.0}
+    usual |= {"volume_factor": float(factor)}
     usual |= {"model": "wrn-10-1", "input_size": [3, 8, 8], "features": FULL, "features_full": FULL, "areas": AREAS}
     usual |= {"search": None, "budget": 20, "size_before_settling": 19.0}
     return usual | more
@@ -67,7 +69,7 @@ def test_a_budget_that_was_exceeded_once_is_seen():
     table = table_of(run("bar", 0, 4, 0.0), run("bar", 1, 4, 0.0, used=1.001, size_before_settling=21))
     row = table.loc["The pruned network fits its budget"]
     assert row.verdict == "does not hold"
-    assert row.here == "largest V / B of 2 runs: 1.0010; before our last step, 0.95 to 1.05"
+    assert row.here == "largest part of a budget in 2 runs: 1.0010; before our last step, 0.95 to 1.05"
     assert table.loc["Mixed connectivity saves volume"].here == "4x: +20.0 ± 0.0 %"
     assert table.loc["Mixed connectivity roughly doubles the pruning factors"].here == "4x: 1.25 ± 0.00 times"
 
@@ -76,11 +78,11 @@ def test_a_loss_that_can_be_told_is_one():
     changes = {2: (0.5, 0.5), 4: (-1.0, 1.0), 16: (-2.0, -2.1)}
     table = table_of(*(run("bar", seed, x, change) for x, both in changes.items() for seed, change in enumerate(both)))
     row = table.loc["Up to 16x, accuracy is not significantly affected"]
-    assert row.verdict == "a gain at 2x; no loss can be told at 4x; does not hold at 16x"
+    assert row.verdict == "a gain can be told at 2x; no loss can be told at 4x; a loss can be told at 16x"
 
 
 def test_equal_volume_is_not_equal_work():
-    claim = "BAR's networks are less compute-hungry (here: than equal widths of the same volume)"
+    claim = "BAR's networks are less compute-hungry, as fewer FLOPs than those of equal widths and the same volume"
     rows = [run(name, seed, 4, 0.0, flops=flops) for seed in (0, 1) for name, flops in (("bar", 150), ("uniform", 100))]
     row = table_of(*rows, run("bar", 0, 16, 0.0)).loc[claim]
     assert (row.here, row.verdict) == ("4x: 1.50 ± 0.00 times", "does not hold at 4x")
@@ -94,11 +96,38 @@ def test_blocks_that_are_gone_as_a_whole_are_counted():
     assert (row.here, row.verdict) == ("4x: in 0 of 1 runs; 8x: in 1 of 2 runs", "holds")
 
 
-def test_morphnet_falls_further_than_bar():
-    changes = {("bar", 8): 0.0, ("bar", 16): -1.0, ("morphnet", 8): 0.0, ("morphnet", 16): -6.0}
+@pytest.mark.parametrize(("other", "place", "verdict"), [(-4.0, 1, "holds at 16x"), (-7.0, 2, "does not hold")])
+def test_whether_morphnet_falls_most(other, place, verdict):
+    """More than BAR, and more than all others."""
+    changes = {("bar", 16): -1.0, ("morphnet", 16): -6.0, ("random", 16): other}
+    changes |= {(method, 8): 0.0 for method, _ in changes}
     table = table_of(*(run(m, seed, x, c) for (m, x), c in changes.items() for seed in (0, 1)))
-    row = table.loc["MorphNet falls more than BAR at 16x"]
-    assert (row.here, row.verdict) == ("from 8x to 16x, it loses more by +5.00 ± 0.00 (2 seeds)", "holds at 16x")
+    row = table.loc["MorphNet falls severely at 16x"]
+    assert row.here == (
+        "from 8x to 16x, it loses more than BAR by +5.00 ± 0.00 (2 seeds); "
+        f"number {place} of 3 methods by what they lose"
+    )
+    assert row.verdict == verdict
+
+
+def test_at_about_the_same_flops():
+    """A rival of another volume counts, if its FLOPs are within a fifth."""
+    rows = [run("bar", seed, 16, -1.0 - seed, flops_factor=40.0) for seed in (0, 1)]
+    rows += [run("random", seed, 8, -5.0 - seed, flops_factor=44.0) for seed in (0, 1)]
+    rows += [run("random", seed, 16, 5.0, flops_factor=49.0) for seed in (0, 1)]
+    table = table_of(*rows, *(run("magnitude", seed, 8, 3.0, flops_factor=50.0) for seed in (0, 1)))
+    row = table.loc["By FLOPs, too, BAR is better than the others, or competitive"]
+    assert (row.here, row.verdict) == ("FLOPs / 40: above Random", "holds")
+    better = [run("l0", seed, 16, 3.0 - seed, flops_factor=40.0) for seed in (0, 1)]
+    row = table_of(*rows, *better).loc["By FLOPs, too, BAR is better than the others, or competitive"]
+    assert (row.here, row.verdict) == ("FLOPs / 40: above Random; below LZR", "does not hold")
+
+
+def test_budgets_of_flops_and_of_volume():
+    rows = [run("bar", 0, 4, -1.0, flops_factor=5.0), run("bar-flops", 0, 4, -0.5, volume_factor=2.0, flops_factor=4.0)]
+    row = table_of(*rows).loc["Volume is overall a better choice than FLOPs to budget"]
+    assert row.here == "V-trained, V / 4.0, FLOPs / 5.0: -1.00 (1); F-trained, V / 2.0, FLOPs / 4.0: -0.50 (1)"
+    assert table_of(rows[0]).verdict[row.name] == "not recorded"
 
 
 def test_the_best_of_a_single_seed_is_not_told():
@@ -144,8 +173,8 @@ def test_recorded_runs_are_all_judged():
     found = runs.records("results")
     for runs_there in compare.by_footing(found).values():
         table = compare.claims_table(runs_there)
-        assert len(table) == 18
-        assert table.verdict["The pruned network fits its budget"] == "holds"
+        assert len(table) == 21
+        assert table.verdict["The pruned network fits its budget"] == "by construction"
     assert set(compare.weights_claims_table(found).verdict) - {"not recorded"}
     assert compare.weights_claims_table(pd.DataFrame()).empty
 

@@ -245,3 +245,12 @@ def test_a_linear_layer_of_no_images_does_not_count():
             return self.conv(x) + self.linear(self.token)[:, None, None]
 
     assert bar.count(Net(), SIZE, linear=True) == bar.count(Net(), SIZE)
+
+
+@pytest.mark.parametrize("metric", cost.METRICS)
+def test_sizes_are_computed_where_the_gates_are(metric):
+    """A depthwise convolution of the images, which has no gates, is there as well."""
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten())
+    gated = bar.gate(nn.Sequential(net, nn.Linear(8 * 16, 2)), (3, 10, 10))
+    elsewhere = {name: values.to("meta") for name, values in gated.expected().items()}
+    assert cost.measure(metric)(gated.network, elsewhere).device.type == "meta"

@@ -352,6 +352,17 @@ def training(seed=0, **options):
     return Training(network, DIGITS, SETTINGS.phases_of_pruning, SETTINGS, generator, pruner=pruner)
 
 
+def test_a_last_l_step_that_is_cut_short_counts():
+    """The weights that are kept come from the last L step, whether a C step has followed it or not."""
+    net = nn.Linear(6, 4, bias=False)
+    pruner = LearningCompression(net, 1, mu=0.5, every=5)
+    with torch.no_grad():
+        net.weight += 1
+    expected = net.weight.detach().clone()
+    pruner.end_epoch()
+    torch.testing.assert_close(pruner.cut().weight, expected)
+
+
 def test_trains_to_its_budget_and_stays_there():
     run = training()
     limit = run.pruner.limit

@@ -14,6 +14,8 @@ from torch import nn
 import bar
 from bar import models
 from bar.methods import interpolative, magnitude, random, uniform, vector_quantization
+from bar.methods.base import Task
+from bar.training import PRESETS
 
 METHODS = {"random": random, "magnitude": magnitude, "vq": vector_quantization, "id": interpolative}
 IMAGES = torch.randn(4, *SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -367,3 +369,54 @@ def test_weights_stay_where_a_merge_would_be_wrong(method, name):
     after = gated.body.state_dict()
     assert [n for n in before if n.startswith(stay) and not torch.equal(after[n], before[n])] == []
     assert not torch.equal(after["fc.weight"], before["fc.weight"]) or name == "depthwise"  # where it would be right
+
+
+def upwards(width: int = 5) -> nn.Sequential:
+    """A transposed convolution, whose weights have its inputs first, between two others."""
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3), nn.ReLU(), nn.ConvTranspose2d(width, 4, 2, 2), nn.ReLU(), nn.Conv2d(4, 2, 1),
+        nn.Flatten(), nn.Linear(128, 2),
+    ).double()  # fmt: skip
+
+
+def test_magnitude_of_transposed_convolutions():
+    net = upwards(4)
+    net[2].weight.data[:] = 1
+    net[2].weight.data[:, 1] = 0
+    net[2].weight.data[3] *= 0.1
+    kept = magnitude.choose(bar.gate(net, (3, 6, 6)), {"0": 4, "2": 3, "4": 2}, draw(0))["2"]
+    assert kept.tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize("width", [4, 5])
+@pytest.mark.parametrize("layer", ["0", "2"])
+@pytest.mark.parametrize("method", ["vq", "id"])
+def test_twins_of_transposed_convolutions_merge(method, layer, width):
+    """Twins in it, and twins that it reads."""
+    net = upwards(width)
+    weight, bias = uniform.by_feature(net[int(layer)]).data, net[int(layer)].bias.data
+    weight[3], bias[3] = weight[1], bias[1]
+    images = torch.randn(3, 3, 6, 6, dtype=torch.float64)
+    expected, gated = net(images), bar.gate(net, (3, 6, 6))
+    widths = {"0": width, "2": 4, "4": 2}
+    alive = METHODS[method].choose(gated, widths | {layer: widths[layer] - 1}, draw(0))
+    assert relative(expected, gated.keep_(alive)(images)) <= 1e-6
+
+
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d])
+def test_uniform_scales_all_kinds_of_convolutions(kind):
+    """For a quarter of the inputs, weights are twice as large."""
+    dims = int(kind.__name__[-2])
+    size, pool = (8, *[4] * dims), getattr(nn, f"AdaptiveAvgPool{dims}d")(1)
+    net = nn.Sequential(kind(8, 16, 1), kind(16, 16, 1), pool, nn.Flatten(), nn.Linear(16, 4))
+    before = uniform.by_feature(net[1]).detach().clone()
+    task = Task(size, PRESETS["quick"], 4, "volume", (24, 12, 4), 10)
+    small = uniform.Uniform(net, task).cut()
+    torch.testing.assert_close(uniform.by_feature(small.get_submodule("1")), 2 * before[:4, :4])
+
+
+def test_without_an_epoch_in_between_the_budget_is_met_at_once():
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 3), nn.Flatten(), nn.Linear(32, 2))
+    pruner = random.Random(net, (3, 6, 6), factor=16, cycle=0)
+    assert bar.count(pruner.cut(), (3, 6, 6)).volume <= pruner.limit

@@ -11,6 +11,7 @@ from networks import build
 from torch import nn
 
 from bar.errors import BarError
+from bar.methods.reparametrization import disconnected
 from bar.methods.unstructured_magnitude import MagnitudePruning
 from bar.methods.weights import budget_of, largest, masks, shares, weights_of
 
@@ -166,3 +167,13 @@ def test_budgets_that_leave_nothing_are_refused():
         MagnitudePruning(nn.Sequential(nn.BatchNorm2d(3)), 2)
     with pytest.raises(BarError, match="remove the parametrization"):
         MagnitudePruning(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 3))), 2)
+
+
+def test_transposed_convolutions_are_pruned_and_connect():
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.ConvTranspose2d(2, 2, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2)
+    )
+    net[2].weight.data.abs_().neg_()
+    net[2].bias.data.fill_(5.0)
+    assert set(weights_of(net)) == {"0.weight", "2.weight", "5.weight"}
+    assert disconnected(net, (1, 6, 6)) == []

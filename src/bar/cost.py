@@ -318,7 +318,8 @@ def _presence(network: Network, features: Mapping[str | fx.Node, Tensor]) -> dic
         if network.kinds[node] == "depthwise" and node.target in features:
             return features[node.target]
         if network.kinds[node] == "depthwise" and passed is None:
-            return torch.ones(network.features(node))
+            device = next((values.device for values in features.values()), None)
+            return torch.ones(network.features(node), device=device)
         return features[node.target] if network.kinds[node] == "conv" else passed
 
     return follow(network, rule, lambda p, q: p + q - p * q)

@@ -120,7 +120,7 @@ class IterativePruning(Method):
 
     def cut(self) -> nn.Module:
         """Prune for the last time."""
-        if self._narrowed < len(self.factors):
+        while self._narrowed < len(self.factors):  # more than once, if there was no training in between
             self._narrow()
         return prune(self.network)
 

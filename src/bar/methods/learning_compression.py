@@ -388,6 +388,9 @@ class LearningCompression(Method):
     def cut(self) -> nn.Module:
         """w = theta, within the budget; the network itself, changed in place. Later calls change nothing."""
         if self._kept is None:
+            if self._epochs % self.every:  # the last L step has not been followed by a C step yet
+                pairs = zip(self._weights(), self._lagrange, strict=True)
+                self.theta = self._compress([weight - multiplier / self.mu for weight, multiplier in pairs])
             heaviest = masks(self.theta, self.limit, self.per_layer)
             self._kept = [mask & (theta != 0) for mask, theta in zip(heaviest, self.theta, strict=True)]
             for weight, theta in zip(weights_of(self.network).values(), self.theta, strict=True):

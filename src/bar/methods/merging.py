@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from bar.methods.uniform import filters, signals
+from bar.methods.uniform import by_feature, filters, signals
 from bar.network import Network, backwards
 from bar.surgery import GatedNetwork
 
@@ -55,7 +55,7 @@ def merge_(gated: GatedNetwork, widths: dict[str, int], decompose: Decompose) ->
         kept, mixing, averaging = decompose(rows.numpy(), widths[first])
         kept = here[torch.as_tensor(kept)]
         for reader, start, each in readers[first]:
-            columns = network.submodule(reader).weight[:, start : start + len(alive[first]) * each]
+            columns = by_feature(network.submodule(reader))[:, start : start + len(alive[first]) * each]
             parts = columns.double().cpu().reshape(len(columns), len(alive[first]), -1)
             parts[:, kept] = torch.einsum("oit,ij->ojt", parts[:, here], torch.as_tensor(mixing))
             columns.copy_(parts.view_as(columns))
@@ -112,7 +112,7 @@ def _average(
         weight = weight * ratio[:, None]
     elif conv.bias is not None:
         conv.bias[kept] = constant.to(conv.bias)
-    conv.weight[kept] = weight.view(len(kept), *conv.weight.shape[1:]).to(conv.weight)
+    by_feature(conv)[kept] = weight.view(len(kept), *by_feature(conv).shape[1:]).to(conv.weight)
 
 
 def _readers(network: Network) -> dict[str, list[tuple[fx.Node, int, int]]]:

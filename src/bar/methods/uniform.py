@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from bar import cost
 from bar.errors import BarError, nearest
 from bar.methods.base import Method, Task
+from bar.network.views import CONVOLUTIONS
 from bar.surgery import GatedNetwork, gate, prune
 from bar.training import Settings
 
@@ -236,7 +237,7 @@ def filters(gated: GatedNetwork, name: str, alive: dict[str, Tensor] | None = No
     """
     network, node = gated.network, gated.network.convs[name]
     conv = network.submodule(node)
-    weight = conv.weight.double().cpu().flatten(2)
+    weight = by_feature(conv).double().cpu().flatten(2)
     weight = weight.view(conv.groups, -1, *weight.shape[1:])  # group, feature, its inputs, taps
     dense = weight.new_zeros(*weight.shape[:2], conv.groups, *weight.shape[2:])
     group = torch.arange(conv.groups)
@@ -244,6 +245,11 @@ def filters(gated: GatedNetwork, name: str, alive: dict[str, Tensor] | None = No
     dense = dense.reshape(conv.out_channels, conv.in_channels, -1)
     there = {n: ~gate.cut for n, gate in gated.gates.items()} if alive is None else alive
     return dense * network.live(there)[network.sources(node)[0]][:, None]
+
+
+def by_feature(layer: nn.Module) -> Tensor:
+    """The weights of a layer, features first; those of a transposed convolution have its inputs first."""
+    return layer.weight.transpose(0, 1) if getattr(layer, "transposed", False) else layer.weight
 
 
 @torch.no_grad()
@@ -323,8 +329,8 @@ class Uniform(Method):
     def __init__(self, network: nn.Module, task: Task) -> None:
         self.metric, self._full = task.metric, {}
         for name, module in network.named_modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                self._full[name] = module.weight[0].numel()
+            if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
+                self._full[name] = by_feature(module)[0].numel()
         self.network = gate(network, task.input_size)
         self.limit = self.network.full(task.metric) / task.factor
         narrow_(self.network, first, task.factor, torch.Generator(), task.metric)
@@ -334,8 +340,8 @@ class Uniform(Method):
         """The narrow network, with weights rescaled for its fewer inputs."""
         network = prune(self.network)
         for name, module in network.named_modules():
-            if name in self._full and isinstance(module, nn.Conv2d | nn.Linear):
-                module.weight *= math.sqrt(self._full[name] / module.weight[0].numel())
+            if name in self._full and isinstance(module, (*CONVOLUTIONS, nn.Linear)):
+                module.weight *= math.sqrt(self._full[name] / by_feature(module)[0].numel())
         return network
 
     def cut_record(self) -> dict:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bar.errors import BarError
+from bar.network.views import CONVOLUTIONS
 
 
 def weights_of(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -38,7 +39,7 @@ def weights_of(network: nn.Module) -> dict[str, nn.Parameter]:
     """
     found: dict[int, tuple[str, nn.Parameter]] = {}
     for name, module in network.named_modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             if not isinstance(module.weight, nn.Parameter):
                 raise BarError(f"{name}.weight is computed from something else: remove the parametrization first")
             found.setdefault(id(module.weight), (f"{name}.weight".removeprefix("."), module.weight))

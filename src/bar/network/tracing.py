@@ -331,7 +331,8 @@ def _given(example_inputs: Tensor | Sequence[Tensor]) -> tuple[list[tuple], list
 def _size(model: nn.Module, input_size: Iterable[int] | None) -> tuple[list[tuple], list]:
     """The shape of one image of the only input, and the type of the weights."""
     size = checked_size(input_size)
-    dims = {views.CONVOLUTIONS.index(type(m)) + 2 for m in model.modules() if type(m) in views.CONVOLUTIONS[:3]}
+    kinds = [views.CONVOLUTIONS.index(type(m)) for m in model.modules() if type(m) in views.CONVOLUTIONS]
+    dims = {kind % 3 + 2 for kind in kinds}
     if len(size) not in dims | {3}:
         raise BarError(f"input size must be three positive numbers (channels, height, width), not {size}")
     return [size], [next((p.dtype for p in model.parameters()), None)]

@@ -4,20 +4,15 @@ A run is a row of `bar.runs.records`, or its record. Changes of accuracy are in 
 """
 
 from bar.runs.compare.claims import (
-    ahead,
-    ahead_of_rivals,
     behind,
     best_at,
     better_in_the_paper,
-    by_factor,
     changes_of,
     claims_table,
     falls_in_the_paper,
     flop_factors,
     search_cost,
-    told_apart,
     uniform_flops,
-    verdict,
 )
 from bar.runs.compare.durations import seconds_of_epochs, steps_table, whole_trainings
 from bar.runs.compare.following import (
@@ -55,6 +50,7 @@ from bar.runs.compare.footings import (
     variant,
 )
 from bar.runs.compare.groups import alike, counts_of_both, each_run, label, means, saved, summaries, summary
+from bar.runs.compare.leads import ahead, ahead_of_rivals, by_factor, told_apart, verdict
 from bar.runs.compare.overview import COLUMNS, chosen, described, overview
 from bar.runs.compare.rankings import (
     both_budgets,

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from bar.runs.compare.claims import ahead, by_factor
 from bar.runs.compare.footings import of_one_kind, prepared
+from bar.runs.compare.leads import ahead, by_factor
 from bar.runs.compare.statistics import mean_change
 from bar.runs.compare.words import short
 
@@ -16,7 +16,8 @@ def _single_weights(found: pd.DataFrame) -> pd.DataFrame:
 def weights_tables(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return test accuracies of the methods that zero single weights, by footing: a row a method, a column a rate.
 
-    A cell has the mean accuracy in percent and, in points, the mean change with Student's 95 % interval over the seeds.
+    A cell has the mean accuracy in percent, in points, the mean change with Student's 95 % interval over the seeds, and
+    their number.
 
     Parameters
     ----------
@@ -26,7 +27,7 @@ def weights_tables(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
     single, tables = _single_weights(found), {}
     for footing, part in single.groupby("footing") if len(single) else ():
         groups = part.assign(removed=1 - 1 / part.pruning_factor).groupby(["variant", "removed"])
-        cells = groups.apply(lambda one: f"{100 * one.accuracy.mean():.2f} ({mean_change(one.change)})")
+        cells = groups.apply(lambda one: f"{100 * one.accuracy.mean():.2f} ({mean_change(one.change)}; {len(one)})")
         table = cells.unstack(fill_value="").rename(columns=lambda removed: f"{removed:.0%} removed", index=short)
         tables[footing] = table.rename_axis("method").rename_axis(columns=None)
     return tables
