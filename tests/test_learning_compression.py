@@ -374,16 +374,17 @@ def test_trains_to_its_budget_and_stays_there():
     assert all(torch.equal(weight != 0, kept) for weight, kept in zip(weights.values(), run.pruner._kept, strict=True))
 
 
+@pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("stop", [2, 4, 5])
-def test_goes_on_where_it_stopped(stop, tmp_path):
+def test_goes_on_where_it_stopped(stop, every, tmp_path):
     """Bit by bit, before and after the cut, from a file that is loaded without unpickling code."""
-    whole = training()
+    whole = training(every=every)
     records = list(whole)
-    broken = training()
+    broken = training(every=every)
     for _ in zip(range(stop), broken, strict=False):
         pass
     torch.save(broken.state_dict(), tmp_path / "state.pt")
-    other = training(seed=1)
+    other = training(seed=1, every=every)
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     rest = list(other)
     assert [r["loss"] for r in rest if "loss" in r] == [r["loss"] for r in records[-len(rest) :] if "loss" in r]

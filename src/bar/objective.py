@@ -172,7 +172,7 @@ class Budget:
         Parameters
         ----------
         step : int
-            Counted from 0; b has arrived before `steps` are over, and stays where it is after them.
+            Counted from 0; b arrives at the last of `steps` (of one alone, it stays at its start), and stays there.
 
         Returns
         -------

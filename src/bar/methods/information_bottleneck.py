@@ -5,7 +5,7 @@ information that the features carry on, 1/2 log(1 + mu^2 / sigma^2) for each. A 
 as its signal (sigma^2 >= mu^2) carries at most 1/2 log 2, and is pruned. There is no budget in the loss; lambda is
 searched for (`bar.methods.search`).
 
-Lemaire et al. print the loss as log(1 - mu^2 / sigma^2), which is undefined for most of their initial values, and start
+Lemaire et al. print the loss as log(1 - mu^2 / sigma^2), which is undefined for all of their initial values, and start
 log sigma, where VIBNet's code has log sigma^2, at -9. Here both are VIBNet's.
 """
 

@@ -22,6 +22,9 @@ class IterativePruning(Method):
     again; the last time is the cut, after which the plain network is trained. Where the factor is no power of two, the
     last step is shorter.
 
+    It begins with the unpruned network, which the preset `paper` trains for 80 + 10 epochs (supp. 3.3); supp. 3.2
+    trains it for 40 + 10 before the first halving.
+
     Parameters
     ----------
     network : nn.Module

@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bar.errors import BarError
 from bar.methods.base import Method, Option, Task
@@ -83,7 +82,7 @@ def project_l1(values: Tensor, kappa: float) -> Tensor:
     excess = magnitudes.cumsum(0) - kappa
     counts = torch.arange(1, len(values) + 1, device=values.device)
     count = max(int((magnitudes * counts > excess).sum()), 1)  # 0 only if kappa is, or vanishes beside the largest
-    return F.softshrink(values, float(excess[count - 1]) / count)
+    return nn.functional.softshrink(values, float(excess[count - 1]) / count)
 
 
 def project_l2(values: Tensor, kappa: float) -> Tensor:
@@ -144,7 +143,7 @@ def hard_threshold(values: Tensor, alpha: float, mu: float) -> Tensor:
     [0.0, -3.0, 0.0]
     """
     _check(values, alpha=alpha, mu=mu)
-    return F.hardshrink(values, math.sqrt(2 * alpha / mu))
+    return nn.functional.hardshrink(values, math.sqrt(2 * alpha / mu))
 
 
 def soft_threshold(values: Tensor, alpha: float, mu: float) -> Tensor:
@@ -173,7 +172,7 @@ def soft_threshold(values: Tensor, alpha: float, mu: float) -> Tensor:
     [0.0, -1.0, 0.0]
     """
     _check(values, alpha=alpha, mu=mu)
-    return F.softshrink(values, alpha / mu)
+    return nn.functional.softshrink(values, alpha / mu)
 
 
 def shrink(values: Tensor, alpha: float, mu: float) -> Tensor:
@@ -345,11 +344,9 @@ class LearningCompression(Method):
         self.full, self.limit = sum(sizes), budget_of(sizes, factor)
         if per_layer:
             shares(sizes, self.limit)  # raises now, not at the cut
-        self.theta = self._compress(weights)
-        self._lagrange = [torch.zeros_like(weight) for weight in weights]
+        self.theta, self._lagrange = self._compress(weights), [torch.zeros_like(weight) for weight in weights]
         self._aim()
-        self._epochs = 0
-        self._kept: list[Tensor] | None = None
+        self._epochs, self._kept = 0, None
 
     def __call__(self, step: int) -> Tensor:
         """The term of the L step, mu/2 ||w - theta - lambda/mu||^2: a scalar, differentiable in the weights."""
@@ -368,8 +365,7 @@ class LearningCompression(Method):
         self._epochs += 1
         weights, mu = self._weights(), self.mu
         if self._epochs % self.every == 0:
-            pairs = zip(weights, self._lagrange, strict=True)
-            self.theta = self._compress([weight - multiplier / mu for weight, multiplier in pairs])
+            self.theta = self._c_step()
             for multiplier, weight, theta in zip(self._lagrange, weights, self.theta, strict=True):
                 multiplier -= mu * (weight - theta)
             self.mu *= self.growth
@@ -377,6 +373,9 @@ class LearningCompression(Method):
         norm = torch.stack([w.square().sum() for w in weights]).sum()
         apart = torch.stack([(w - t).square().sum() for w, t in zip(weights, self.theta, strict=True)]).sum()
         return {"size": self._size(), "budget": self.limit, "gap": float((apart / norm).sqrt()), "mu": mu}
+
+    def _c_step(self) -> list[Tensor]:
+        return self._compress([w - m / self.mu for w, m in zip(self._weights(), self._lagrange, strict=True)])
 
     def watched(self) -> nn.Module:
         """A copy of the network with theta for weights."""
@@ -389,8 +388,8 @@ class LearningCompression(Method):
         """w = theta, within the budget; the network itself, changed in place. Later calls change nothing."""
         if self._kept is None:
             if self._epochs % self.every:  # the last L step has not been followed by a C step yet
-                pairs = zip(self._weights(), self._lagrange, strict=True)
-                self.theta = self._compress([weight - multiplier / self.mu for weight, multiplier in pairs])
+                self.theta = self._c_step()
+                self._epochs += -self._epochs % self.every  # nor is it done again by a run that goes on from here
             heaviest = masks(self.theta, self.limit, self.per_layer)
             self._kept = [mask & (theta != 0) for mask, theta in zip(heaviest, self.theta, strict=True)]
             for weight, theta in zip(weights_of(self.network).values(), self.theta, strict=True):
@@ -437,8 +436,7 @@ class LearningCompression(Method):
 
     def _compress(self, values: list[Tensor]) -> list[Tensor]:
         """The C step: the nearest theta."""
-        sizes = [value.numel() for value in values]
-        flat = [value.flatten() for value in values]
+        sizes, flat = [value.numel() for value in values], [value.flatten() for value in values]
         vectors = flat if self.per_layer else [torch.cat(flat)]
         if self.form == "penalty":
             theta = [PENALTIES[self.norm](vector, self.strength, self.mu) for vector in vectors]
