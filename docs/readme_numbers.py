@@ -79,27 +79,29 @@ def digits_rivals() -> str:
 def photographs() -> str:
     """All methods on photographs."""
     found = recorded(PHOTOGRAPHS)
-    full = found.drop_duplicates("seed").accuracy_unpruned
+    full = found[found.variant == "unpruned"].accuracy
     untaught = f"""Without its teacher, too, BAR is {compare.told_apart(found, UNTAUGHT)}; from the others it cannot be
         told."""
+    uniform = f"""`uniform`, BAR aside, is {compare.told_apart(found, "uniform")}."""
     unpruned = f"Unpruned: {100 * full.mean():.1f} % of the test images, mean over {len(full)} seeds."
-    return f"{of_rivals(found)}\n{wrapped(untaught)}\n{unpruned}\n"
+    return f"{of_rivals(found)}\n{wrapped(f'{untaught} {uniform}')}\n{unpruned}\n"
 
 
 def compared() -> str:
-    """What the networks of BAR and of equal widths take, at each factor."""
+    """What the networks of BAR and of equal widths take, at each factor, and which are faster."""
     one = json.loads((ROOT / "results/bench/compared-cpu.json").read_text())
     setup, frame = one["setup"], pd.json_normalize(one["records"])
     frame = frame[(frame.method != "bar") | frame.distill]
     means = frame.groupby(["pruning_factor", "method"])[["flops", "latency_ms.median"]].mean()
-    at = [
-        f"{means.flops[factor, 'bar'] / means.flops[factor, 'uniform']:.1f} times as many at {factor:g}x "
-        f"({means['latency_ms.median'][factor, 'bar']:.1f} ms against "
-        f"{means['latency_ms.median'][factor, 'uniform']:.1f})"
-        for factor in sorted(frame.pruning_factor[frame.method == "bar"].unique())
-    ]
+    at = []
+    for factor in sorted(frame.pruning_factor[frame.method == "bar"].unique()):
+        flops = means.flops[factor, "bar"] / means.flops[factor, "uniform"]
+        mine, its = (means["latency_ms.median"][factor, name] for name in ("bar", "uniform"))
+        took = f"{'slower' if mine > its else 'nevertheless faster'}, {mine:.1f} ms against {its:.1f}"
+        at.append(f"{flops:.1f} times as many at {factor:g}x ({took})")
     words = f"""Equal volume is not equal work: BAR's networks have more FLOPs than those of equal widths, which
-        `uniform`, WM, Random, VQ and ID have: {", ".join(at)}; one thread, batch of {setup["batch"]}, unpruned
+        `uniform`, WM, Random, VQ and ID have: {", ".join(at)}; where whole blocks are gone, less has to be called. One
+        thread, batch of {setup["batch"]}, unpruned
         {means["latency_ms.median"][1.0, "unpruned"]:.1f} ms ([record](results/bench/compared-cpu.json), `python
         bench/compared.py`)."""
     return wrapped(words)

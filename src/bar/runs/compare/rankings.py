@@ -144,7 +144,7 @@ def trials_table(trials: Iterable[Mapping]) -> pd.DataFrame:
     DataFrame
         A row a trial. "V/B before the cut": far above 1 the weight presses too little, and far below too much, so that
         not the method, but the order of its gates decides what fills the budget. A star marks what kept most on the
-        validation images.
+        validation images, of several.
     """
     rows = []
     order = sorted(trials, key=lambda one: (one["method"], one["pruning_factor"], *one["options"].values()))
@@ -160,7 +160,7 @@ def trials_table(trials: Iterable[Mapping]) -> pd.DataFrame:
                     "method": short(method), "factor": f"{factor:g}",
                     "tried": ", ".join(f"{name} {value:g}" for name, value in one["options"].items()),
                     "V/B before the cut": f"{last['size'] / cut['budget']:.2f}",
-                    "accuracy (%)": f"{100 * kept:.1f}" + " *" * (kept == most),
+                    "accuracy (%)": f"{100 * kept:.1f}" + " *" * (kept == most and len(group) > 1),
                 }
             )  # fmt: skip
     columns = ["method", "factor", "tried", "V/B before the cut", "accuracy (%)"]
