@@ -63,7 +63,11 @@ def called(on_meta: nn.Module, module: nn.Module, args: tuple, kwargs: dict) -> 
     twin = copy.deepcopy(module).eval()
     with undisturbed(), torch.no_grad(), torch.device(device), Total(images=2) as total:
         out = twin(*args, **kwargs)
-    known = lambda t: inputs[t.shape, t.dtype].detach() if (t.shape, t.dtype) in inputs else t.to("meta")  # noqa: E731
+
+    def known(t: Tensor) -> Tensor:
+        """One of the inputs, where the result may be one, or else a tensor without values."""
+        return inputs[t.shape, t.dtype].detach() if (t.shape, t.dtype) in inputs else t.to("meta")
+
     return moved(out, known), (total.volume, total.flops)
 
 

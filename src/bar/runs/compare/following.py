@@ -280,6 +280,19 @@ def parts_tables(trainings: Iterable[Mapping], parts: Iterable[str] | None = Non
     return tables
 
 
+def parts_told(table: pd.DataFrame) -> str:
+    """Say which differences of one of `parts_tables` can be told, those with a star.
+
+    Examples
+    --------
+    >>> parts_told(pd.DataFrame({"4x": ["+0.37 ± 0.80 (3)"], "16x": ["+9.10 ± 2.30 (3) *"]}, ["log barrier"]))
+    'of its 2 differences, 1 can be told: log barrier at 16x (+9.10)'
+    """
+    cells = [(part, factor, text) for factor, column in table.items() for part, text in column.items() if text]
+    told = [f"{part} at {factor} ({text.split()[0]})" for part, factor, text in cells if text.endswith("*")]
+    return f"of its {len(cells)} differences, {len(told) or 'none'} can be told" + ": " * bool(told) + "; ".join(told)
+
+
 def _told(leads: pd.Series) -> str:
     leads = leads.dropna()
     if leads.empty:
