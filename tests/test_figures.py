@@ -413,6 +413,17 @@ def test_where_time_went_adds_up_to_all_of_it():
         np.testing.assert_allclose([bar.get_x() + bar.get_width() for bar in ax.containers[-1]], 100)
 
 
+def test_where_time_went_draws_what_takes_less_than_its_share_left_of_0():
+    row = TIMES[TIMES.network == "dense"].head(1)
+    row = row.assign(ms_if_flops_were_time=6.0, ms_slower_convolutions=8.0, ms_more_of_the_rest=-4.0)
+    (ax,) = figures.where_time_went(row).axes
+    bars = [container[0] for container in ax.containers]
+    ends = [sorted((bar.get_x(), bar.get_x() + bar.get_width())) for bar in bars]
+    np.testing.assert_allclose(ends, [(0, 60), (60, 140), (-40, 0)], atol=1e-9)
+    assert ax.get_xlim()[0] <= -40
+    assert ax.get_xlim()[1] >= 140
+
+
 def test_following_draws_every_seed_in_the_panel_of_its_factor():
     figure = figures.following(FOLLOWED)
     panels = [ax for ax in figure.axes if ax.axison]

@@ -129,7 +129,8 @@ def where_time_went(rows: pd.DataFrame) -> Figure:
     Returns
     -------
     Figure
-        A panel for each record and batch size, a bar for each network and factor: its time is 100 %.
+        A panel for each record and batch size, a bar for each network and factor: its time is 100 %. What takes less
+        than its share is left of 0, and the rest of the bar is longer by as much.
 
     Raises
     ------
@@ -151,16 +152,20 @@ def where_time_went(rows: pd.DataFrame) -> Figure:
     }
     count = rows.groupby(["record", "batch"]).size().max() if len(rows) else 0
     figure, panels = panels_of_records(rows, height=0.24 * count + 0.4, sharex=True)
+    reach = []
     for ax, group in panels:
         group = group.sort_values("factor", kind="stable")
-        total, left = group[list(parts)].sum(axis=1), 0.0
+        shares = 100 * group[list(parts)].div(group[list(parts)].sum(axis=1), axis=0)
         for column, (label, look) in parts.items():
-            width = (100 * group[column] / total).to_numpy()
-            ax.barh(range(len(group)), width, left=left, height=0.75, lw=0.6, label=label, **look)
-            left = left + width
+            before = shares.loc[:, :column].iloc[:, :-1]  # what is on the same side of 0
+            left = before.clip(lower=0).sum(axis=1).where(shares[column] > 0, before.clip(upper=0).sum(axis=1))
+            ax.barh(range(len(group)), shares[column], left=left, height=0.75, lw=0.6, label=label, **look)
+        reach.append((shares.clip(upper=0).sum(axis=1).min(), shares.clip(lower=0).sum(axis=1).max()))
+        ax.axvline(0, color="black", lw=0.8)
         ax.set_yticks(range(len(group)), [f"{n}, {f:g}x" for n, f in zip(group.network, group.factor, strict=True)])
-        ax.set(xlim=(0, 100), ylim=(len(group) - 0.4, -0.6))
+        ax.set_ylim(len(group) - 0.4, -0.6)
         ax.grid(visible=False, axis="y")
-    panels[-1][0].set_xlabel("part of the network's own time (%)")
+    lowest, highest = zip(*reach, strict=True)
+    panels[-1][0].set(xlim=(min(lowest), max(highest)), xlabel="part of the network's own time (%)")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=1)
     return figure

@@ -129,8 +129,8 @@ def two_barriers() -> Touch:
         "barriers",
         "The barrier of BAR beside the log barrier. Let b come down to V: both become infinite there. But only f is 0 "
         "below a, and has nothing to say to a network that respects its budget.",
-        "Two curves over the volume: the barrier of BAR is zero up to a and rises to infinity at b; the log barrier is "
-        "negative well below b and rises to infinity at b as well. A point on each marks the volume that the "
+        "Two curves over the volume: the barrier of BAR is zero up to a and rises to infinity at b; the log barrier "
+        "rises from the start, slowly, and to infinity at b as well. A point on each marks the volume that the "
         "slider sets.",
     )
 
