@@ -164,6 +164,17 @@ def test_any_network_can_be_folded(name):
     assert relative(network(images), bar.fold(network)(images)) <= 1e-4
 
 
+def test_networks_of_videos_can_be_folded():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(3, 8, 3), nn.BatchNorm3d(8), nn.ReLU(), nn.Flatten(2), nn.Conv1d(8, 4, 1))
+    network = bar.prune(bar.gate(network.double().eval(), (3, 4, 8, 8)))
+    videos = torch.randn(2, 3, 4, 8, 8, dtype=torch.float64)
+    folded = bar.fold(network)
+    assert relative(network(videos), folded(videos)) <= 1e-12
+    weight = next(p for p in folded.parameters() if p.ndim == 5)
+    assert weight.is_contiguous(memory_format=torch.channels_last_3d)
+
+
 def test_folding_is_for_inference_and_the_network_stays_trainable():
     network = pruned("wrn-16-1", 0).train()
     folded = bar.fold(network)

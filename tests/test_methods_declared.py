@@ -240,6 +240,23 @@ def test_an_error_in_it_is_one_line(text, message, bar_command, tmp_path):
     assert message in err
 
 
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ("torch.ones_like(scores[name], dtype=torch.bool)", "features of '"),
+        ("torch.ones(1, dtype=torch.bool)", "chosen by a bool tensor of shape ("),
+    ],
+)
+def test_what_it_chooses_is_as_many_features_as_it_may_keep(made, message, bar_command, tmp_path):
+    line = "    return highest(gated, widths, scores)"
+    assert line in THIN
+    (tmp_path / "thin.py").write_text(THIN.replace(line, f"    return {{name: {made} for name in scores}}"))
+    words = ["run", "--limit", "160", "--size", "8", "--epochs", "1", "1", "0", "--device", "cpu"]
+    code, out, err = bar_command(*words, "--method", "thin.py:Thin")
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1], err
+
+
 def test_what_its_cut_leaves_is_counted_and_not_believed(bar_command, tmp_path):
     keeps = """
 

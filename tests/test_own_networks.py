@@ -404,12 +404,25 @@ FILES = {
 
 
 @pytest.mark.parametrize(
-    "file", [*FILES, "none.pt", "code.pt", "model.pt", "text.safetensors", "list.pth", "x.txt", "folder.pt"]
+    "file",
+    [
+        *FILES,
+        "empty.pt",
+        "text.pt",
+        "none.pt",
+        "code.pt",
+        "model.pt",
+        "text.safetensors",
+        "list.pth",
+        "x.txt",
+        "folder.pt",
+    ],
 )
 def test_weights_that_cannot_be_used_are_one_line(file, mine, bar_command):
     state = {name: tensor.clone() for name, tensor in trained().state_dict().items()}
     message = {
         "none.pt": "there is no file 'none.pt'", "code.pt": "no code is run", "model.pt": "no code is run",
+        "empty.pt": "it is empty, cut off", "text.pt": "it is empty, cut off, or of another kind",
         "text.safetensors": "cannot read weights from text.safetensors", "list.pth": "holds no state dict",
         "x.txt": "ends in .safetensors, .pt, .pth", "folder.pt": "there is no file 'folder.pt'",
     }.get(file)  # fmt: skip
@@ -428,7 +441,7 @@ def test_weights_that_cannot_be_used_are_one_line(file, mine, bar_command):
         os.mkdir(file)
     elif file != "none.pt":
         with open(file, "w") as written:
-            written.write("no weights")
+            written.write("" if file == "empty.pt" else "exit code")
     code, out, err = bar_command("run", *WORDS, "--model", "mine.nets:Small", "--weights", file)
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert message in err
@@ -537,7 +550,6 @@ def test_weights_do_not_change_a_network_that_they_do_not_fit(mine):
 def test_weights_of_a_wrapped_network_are_taken(wrapped, key, tmp_path):
     """As training scripts leave them: saved from the wrapper, below a key beside other things."""
     network, held = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), wrapped(trained_linear()).state_dict()
-    held.pop("n_averaged", None)
     assert held.keys().isdisjoint(network.state_dict())
     torch.save({"epoch": 3, key: held}, tmp_path / "x.pt")
     assert same(models.load_weights(network, tmp_path / "x.pt"), trained_linear().state_dict())

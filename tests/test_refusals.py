@@ -70,6 +70,9 @@ OTHER = {
     "settle, use": (lambda: gated().settle_(70, use=2), "from 0 to 1, not 2"),
     "settle, use nan": (lambda: gated().settle_(70, use=math.nan), "from 0 to 1, not nan"),
     "an infinite lambda": (lambda: bar.Budget(gated(), 2, 10, lam=math.inf), "lambda and cap must be above 0"),
+    "a step before the first": (lambda: bar.Budget(gated(), 2, 10)(-1), "counted from 0, this one is -1"),
+    "a file of methods": (lambda: methods.find("meth.py"), "method 'meth.py' .one of your own is FILE.py:CLASS"),
+    "a dot for a colon": (lambda: models.check("own.Net"), r"'own.net' .one of your own is PACKAGE.MODULE:FUNCTION"),
     "an infinite start": (lambda: bar.Budget(gated(), 2, 10, start=math.inf), "start at least 1"),
     "alpha and temperature swapped": (
         lambda: bar.distillation(LOGITS, torch.tensor([0, 1]), LOGITS, 4.0, 0.9), "alpha must be from 0 to 1",

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from test_people import close, opened
 from test_surgery import randomise
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import bar
@@ -114,6 +115,56 @@ def test_followed(name):
     torch.manual_seed(0)
     gated, _ = exact(Spelt(FOLLOWED[name]), images())
     assert list(gated.gates) == ["first", "second"]
+
+
+TOGETHER = {
+    "some of a sequence": lambda net, y: net.layers[:2](y),
+    "in a sequence": lambda net, y: nn.Sequential(nn.ReLU(), net.layers[0], net.layers[1:])(y),
+}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_layers_that_are_put_together_when_they_are_called(name):
+    torch.manual_seed(0)
+    norms = nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), nn.Tanh())
+    gated, _ = exact(Spelt(TOGETHER[name], layers=norms), images())
+    assert list(gated.gates) == ["first", "second"]
+
+
+def test_a_layer_in_a_plain_list_is_refused_where_it_is():
+    conv = nn.Conv2d(8, 8, 1)
+    with pytest.raises(bar.BarError, match=r"a Conv2d that is called is no module of the network.*ModuleList"):
+        bar.gate(Spelt(lambda net, y: conv(y)), (3, 8, 8))
+    own = Spelt(lambda net, y: nn.Sequential(nn.ReLU(), conv)(y))
+    gated = bar.gate(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1), own), (3, 8, 8))
+    assert list(gated.gates) == ["0"]
+    assert "a Conv2d that is called is no module" in " ".join(gated.whole.values())
+
+
+def test_twins_say_why_they_are_left_whole():
+    class Twins(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+
+        def forward(self, one, other):
+            return (self.body(one) - self.body(other)).abs()
+
+    with pytest.raises(bar.BarError, match=r"no convolution that reads several channels, but .*body.0.* called 2"):
+        bar.gate(Twins().double(), example_inputs=[images(), images()])
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # of the older form
+def test_checkpoints():
+    """What checkpoint calls is followed; its older form hides gradients, and is refused with what to do."""
+    torch.manual_seed(0)
+    for reentrant in (False, True):
+        net = Spelt(lambda net, y, how=reentrant: checkpoint(F.relu, y, use_reentrant=how))
+        if reentrant:
+            with pytest.raises(bar.BarError, match=r"without gradients.*instead of checkpoint"):
+                bar.gate(net, (3, 8, 8))
+        else:
+            exact(net, images())
 
 
 def test_channels_counted_from_the_end_of_large_images():

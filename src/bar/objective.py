@@ -184,6 +184,8 @@ class Budget:
         BarError
             If the step is below 0, or the gates are not hard concrete.
         """
+        if step < 0:
+            raise BarError(f"steps are counted from 0, this one is {step}")
         self.gated.floor_()
         time, end = min(step / max(self.reach * self.steps - 1, 1), 1.0), self.aim * self.limit
         self.a, b = margins(time, self.full, end, self.schedule, self.follow)

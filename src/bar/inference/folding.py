@@ -11,6 +11,8 @@ from bar.inference.plain import plain_graph
 from bar.network import check_module
 from bar.surgery import GatedNetwork
 
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of dimensions
+
 
 def fold(network: nn.Module) -> fx.GraphModule:
     """Rewrite a network for inference: the same outputs in eval mode, in less time and memory.
@@ -53,4 +55,7 @@ def fold(network: nn.Module) -> fx.GraphModule:
         raise BarError("a gated network cannot be folded: remove its gates and dead features first, with bar.prune")
     plain = plain_graph(copy.deepcopy(network).eval().requires_grad_(False))
     overwrite(plain)
-    return plain.to(memory_format=torch.channels_last)
+    for tensor in (*plain.parameters(), *plain.buffers()):
+        if tensor.ndim in CHANNELS_LAST:
+            tensor.data = tensor.contiguous(memory_format=CHANNELS_LAST[tensor.ndim])
+    return plain

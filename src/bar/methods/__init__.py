@@ -75,7 +75,8 @@ def find(name: str, source: str | None = None) -> type[Method]:
     if name == "unpruned":
         raise BarError("unpruned is no method, but the full network, trained without one")
     if name not in METHODS:
-        raise BarError(f"unknown method {name!r:.60}: {nearest(name[:60], NAMES)}")
+        yours = " (one of your own is FILE.py:CLASS)" if "." in name else ""
+        raise BarError(f"unknown method {name!r:.60}{yours}: {nearest(name[:60], NAMES)}")
     return METHODS[name]
 
 

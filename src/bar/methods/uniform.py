@@ -22,6 +22,7 @@ from bar.errors import BarError, nearest
 from bar.methods.base import Method, Task
 from bar.network.views import CONVOLUTIONS
 from bar.surgery import GatedNetwork, gate, prune
+from bar.surgery.loading import masks_for
 from bar.training import Settings
 
 Choose = Callable[[GatedNetwork, dict[str, int], torch.Generator], dict[str, Tensor]]
@@ -105,14 +106,23 @@ def narrow_(
     204
     """
     before = {name: tensor.clone() for name, tensor in gated.body.state_dict().items()}
-    alive = choose(gated, widths(gated, factor, metric), generator)
+    alive = _chosen(gated, choose, widths(gated, factor, metric), generator)
     budget, asked = gated.full(metric) / factor, factor
     # Where a concatenation is summed with something, the cost depends on which channels of the two coincide.
     while (size := gated.size_of(alive, metric)) > budget:
         gated.body.load_state_dict(before)
         asked *= size / budget
-        alive = choose(gated, widths(gated, asked, metric), generator)
+        alive = _chosen(gated, choose, widths(gated, asked, metric), generator)
     return open_(gated.keep_(alive).cut_())
+
+
+def _chosen(gated: GatedNetwork, choose: Choose, kept: dict[str, int], generator: torch.Generator) -> dict[str, Tensor]:
+    """What a method keeps; refused unless it is a choice for each gate, of no more features than it was asked for."""
+    alive = masks_for(gated.gates, choose(gated, kept, generator))
+    for name, features in alive.items():
+        if (number := int(features.sum())) > kept[name]:
+            raise BarError(f"{number} features of {name!r} were chosen to be kept, which may keep {kept[name]}")
+    return alive
 
 
 @torch.no_grad()

@@ -366,7 +366,8 @@ def _construct(name: str, num_classes: int, input_size: tuple[int, int, int]) ->
         return Conv4(num_classes, channels, height)
     name, _, divisor = name.partition("-by-")
     if name not in names():
-        raise BarError(f"there is no network {name!r}: {nearest(name, names())}")
+        yours = " (one of your own is PACKAGE.MODULE:FUNCTION, or FILE.py:FUNCTION)" if "." in name else ""
+        raise BarError(f"there is no network {name!r}{yours}: {nearest(name, names())}")
     if channels != 3:
         raise BarError(f"torchvision's {name} takes images of 3 channels, not {channels}: repeat or drop some")
     import torchvision  # takes seconds to import

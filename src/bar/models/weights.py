@@ -114,6 +114,8 @@ def load_weights(network: nn.Module, path: Path | str, source: str | None = None
         raise BarError(f"cannot read {path}: {error.strerror or error}") from error
     _same(path, hashlib.sha256(content).hexdigest(), source)
     state = _state(path, content)
+    if "n_averaged" not in network.state_dict():
+        state.pop("n_averaged", None)  # a count of torch.optim.swa_utils.AveragedModel
     for prefix in WRAPPERS:
         if not any(name.startswith(prefix) for name in network.state_dict()):
             consume_prefix_in_state_dict_if_present(state, prefix)
@@ -134,8 +136,12 @@ def _state(path: Path | str, content: bytes) -> dict[str, Tensor]:
             with warnings.catch_warnings(action="ignore"):  # of what is then an error
                 held = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # what they raise for a file from anywhere cannot be listed
-        code = isinstance(error, pickle.UnpicklingError)
-        what = "it holds more than tensors, and no code is run to read it" if code else in_one_line(error)
+        if isinstance(error, pickle.UnpicklingError):
+            what = "it holds more than tensors, and no code is run to read it"
+        elif isinstance(error, EOFError | LookupError):
+            what = "it is empty, cut off, or of another kind"
+        else:
+            what = in_one_line(error)
         raise BarError(
             f"cannot read weights from {path}: {what}. Write it with torch.save(model.state_dict(), …)"
         ) from error

@@ -99,9 +99,12 @@ class Recorder(_OneThread):
             return forward(*args, **kwargs)
         try:
             path = self.path_of_module(m)
-        except NameError:  # made inside forward, as in nn.ReLU()(x)
-            if any(True for _ in m.parameters()):
-                raise
+        except NameError:  # made inside forward, as in nn.ReLU()(x) or self.features[:-1](x)
+            if not isinstance(m, nn.Sequential) and any(True for _ in m.parameters()):
+                raise BarError(
+                    f"a {type(m).__name__} that is called is no module of the network, which does not know its "
+                    "weights: keep it in an attribute of its own, or its list in nn.ModuleList"
+                ) from None
             return type(m).forward(m, *args, **kwargs)
         before = self.draws.state() if self.draws else None
         place = next(iter(reversed(self.graph.nodes)), None), dict(self.module_stack), dict(self.num_calls)
@@ -164,8 +167,9 @@ class Recorder(_OneThread):
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
         if kind.startswith("call") and not torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
             raise BarError(
-                f"{place_of(node, dict(self.root.named_modules()))} is computed without gradients, by torch.no_grad or "
-                "an autograd.Function, which pruning would lose: freeze weights by requires_grad_(False) instead"
+                f"{place_of(node, dict(self.root.named_modules()))} is computed without gradients, which pruning would "
+                "lose: instead of torch.no_grad, freeze weights by requires_grad_(False); instead of an "
+                "autograd.Function, take an activation of torch.nn; instead of checkpoint(…, use_reentrant=True), False"
             )
         if kind.startswith("call") and _precision() != self._precision:
             raise BarError(

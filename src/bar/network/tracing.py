@@ -255,7 +255,7 @@ def trace(
     shapes, inside = _shapes(module, sizes, dtypes)
     kinds, fixed, whole = _kinds_of_all(module, sizes, shapes, leaves)
     if "conv" not in kinds.values():
-        raise BarError(f"{type(model).__name__} has no convolution that reads several channels: nothing can be pruned")
+        raise _nothing_to_prune(model, module, whole)
     module.graph.eliminate_dead_code()
     for node in keep_unread(model, module, read):
         kinds[node], shapes[node] = "opaque", node.meta["shape"]
@@ -281,6 +281,14 @@ def _baked(model: nn.Module, module: fx.GraphModule, read: set[str]) -> dict[str
     buffers = dict(model.named_buffers(remove_duplicate=False))
     names = read - {n.target for n in module.graph.find_nodes(op="get_attr")}
     return {name: buffers[name].detach().clone() for name in sorted(names) if name in buffers}
+
+
+def _nothing_to_prune(model: nn.Module, module: fx.GraphModule, whole: dict[fx.Node, str]) -> BarError:
+    """An error that names the first place that is left whole, if there is one."""
+    why = next((f", but {place_of(n, dict(module.named_modules()))} {why}" for n, why in whole.items()), "")
+    return BarError(
+        f"{type(model).__name__} has no convolution that reads several channels{why}: nothing can be pruned"
+    )
 
 
 def _kinds_of_all(module: fx.GraphModule, sizes: list[tuple], shapes: dict, leaves: dict[str, str]):
