@@ -53,11 +53,13 @@ def of_bar(found: pd.DataFrame) -> str:
 
 def of_rivals(found: pd.DataFrame) -> str:
     """What every method's networks lost, factor by factor; which ones BAR is told from, better or worse."""
-    factors = sorted(found[found.variant.isin(ORDER)].pruning_factor.unique())
-    rows = []
-    for method in (m for m in ORDER if (found.variant == m).any()):
-        name = "BAR, no teacher" if method == UNTAUGHT else compare.short(method)
-        row, leads = [name], compare.ahead(found, "bar", method) if method != "bar" else {}
+    factors, rows = sorted(found[found.variant.isin(ORDER)].pruning_factor.unique()), []
+    names = {}
+    for method in ORDER:
+        names[method] = "BAR, no teacher" if method == UNTAUGHT else compare.short(method)
+        names[f"{method}, distill True"] = f"{names[method]}, with a teacher"
+    for method in (variant for variant in names if (found.variant == variant).any()):
+        row, leads = [names[method]], compare.ahead(found, "bar", method) if method != "bar" else {}
         for factor in factors:
             change = compare.changes_of(found, method, factor)
             said = {"holds": " ▼", "does not hold": " ▲"}.get(compare.verdict(leads[factor])) if factor in leads else ""
