@@ -85,8 +85,10 @@ def photographs() -> str:
     untaught = f"""Without its teacher, too, BAR is {compare.told_apart(found, UNTAUGHT)}; from the others it cannot be
         told."""
     uniform = f"""`uniform`, BAR aside, is {compare.told_apart(found, "uniform")}."""
+    gains = compare.gains_of_teachers(found)
+    taught = f"What a teacher gives rivals, in points: {gains}." if gains else ""
     unpruned = f"Unpruned: {100 * full.mean():.1f} % of the test images, mean over {len(full)} seeds."
-    return f"{of_rivals(found)}\n{wrapped(f'{untaught} {uniform}')}\n{unpruned}\n"
+    return f"{of_rivals(found)}\n{wrapped(f'{untaught} {uniform} {taught}')}\n{unpruned}\n"
 
 
 def compared() -> str:

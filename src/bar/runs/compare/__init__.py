@@ -51,7 +51,7 @@ from bar.runs.compare.footings import (
     variant,
 )
 from bar.runs.compare.groups import alike, counts_of_both, each_run, label, means, saved, summaries, summary
-from bar.runs.compare.leads import ahead, ahead_of_rivals, by_factor, told_apart, verdict
+from bar.runs.compare.leads import ahead, ahead_of_rivals, by_factor, gains_of_teachers, told_apart, verdict
 from bar.runs.compare.overview import COLUMNS, chosen, described, overview
 from bar.runs.compare.rankings import (
     both_budgets,
@@ -114,6 +114,7 @@ __all__ = [
     "flop_factors",
     "followed",
     "footing",
+    "gains_of_teachers",
     "half_width",
     "in_use",
     "judged",

@@ -100,6 +100,35 @@ def ahead_of_rivals(runs: pd.DataFrame, one: str = "bar") -> pd.DataFrame:
     return table[order].rename_axis("BAR above")
 
 
+def gains_of_teachers(runs: pd.DataFrame) -> str:
+    """Say by how much rivals that are recorded with a teacher, too, are above themselves without.
+
+    Parameters
+    ----------
+    runs : pandas.DataFrame
+        One footing of `by_footing`.
+
+    Returns
+    -------
+    str
+        Empty if there is none.
+
+    Examples
+    --------
+    >>> rows = [("l0", 1, 0.6), ("l0", 2, 0.6), ("l0, distill True", 1, 0.71), ("l0, distill True", 2, 0.7)]
+    >>> runs = pd.DataFrame(rows, columns=["variant", "seed", "change"]).assign(pruning_factor=4.0)
+    >>> gains_of_teachers(runs)
+    'LZR +0.10 ± 0.06 (2 seeds) at 4x, which can be told'
+    """
+    said = []
+    for method in (m for m in methods.STRUCTURED if m != "bar"):
+        for factor, gains in ahead(runs, f"{method}, distill True", method).items():
+            seeds = f"{len(gains)} seed{'s' * (len(gains) > 1)}"
+            told = "" if verdict(gains) == "cannot be told" else ", which can be told"
+            said.append(f"{short(method)} {mean_change(gains)} ({seeds}) at {factor:g}x{told}")
+    return "; ".join(said)
+
+
 def told_apart(runs: pd.DataFrame, one: str = "bar") -> str:
     """Say of how many other methods one is above or below, factor by factor; BAR does not count among the others.
 
