@@ -17,6 +17,7 @@ PARAMETERS = {
     "10_your_own_network": {"epochs": 1, "limit": 96},
     "11_speed": {"seconds": 0.05},
     "12_following_the_budget": {"epochs": [2, 1, 0], "limit": 128},
+    "14_any_network": {"steps": 20, "batch": 2},
 }
 
 

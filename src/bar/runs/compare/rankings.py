@@ -1,5 +1,6 @@
 """Rankings of methods that are compared on one footing: chapter 7."""
 
+import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -207,15 +208,20 @@ def left_in_blocks(runs: pd.DataFrame | None, factor: float) -> pd.DataFrame:
     if some.empty or models.is_own(some.iloc[0].model):  # no code is run to read a record
         return pd.DataFrame()
     first = some.iloc[0]
-    traced = network.trace(models.build(first.model, 10, first.input_size), first.input_size)
+    block_of = _block_of_convolutions(first.model, tuple(first.input_size))
     rows = [
         {"method": run.variant, "seed": run.seed, "block": block}
         | {"full": run.features_full[conv] * run.areas[conv], "left": run.features[conv] * run.areas[conv]}
         for run in some.itertuples()
-        for conv, block in blocks.block_of_convolutions(traced).items()
+        for conv, block in block_of.items()
     ]
     sums = pd.DataFrame(rows).groupby(["method", "seed", "block"], sort=False)[["full", "left"]].sum()
     return sums.groupby(["method", "block"], sort=False).mean().reset_index()
+
+
+@functools.cache
+def _block_of_convolutions(model: str, input_size: tuple[int, ...]) -> dict[str, str]:
+    return blocks.block_of_convolutions(network.trace(models.build(model, 10, input_size), input_size))
 
 
 def both_budgets(runs: pd.DataFrame) -> pd.DataFrame:
