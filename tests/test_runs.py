@@ -303,7 +303,7 @@ def test_an_output_folder_below_a_file(bar_command, tmp_path):
 
 
 def test_features_of_grouped_convolutions_are_recorded(tmp_path):
-    config = bar.RunConfig(model="resnext50_32x4d", pruning_factor=3, limit=40, size=32, epochs=(1, 0, 0))
+    config = bar.RunConfig(model="regnet_x_400mf", pruning_factor=3, limit=40, size=32, epochs=(1, 0, 0))
     record = bar.run(config, tmp_path / "run")
     assert record["volume"] == sum(record["features"][n] * record["areas"][n] for n in record["areas"])
 

@@ -224,11 +224,7 @@ def _together(job: Job, fabric: Fabric) -> Iterator[None]:
 def _start_of(job: Job) -> Start:
     """Build the network, check that it can be pruned so far, and run the unpruned one first, if need be."""
     config, images = job.config, job.images
-    # What cannot be pruned, or not so far, is refused before memory is allocated for the weights of a large network.
-    # Some methods write weights, which a network without memory does not allow: they, and users' own, are asked below.
-    if job.prunes and not (own.is_own(config.method) or models.is_own(config.model)):
-        with contextlib.suppress(RuntimeError):
-            job.prepare(models.hollow(config.model, images.num_classes, images.input_size))
+    checked = job.prunes and _can_be_pruned_hollow(job)
     torch.manual_seed(config.seed)
     network = models.build(config.model, images.num_classes, images.input_size, config.model_source)
     if config.weights and (config.start == "unpruned" or not job.prunes):
@@ -239,13 +235,29 @@ def _start_of(job: Job) -> Start:
     first, taught = None, None
     if job.prunes:
         first = job.unpruned()
-        job.prepare(copy.deepcopy(network))  # refuses what is impossible, before anything is trained
+        if not checked or config.weights:
+            job.prepare(copy.deepcopy(network))  # refuses what is impossible, before anything is trained
         taught = carry_out(first)
         if config.start == "unpruned" and not config.weights:
             _take_weights(network, first.folder)
     if not job.prunes or config.metric == "weights":  # the others train a traced network anyway
         network = stride_first(trace(network, images.input_size).module)
     return Start(network, full, first and first.folder, taught)
+
+
+def _can_be_pruned_hollow(job: Job) -> bool:
+    """Refuse what cannot be pruned, or not so far, before memory is allocated for the weights of a large network.
+
+    Returns False where a network without memory cannot be asked: a user's own, and for methods that write weights.
+    """
+    config, images = job.config, job.images
+    if own.is_own(config.method) or models.is_own(config.model):
+        return False
+    try:
+        job.prepare(models.hollow(config.model, images.num_classes, images.input_size))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _check_storable(network: nn.Module, input_size: Sequence[int], prunes: bool) -> None:
