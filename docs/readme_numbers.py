@@ -21,6 +21,10 @@ PART = re.compile(r"(<!-- numbers: (\w+) -->\n)(?:(?!<!-- ).)*(<!-- end -->)", r
 DIGITS, PHOTOGRAPHS = ROOT / "results/digits", ROOT / "results/photographs"
 UNTAUGHT = "bar, distill False"
 ORDER = ("bar", UNTAUGHT, "uniform", "morphnet", "l0", "information-bottleneck", "magnitude", "random")
+PARTS = {  # variant of bench/ablation.py -> what is missing in it
+    "log barrier": "barrier of eq. 5 (but a log barrier)", "equal starts": "spread starts (but equal ones)",
+    "no distillation": "teacher", "linear schedule": "sigmoid schedule (but a linear one)",
+}  # fmt: skip
 ORDER += tuple(method for method in methods.STRUCTURED if method not in ORDER)
 
 
@@ -91,6 +95,14 @@ def photographs() -> str:
     return f"{of_rivals(found)}\n{wrapped(f'{untaught} {uniform} {taught}')}\n{unpruned}\n"
 
 
+def parts() -> str:
+    """What each part of the method keeps on photographs."""
+    noted = compare.recorded(ROOT / "results/following", "cifar10-jpeg-*").values()
+    (found,) = compare.parts_tables(noted, PARTS).values()
+    rows = [[PARTS[part], *(text.replace(" *", " ▲") for text in row)] for part, *row in found.itertuples()]
+    return table(["Points lost without (seeds)", *found.columns], rows)
+
+
 def compared() -> str:
     """What the networks of BAR and of equal widths take, at each factor, and which are faster."""
     one = json.loads((ROOT / "results/bench/compared-cpu.json").read_text())
@@ -154,7 +166,8 @@ def public_networks() -> str:
 
 
 WRITERS = {
-    one.__name__: one for one in (digits, digits_rivals, photographs, compared, latency, training, public_networks)
+    one.__name__: one
+    for one in (digits, digits_rivals, photographs, parts, compared, latency, training, public_networks)
 }
 
 
