@@ -219,16 +219,16 @@ def test_a_method_of_ones_own_may_write_weights_when_it_is_made(bar_command, tmp
     ("text", "message"),
     [
         (None, "there is no file"),
-        ("class Thin(", "SyntaxError"),
+        ("x = 1\nclass Thin(", "(line 2 of thin.py)"),
         ("x = 1", "has no class 'Thin'"),
         ("class Thin: pass", "is not a method: its base must be"),
-        ("1 / 0", "ZeroDivisionError"),
+        ("x = 1\n\nx // 0", "(line 3 of thin.py)"),
         ("raise SystemExit(3)", "SystemExit"),
         ("from bar.methods import Method\nclass Thin(Method): pass", "does not declare what a method must"),
         (
             "from bar.methods import Method\nclass Thin(Method):\n    name = title = summary = 'x'\n"
             "    def __init__(self, network, task): raise KeyError('what')",
-            "cannot be prepared: KeyError: 'what'",
+            "cannot be prepared: KeyError: 'what' (line 4 of thin.py)",
         ),
     ],
 )

@@ -1,7 +1,11 @@
 """The error a user's mistake raises."""
 
 import difflib
+import os
+import sys
+import traceback
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 
 class BarError(ValueError):
@@ -87,16 +91,61 @@ def in_one_line(error: BaseException) -> str:
     Returns
     -------
     str
-        At most 200 characters of the message; of an error in the syntax, with its line.
+        At most 200 characters of the message, and the line it comes from, as `line_of` finds it.
 
     Examples
     --------
     >>> in_one_line(KeyError("width")), in_one_line(RuntimeError("sizes\\ndiffer"))
     ("KeyError: 'width'", 'RuntimeError: sizes differ')
     """
-    where = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
+    where = line_of(error)
     text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {' '.join(text.split()):.200}{where}"
+    return f"{type(error).__name__}: {' '.join(text.split()):.200}" + (f" ({where})" if where else "")
+
+
+def line_of(error: BaseException, installed: bool = False) -> str | None:
+    """Where in a user's code an error comes from.
+
+    Parameters
+    ----------
+    error : BaseException
+        One that has been raised.
+    installed : bool
+        Whether code of installed packages counts as well, other than ours and PyTorch's.
+
+    Returns
+    -------
+    str or None
+        The line and its file: of an error in the syntax, its place; of others, the innermost line that is neither ours
+        nor PyTorch's nor Python's own. None without one.
+
+    Examples
+    --------
+    >>> try:
+    ...     compile("width = = 8", "nets.py", "exec")
+    ... except SyntaxError as error:
+    ...     print(line_of(error))
+    line 1 of nets.py
+    """
+    if isinstance(error, SyntaxError):
+        places = [(error.filename or "", error.lineno)]
+    else:
+        not_theirs = {"bar", "torch", *sys.stdlib_module_names}
+        places = [
+            (frame.f_code.co_filename, line)
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if frame.f_globals.get("__name__", "").partition(".")[0] not in not_theirs
+        ]
+    not_counted = set() if installed else {"site-packages", "dist-packages"}
+    places = [
+        (file, line)
+        for file, line in places
+        if file and not file.startswith("<") and not_counted.isdisjoint(Path(file).parts)
+    ]
+    if not places:
+        return None
+    file, line = places[-1]
+    return f"line {line} of {file.removeprefix(os.path.join(os.getcwd(), ''))}"
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from torch import nn
 
-from bar.errors import BarError, nearest, shown
+from bar.errors import BarError, in_one_line, nearest, shown
 from bar.methods import own
 from bar.methods.base import Method, Option, Task
 from bar.methods.budget_aware import BudgetAware
@@ -164,7 +164,7 @@ def build(
     except Exception as error:
         if isinstance(error, BarError) or not own.is_own(name):
             raise
-        raise BarError(f"{name} cannot be prepared: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise BarError(f"{name} cannot be prepared: {in_one_line(error)}") from error
 
 
 def phases(

@@ -4,17 +4,15 @@ import inspect
 import operator
 import random
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bar.errors import BarError
+from bar.errors import BarError, line_of
 from bar.network import containers, views
 from bar.network.checks import Refusal, place_of
 from bar.network.running import called, first_line, on_meta, undisturbed
@@ -288,12 +286,8 @@ class Recorder(_OneThread):
     def place(self, error: Exception) -> str:
         """The module, and the line of the user's code, that an error while tracing comes from."""
         path, _ = next(reversed(self.module_stack.values()), ("", None))
-        frames = [
-            f for f in traceback.extract_tb(error.__traceback__)[1:]
-            if not f.filename.startswith((torch.__path__[0], str(Path(__file__).parent)))
-        ]  # fmt: skip
-        line = [f"line {frames[-1].lineno} of {frames[-1].filename}"] if frames else []
-        return "".join(f", {part}" for part in ([f"module {path!r}"] if path else []) + line)
+        parts = (f"module {path!r}" if path else None, line_of(error, installed=True))
+        return "".join(f", {part}" for part in parts if part)
 
 
 def _precision() -> tuple:
