@@ -84,11 +84,13 @@ def test_a_loss_that_can_be_told_is_one():
 
 
 def test_equal_volume_is_not_equal_work():
-    claim = "BAR's networks are less compute-hungry, as fewer FLOPs than those of equal widths and the same volume"
+    claim = "Pruned networks are less compute-hungry than others (here: fewer FLOPs than of equal widths and volume)"
     rows = [run(name, seed, 4, 0.0, flops=flops) for seed in (0, 1) for name, flops in (("bar", 150), ("uniform", 100))]
     row = table_of(*rows, run("bar", 0, 16, 0.0)).loc[claim]
     assert (row.here, row.verdict) == ("4x: 1.50 ± 0.00 times", "does not hold at 4x")
-    assert row["the paper"].startswith("FLOP factors at 16x. CIFAR-10: 68.5x, equal widths 255.8x; ")
+    assert row["the paper"].startswith(
+        "no measure is named. FLOP factors at 16x. CIFAR-10: 68.5x, equal widths 255.8x; "
+    )
 
 
 def test_blocks_that_are_gone_as_a_whole_are_counted():
@@ -138,7 +140,10 @@ def test_the_best_of_a_single_seed_is_not_told():
     assert alone.verdict["BAR is the best at 16x"] == f"cannot be told at 16x{lacking}"
     rows = [run("bar", seed, 8, 2.0) for seed in (0, 1)] + [run("l0", seed, 8, 1.9 - 3 * seed) for seed in (0, 1)]
     close = table_of(*rows)
-    assert close.verdict["BAR is the best at 2x, 4x and 8x, or competitive"] == f"competitive at 8x{lacking}"
+    assert (
+        close.verdict["BAR is the best at 2x, 4x and 8x, or competitive"]
+        == f"competitive at 8x; not recorded at 2x, 4x{lacking}"
+    )
     assert "within the noise of it: LZR" in close.here["BAR is the best at 2x, 4x and 8x, or competitive"]
 
 

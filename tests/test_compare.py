@@ -294,6 +294,28 @@ def test_parts_are_judged_seed_by_seed():
     assert table.columns.tolist() == ["2x", "8x", "16x"]
 
 
+def test_pairs_are_counted_by_which_ends_higher():
+    """Of network, images, epochs, factor and seed: what has no partner is not counted."""
+    ones = [ended("quick", 0, 0.5), ended("quick", 1, 0.6), ended("quick", 2, 0.7), ended("quick", 3, 0.8)]
+    ones += [ended("fixed margin", 0, 0.5), ended("fixed margin", 1, 0.61), ended("fixed margin", 2, 0.6)]
+    ones += [ended("fixed margin", 3, 0.1) | {"pruning_factor": 16}]
+    assert compare.against(ones, "quick", "fixed margin") == (1, 1, 1)
+    assert compare.against(ones, "quick", "log barrier") == (0, 0, 0)
+
+
+def test_what_was_trained_twice_is_found_by_images_network_epochs_factor_and_seed():
+    settings = {"prune_epochs": 8, "finetune_epochs": 2, "cooldown_epochs": 1}
+    ones = [ended(name, seed, 0.5) | {"settings": settings} for name in ("quick", "log barrier") for seed in (0, 1, 2)]
+    run = {"variant": "bar", "model": "wrn", "dataset_label": "digits", "training_images": 10, "settings": settings}
+    runs = [run | {"pruning_factor": 4, "seed": seed, "validation_accuracy": 0.51} for seed in (0, 1, 7)]
+    runs += [runs[0] | {"seed": 2, "settings": settings | {"prune_epochs": 9}}, runs[0] | {"seed": 2, "model": "vgg"}]
+    runs += [runs[0] | {"seed": 2, "variant": "uniform"}, runs[0] | {"seed": 2, "pruning_factor": 16}]
+    ((factor, leads),) = compare.made_twice(ones, pd.DataFrame(runs)).items()
+    assert factor == 4
+    assert leads.round(9).to_dict() == {0: -1.0, 1: -1.0}
+    assert compare.made_twice(ones, pd.DataFrame(runs[2:])) == {}
+
+
 def test_starts_are_compared_with_the_usual_one_seed_by_seed():
     ones = [ended("trained start, both", 0, 0.52), ended("trained start", 0, 0.5), ended("trained start", 1, 0.6)]
     ones += [ended("trained start, both", 1, 0.63), ended("trained start, both", 2, 0.1), ended("start", 0, 0.9)]

@@ -17,10 +17,12 @@ from bar.runs.compare.claims import (
 from bar.runs.compare.durations import seconds_of_epochs, steps_table, whole_trainings
 from bar.runs.compare.following import (
     TARGETS,
+    against,
     due_features,
     followed,
     in_use,
     lengths_table,
+    made_twice,
     measured,
     named,
     near_enough,
@@ -88,6 +90,7 @@ __all__ = [
     "OWN",
     "SHARED",
     "TARGETS",
+    "against",
     "ahead",
     "ahead_of_rivals",
     "alike",
@@ -123,6 +126,7 @@ __all__ = [
     "latency_table",
     "left_in_blocks",
     "lengths_table",
+    "made_twice",
     "mean_change",
     "means",
     "measured",

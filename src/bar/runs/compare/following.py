@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from bar.runs.compare.footings import phases_text
 from bar.runs.compare.statistics import half_width, mean_change
 from bar.runs.compare.words import short_commit
 
@@ -278,6 +279,63 @@ def parts_tables(trainings: Iterable[Mapping], parts: Iterable[str] | None = Non
         if len(table):
             tables[f"{network}, {images} images, {epochs} epochs"] = table
     return tables
+
+
+def against(trainings: Iterable[Mapping], one: str, other: str) -> tuple[int, int, int]:
+    """Count the pairs of trainings in which one variant ends higher than another, lower, and as high.
+
+    Parameters
+    ----------
+    trainings : iterable of mapping
+        Records of ``bench/ablation.py``. A pair has network, images, epochs, factor and seed in common.
+    one, other : str
+        Variants.
+
+    Returns
+    -------
+    higher, lower, equal : int
+
+    Examples
+    --------
+    >>> common = {"model": "wrn-10-1", "dataset_label": "digits", "training_images": 10, "pruning_factor": 4, "seed": 0}
+    >>> run = lambda variant, accuracy: {"variant": variant, "epochs": [{"phase": "prune", "accuracy": accuracy}]}
+    >>> against([common | run("quick", 0.6), common | run("fixed margin", 0.5)], "quick", "fixed margin")
+    (1, 0, 0)
+    """
+    found = _pairs(trainings)
+    if not {one, other} <= set(found):
+        return 0, 0, 0
+    leads = (found[one] - found[other]).dropna().round(9)
+    return int((leads > 0).sum()), int((leads < 0).sum()), int((leads == 0).sum())
+
+
+def made_twice(trainings: Iterable[Mapping], runs: pd.DataFrame) -> dict[float, pd.Series]:
+    """Return by how much trainings with ``quick`` end above BAR's runs, which are the same trainings.
+
+    On one kind of processor, a training is repeated bit by bit; on another, it ends as with other chance.
+
+    Parameters
+    ----------
+    trainings : iterable of mapping
+        Records of ``bench/ablation.py``.
+    runs : pandas.DataFrame
+        One footing of `by_footing`.
+
+    Returns
+    -------
+    dict of float to Series
+        By factor: points of validation accuracy, by seed, of what is recorded in both.
+    """
+    bars, twice = runs[runs.variant == "bar"], {}
+    for one in trainings:
+        same = (bars.pruning_factor == one["pruning_factor"]) & (bars.seed == one["seed"])
+        for name in ("model", "dataset_label", "training_images"):
+            same &= bars[name] == one[name]
+        for run in bars[same].itertuples() if one["variant"] == "quick" else ():
+            if phases_text(run) == phases_text(pd.Series(one)):
+                lead = 100 * (one["epochs"][-1]["accuracy"] - run.validation_accuracy)
+                twice.setdefault(run.pruning_factor, {})[run.seed] = lead
+    return {factor: pd.Series(leads) for factor, leads in sorted(twice.items())}
 
 
 def parts_told(table: pd.DataFrame) -> str:
