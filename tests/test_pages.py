@@ -123,6 +123,7 @@ def test_every_work_has_a_doi_or_an_address():
         ("1.25 %", 100 * (4 * 788_000 / 3_112_960 - 1)),
         ("7.9", 8 / 1.0125),
         ("15.8", 16 / 1.0125),
+        ("63.2", 64 / 1.0125),
         ("-42.48", 100 * (7.88 / 13.7 - 1)),
         ("-4.6", math.log(0.01)),
     ],
@@ -147,6 +148,20 @@ def test_counts_and_tables_of_the_errata():
     assert f"{ours['CIFAR-100']} and {ours['Mio-TCD']}" in PAGES["errata"]
     mio = results[results.dataset == "Mio-TCD"].groupby("method").nth(2).set_index("method").accuracy
     assert f"{100 * mio['morphnet']:.2f} %\nagainst {100 * mio['bar']:.2f} %" in PAGES["errata"]
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "words"),
+    [("resnet50", 128, "pruned by more than {}x"), ("wrn-28-12", 32, "(The bound of WRN-28-12 is {}x.")],
+)
+def test_bounds_of_the_errata(name, side, words):
+    """What is left if the 1x1 convolutions of pooling blocks keep all their features."""
+    network, size = models.build(name, 10, (3, side, side)), (3, side, side)
+    volume, mapped = bar.count(network, size).volume, bar.gate(network, size).network.spine()[1:]
+    strided = [conv for conv in mapped if network.get_submodule(conv).stride == (2, 2)]
+    bounds = [volume / bar.gate(network, size, protect=kept).smallest() for kept in (strided, mapped)]
+    assert words.format(f"{bounds[0]:.2f}") in PAGES["errata"]
+    assert f"{bounds[1]:.2f}x" in PAGES["errata"]
 
 
 def extension(name: str) -> object:
