@@ -125,7 +125,7 @@ def test_the_loop_of_the_readme_runs():
     torch.manual_seed(0)
     loader, epochs = [(torch.randn(8, 3, 32, 32), torch.randint(10, (8,)))] * 3, 2
     names = {"torch": torch, "cross_entropy": cross_entropy, "model": models.build("wrn-10-1"), "epochs": epochs}
-    names |= {"loader": loader, "batches": loader * epochs}
+    names |= {"loader": loader}
     exec(block, names)
     assert bar.count(names["smaller"], (3, 32, 32)).volume <= names["budget"].limit
 

@@ -253,6 +253,7 @@ def test_bar_count_from_the_command_line(bar_command):
         ["run", "--no-such-option"],
         ["run", "--data", "/dev/null", "--dataset", "cifar10-jpeg"],
         ["count", "--model", "resnet"],
+        ["count", "--model", "runs/none"],
         ["count", "--model", "resnet18", "--input-size", "1", "8", "8"],
         ["fly"],
     ],

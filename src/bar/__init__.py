@@ -9,7 +9,7 @@ from bar.inference import export, fold
 from bar.objective import Budget, distillation
 from bar.runs import RunConfig, run
 from bar.schedule import transition
-from bar.storage import load
+from bar.storage import load, save
 from bar.surgery import GatedNetwork, gate, prune
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "load",
     "prune",
     "run",
+    "save",
     "transition",
 ]
 

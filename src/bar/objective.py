@@ -86,11 +86,12 @@ class Budget:
         How b falls: "sigmoid", "linear" or "exponential" (section 3.4).
     lam : float, optional
         lambda of eq. 6, per unit of L_S. By default 311 / V_F, so that networks of any size, in any metric, feel the
-        same pressure; the paper's is 31 / V_F, in runs that are much longer.
+        same pressure; the paper's is 31 / V_F, in runs that are much longer. Made for a loss of about 1, such as a
+        cross-entropy.
     cap : float
         Upper bound of f, which eq. 5 leaves infinite for V >= b.
     start : float
-        b at the first step, in units of the full size. At 1 the barrier is infinite at once, since V = b.
+        b at the first step, in units of the full size, >= 1. At 1 the barrier is infinite at once, since V = b.
     reach : float
         The fraction of the steps, in (0, 1], after which b has reached its lowest value; 1 in the paper.
     aim : float
@@ -172,7 +173,8 @@ class Budget:
         Parameters
         ----------
         step : int
-            Counted from 0; b arrives at the last of `steps` (of one alone, it stays at its start), and stays there.
+            Counted from 0, on from epoch to epoch. After the share `reach` of `steps`, b arrives at `aim` times B, and
+            stays there (of one step alone, at its start).
 
         Returns
         -------

@@ -80,6 +80,8 @@ def count(
         network, sizes = _stored(model, input_size, inputs)
     elif inputs:
         raise BarError("--inputs is for stored networks, as --model: those that are made by name take one image")
+    elif "/" in model and ":" not in model:
+        raise BarError(f"there is no folder {model!r:.200} with a network in it")
     else:
         sizes = [input_size or (3, 32, 32)]
         with streams.answers_alone():

@@ -44,7 +44,11 @@ _COMMON = (
         help=f"Budget in: {', '.join(METRICS)}, or weights. [default: volume; weights where single ones are zeroed]",
     ),
     click.option("--preset", default=DEFAULT.preset, show_default=True, help=f"One of: {', '.join(PRESETS)}."),
-    click.option("--size", type=int, help="Side of the images in pixels. [default: the data set's own]"),
+    click.option(
+        "--size",
+        type=int,
+        help="Side of the images in pixels. [default: the data set's own; of a folder, if all are squares of one size]",
+    ),
     click.option("--limit", type=int, help="Use only so many training images."),
     click.option("--epochs", type=int, nargs=3, metavar="PRUNE TUNE COOL", help="Instead of the preset's epochs."),
     click.option("--batch-size", type=int, help="Images in a step, instead of the preset's; learning rates stay."),

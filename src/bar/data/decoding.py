@@ -68,7 +68,7 @@ def side(path: str) -> int:
     with _loaded(path, 1) as (image, _, _):
         width, height = Upright(image).size
         if width != height:
-            raise BarError(f"is {width}x{height}, not square: say which size to bring all images to, such as size=64")
+            raise BarError(f"is {width}x{height}, not square: say which size all are brought to, such as size 64")
         return width
 
 

@@ -72,7 +72,8 @@ class RunConfig:
     seed : int
         Of the weights, the gates, and the order of the images; from 0 to 2^64 - 1.
     size : int, optional
-        Side of the images in pixels, from 4 to 4096 (96 for the digits); default: that of the data set.
+        Side of the images in pixels, from 4 to 4096 (96 for the digits); default: that of the data set, of a
+        folder if all its images are squares of one size.
     limit : int, optional
         Use only so many training images; at least one a class.
     epochs : (int, int, int), optional

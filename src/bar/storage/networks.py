@@ -39,6 +39,16 @@ def save(network: fx.GraphModule, folder: Path | str) -> None:
     BarError
         If the network is not a traced one, has an operation, a module or a name that could not be read back, or a file
         cannot be written.
+
+    Examples
+    --------
+    >>> import bar, tempfile
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     bar.save(bar.prune(bar.gate(net, (1, 6, 6))), folder)
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['network.json', 'network.safetensors']
     """
     folder = Path(folder)
     text, content = _packed(network)
@@ -121,8 +131,8 @@ def load(folder: Path | str) -> fx.GraphModule:
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save(bar.prune(bar.gate(net, (1, 6, 6))), folder)
-    ...     load(folder)(torch.rand(5, 1, 6, 6)).shape
+    ...     bar.save(bar.prune(bar.gate(net, (1, 6, 6))), folder)
+    ...     bar.load(folder)(torch.rand(5, 1, 6, 6)).shape
     torch.Size([5, 2])
     """
     folder = Path(folder)
