@@ -1,6 +1,5 @@
 """Export a network to a ``.pt2`` (torch.export) or an ONNX file, which runs without `bar`."""
 
-import copy
 import importlib.util
 import inspect
 import io
@@ -22,6 +21,7 @@ from bar.errors import BarError, nearest, shown
 from bar.inference.plain import plain_graph, root_cause
 from bar.network import checked_size, quiet_call
 from bar.surgery import GatedNetwork
+from bar.surgery.layers import Plain
 
 FORMATS = ("onnx", "pt2")
 MOST_NUMBERS = 2**24  # of an image: 3 channels of 2,364 x 2,364 pixels
@@ -89,7 +89,7 @@ def export(
     format = _check_format(path, format)
     batches = _batches(input_size, example_inputs)
     _check_network(network)
-    reference = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+    reference = Plain().copied(network).cpu().float().eval().requires_grad_(False)
     expected = _outputs(reference, batches)
     try:
         content, run = (_onnx if format == "onnx" else _pt2)(_traced(reference, len(batches[0])), batches[-1])
@@ -254,15 +254,18 @@ def gather_instead_of_scatter(plain: fx.GraphModule, *inputs: Tensor) -> None:
         channels = getattr(plain, index.target, None) if index.op == "get_attr" else None
         if dim != 1 or channels is None or len(channels.unique()) < len(channels):
             continue
-        fetch = torch.full((signal.meta["tensor_meta"].shape[1],), len(channels))  # one past the last: the padding
+        shape = signal.meta["tensor_meta"].shape
+        fetch = torch.full((shape[1],), len(channels))  # one past the last: the padding
         fetch[channels] = torch.arange(len(channels))
         plain.register_buffer(f"{node.name}_fetch", fetch)
         with plain.graph.inserting_before(node):
-            padded = plain.graph.call_function(F.pad, (refinement, (0, 0, 0, 0, 0, 1)))
+            padded = plain.graph.call_function(F.pad, (refinement, (*[0, 0] * (len(shape) - 2), 0, 1)))
             fetched = plain.graph.call_function(
                 torch.index_select, (padded, 1, plain.graph.get_attr(f"{node.name}_fetch"))
             )
-            node.replace_all_uses_with(plain.graph.call_function(operator.add, (signal, fetched)))
+            total = plain.graph.call_function(operator.add, (signal, fetched))
+            total.meta = dict(node.meta)  # the next index_add asks for its shape
+            node.replace_all_uses_with(total)
         plain.graph.erase_node(node)
     plain.graph.eliminate_dead_code()
     plain.recompile()

@@ -1,7 +1,5 @@
 """Rewrite a network to compute the same in less time, for inference only."""
 
-import copy
-
 import torch
 from torch import fx, nn
 
@@ -10,6 +8,7 @@ from bar.inference.overwriting import overwrite
 from bar.inference.plain import plain_graph
 from bar.network import check_module
 from bar.surgery import GatedNetwork
+from bar.surgery.layers import Plain
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of dimensions
 
@@ -53,7 +52,7 @@ def fold(network: nn.Module) -> fx.GraphModule:
     check_module(network)
     if isinstance(network, GatedNetwork):
         raise BarError("a gated network cannot be folded: remove its gates and dead features first, with bar.prune")
-    plain = plain_graph(copy.deepcopy(network).eval().requires_grad_(False))
+    plain = plain_graph(Plain().copied(network).eval().requires_grad_(False))
     overwrite(plain)
     for tensor in (*plain.parameters(), *plain.buffers()):
         if tensor.ndim in CHANNELS_LAST:

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from bar.inference.operations import add_gathered_, add_slices_, make_room, scale_and_shift
 from bar.inference.sums import PARTS, SUMS, calls, channels_and_sums, is_relu, module_of
+from bar.network import IN_PLACE_OPERATORS, name_in_place_results
 from bar.surgery import slices
 
 _LANES = 16  # features that a convolution computes together on a CPU (AVX-512, float32)
@@ -17,8 +18,31 @@ _NEW = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Adapt
 
 
 def overwrite(plain: fx.GraphModule) -> None:
-    """Rewrite a graph so that ReLUs and sums write into the memory of what nothing reads any more."""
-    _Overwriting(plain).rewrite()
+    """Rewrite a graph so that ReLUs and sums write into the memory of what nothing reads any more.
+
+    What the network itself does in place is first done out of place. Where it cannot be, the graph stays as it is.
+    """
+    if _write_nothing(plain):
+        _Overwriting(plain).rewrite()
+
+
+def _write_nothing(plain: fx.GraphModule) -> bool:
+    """Do out of place what the network does in place; whether all of it could be."""
+    could = True
+    for node in name_in_place_results(plain):
+        if node.op == "call_module":
+            plain.get_submodule(node.target).inplace = False
+        elif node.kwargs.get("inplace"):
+            node.kwargs = {**node.kwargs, "inplace": False}
+        elif node.target in IN_PLACE_OPERATORS:
+            node.target = IN_PLACE_OPERATORS[node.target]
+        else:
+            home = Tensor if node.op == "call_method" else torch
+            name = str(getattr(node.target, "__name__", node.target)).removesuffix("_")
+            could &= hasattr(home, name)
+            if hasattr(home, name):
+                node.target = name if node.op == "call_method" else getattr(torch, name)
+    return could
 
 
 def _is_new(node: fx.Node) -> bool:
@@ -175,5 +199,7 @@ class _Overwriting:
         self.plain.set_submodule(node.target, conv)
 
     def _attribute(self, name: str, tensor: Tensor) -> fx.Node:
+        while hasattr(self.plain, name):
+            name += "_"
         self.plain.register_buffer(name, tensor)
         return self.graph.get_attr(name)

@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bar.errors import BarError
-from bar.network import is_pointwise, symbolic_trace
+from bar.network import is_pointwise, own_ways, symbolic_trace
 
 
 def plain_graph(network: nn.Module) -> fx.GraphModule:
@@ -49,11 +49,12 @@ def _fold_batch_norms(plain: fx.GraphModule, calls: Counter) -> None:
     modules = dict(plain.named_modules())
     for node in list(plain.graph.nodes):
         norm = modules.get(node.target) if node.op == "call_module" else None
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or not is_ordinary(norm):
             continue
         (source,) = node.all_input_nodes
         conv = modules.get(source.target) if source.op == "call_module" else None
-        if isinstance(conv, nn.Conv2d) and len(source.users) == 1 and calls[source.target] == 1:
+        called_here = len(source.users) == 1 and calls[source.target] == 1
+        if called_here and isinstance(conv, nn.Conv2d) and is_ordinary(conv):
             modules[source.target] = fuse_conv_bn_eval(conv, norm)  # another batch norm may follow
             plain.set_submodule(source.target, modules[source.target])
             node.replace_all_uses_with(source)
@@ -83,7 +84,13 @@ def _can_stride(reader: fx.Node, calls: Counter) -> bool:
     if reader.op != "call_module" or calls[reader.target] != 1:
         return False
     conv = reader.graph.owning_module.get_submodule(reader.target)
-    return isinstance(conv, nn.Conv2d) and is_pointwise(conv) and conv.stride == (1, 1)
+    return isinstance(conv, nn.Conv2d) and is_ordinary(conv) and is_pointwise(conv) and conv.stride == (1, 1)
+
+
+def is_ordinary(module: nn.Module) -> bool:
+    """Whether a layer computes what its class in torch does: no hook, no forward and no weight of its own."""
+    kind = next((k for k in type(module).__mro__ if k.__module__.startswith("torch.nn.")), None)
+    return kind is not None and type(module).forward is kind.forward and own_ways(module) is None
 
 
 def root_cause(error: BaseException) -> str:

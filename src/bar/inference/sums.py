@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from bar.inference.plain import is_ordinary
+
 SUMS = (operator.add, torch.add, torch.cat, torch.index_add)
 PARTS = (torch.narrow, torch.index_select)
 
@@ -41,7 +43,9 @@ def channels_and_sums(graph: fx.Graph) -> tuple[dict[fx.Node, list], dict[fx.Nod
 
 
 def module_of(node: fx.Node) -> nn.Module | None:
-    return node.graph.owning_module.get_submodule(node.target) if node.op == "call_module" else None
+    """The layer that a node calls, if it computes what its class in torch does."""
+    module = node.graph.owning_module.get_submodule(node.target) if node.op == "call_module" else None
+    return module if module is not None and is_ordinary(module) else None
 
 
 def calls(node: fx.Node, functions: tuple) -> bool:
@@ -80,7 +84,8 @@ def _rearranged(node: fx.Node, signals: dict[fx.Node, list]) -> list | None:
         return None
     parts = [signals[source] for source in sources]
     if node.target in (operator.add, torch.add):
-        return [a + b for a, b in zip(*parts, strict=True)] if len(parts) == 2 else None
+        same = len(parts) == 2 and len(parts[0]) == len(parts[1])  # a single channel is added to each
+        return [a + b for a, b in zip(*parts, strict=True)] if same else None
     return _along_channels(node, parts) if tuple(dim) == (1,) else None
 
 

@@ -4,14 +4,16 @@ from bar.network import blocks
 from bar.network.channels import Network, ask, backwards, follow, forwards
 from bar.network.checks import check_hooks, check_module, checked_size, own_ways, tied
 from bar.network.counting import Convolutions
+from bar.network.operations import IN_PLACE_OPERATORS
 from bar.network.recording import symbolic_trace
-from bar.network.rewriting import KeepUnread, is_pointwise, stride_first
+from bar.network.rewriting import KeepUnread, is_pointwise, name_in_place_results, stride_first
 from bar.network.running import on_meta, quiet_call, undisturbed
 from bar.network.tracing import trace
 from bar.network.views import CONVOLUTIONS
 
 __all__ = [
     "CONVOLUTIONS",
+    "IN_PLACE_OPERATORS",
     "Convolutions",
     "KeepUnread",
     "Network",
@@ -24,6 +26,7 @@ __all__ = [
     "follow",
     "forwards",
     "is_pointwise",
+    "name_in_place_results",
     "on_meta",
     "own_ways",
     "quiet_call",

@@ -187,7 +187,7 @@ class Shuffle(Operation):
         return network.features(self.sources(node)[0]) // network.features(node)
 
     def sources(self, node):
-        return [node.args[0]]
+        return node.all_input_nodes[:1]
 
     def forwards(self, network, node, inputs, join: Callable):
         """Present where one of them is."""

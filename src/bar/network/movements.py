@@ -128,7 +128,7 @@ def _do(node: fx.Node, numbers, module: fx.GraphModule, modules: dict[str, nn.Mo
     source = node.args[0]
 
     def value(n: fx.Node):
-        return numbers if n is source else operator.attrgetter(n.target)(module)
+        return numbers if n is source else operator.attrgetter(n.target)(module).cpu()
 
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), value)
     if node.op == "call_module":

@@ -53,9 +53,31 @@ class _OneThread(fx.Tracer):
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _InPlace(node, self)
+
+
+class _InPlace(fx.Proxy):
+    """The proxy of torch.fx, but ``x += y`` is not recorded as ``x = x + y``: x may have another name, too."""
+
+    def _record(self, operation: Callable, other) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    def __iadd__(self, other):
+        return self._record(operator.iadd, other)
+
+    def __isub__(self, other):
+        return self._record(operator.isub, other)
+
+    def __imul__(self, other):
+        return self._record(operator.imul, other)
+
+    def __itruediv__(self, other):
+        return self._record(operator.itruediv, other)
+
 
 def symbolic_trace(model: nn.Module) -> fx.GraphModule:
-    """As ``torch.fx.symbolic_trace``, in several threads at once."""
+    """As ``torch.fx.symbolic_trace``, in several threads at once, and with ``x += y`` as it is."""
     with _TRACING:
         return fx.GraphModule(model, _OneThread().trace(model), type(model).__name__)
 
@@ -313,8 +335,8 @@ def _has_tensor(value) -> bool:
     return isinstance(value, Tensor)
 
 
-class _Proxy(fx.Proxy):
-    """The proxy of torch.fx, with known sizes, and ``x += y`` is not recorded as ``x = x + y``."""
+class _Proxy(_InPlace):
+    """A proxy with known sizes."""
 
     def __getattr__(self, name: str):
         value = self.tracer.values.get(self.node)
@@ -335,21 +357,6 @@ class _Proxy(fx.Proxy):
 
     def __setitem__(self, index, value) -> None:
         raise TypeError("x[...] = y changes a signal in place: use torch.where, torch.cat or a product")
-
-    def _record(self, operation: Callable, other) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operation, (self, other), {})
-
-    def __iadd__(self, other):
-        return self._record(operator.iadd, other)
-
-    def __isub__(self, other):
-        return self._record(operator.isub, other)
-
-    def __imul__(self, other):
-        return self._record(operator.imul, other)
-
-    def __itruediv__(self, other):
-        return self._record(operator.itruediv, other)
 
 
 @dataclass(frozen=True)

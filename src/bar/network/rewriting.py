@@ -81,7 +81,7 @@ def ask_images(module: fx.GraphModule, values: dict) -> None:
             node.args = (images, node.args[1])
 
 
-def stride_first(module: fx.GraphModule) -> fx.GraphModule:
+def stride_first(module: fx.GraphModule, own: Collection[nn.Module] | None = None) -> fx.GraphModule:
     """Let an average pool of one pixel skip the pixels that a strided 1x1 convolution would not read; in place.
 
     The numbers are the same. The weight gradient of such a convolution, in channels_last and with fewer inputs than a
@@ -92,6 +92,8 @@ def stride_first(module: fx.GraphModule) -> fx.GraphModule:
     ----------
     module : torch.fx.GraphModule
         Its strided 1x1 convolutions are changed too: their stride becomes 1.
+    own : collection of nn.Module, optional
+        The only layers that may be changed; default: all. (Others may be the user's.)
 
     Returns
     -------
@@ -108,7 +110,8 @@ def stride_first(module: fx.GraphModule) -> fx.GraphModule:
     for node in module.graph.find_nodes(op="call_module"):
         called = module.get_submodule(node.target)
         conv = getattr(called, "options", called)  # of a part of a convolution, see `bar.surgery`
-        if isinstance(conv, nn.Conv2d) and is_pointwise(conv) and conv.stride != (1, 1):
+        changes = isinstance(conv, nn.Conv2d) and is_pointwise(conv) and conv.stride != (1, 1)
+        if changes and (own is None or conv in own):
             found[node] = conv, conv.stride
     for node, (conv, stride) in found.items():
         with module.graph.inserting_before(node):

@@ -114,6 +114,10 @@ def _layer(name: str, module: nn.Module) -> dict:
             f"{name}: its forward hook ({what}) cannot be saved: remove it first (torch.nn.utils.prune.remove, if it "
             "is a mask)"
         )
+    if own := {"forward", "_conv_forward"} & {*vars(module)}:
+        raise BarError(
+            f"{name}: a {own.pop()} that was given to this one layer cannot be saved: make it a layer of torch"
+        )
     options = {}
     for option in LAYERS[layer]:
         if hasattr(module, option):

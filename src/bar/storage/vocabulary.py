@@ -147,7 +147,7 @@ LAYERS: dict[type[nn.Module], Arguments] = {
         "normalized_shape": _or(_WIDTH, _some_of(_WIDTH, 8)), "eps": is_number, "elementwise_affine": is_flag,
         "bias": is_flag,
     },
-    nn.Upsample: {k: v for k, v in _RESIZE.items() if k != "recompute_scale_factor"},
+    nn.Upsample: _RESIZE,
     nn.PixelShuffle: {"upscale_factor": _whole(1, 64)},
     nn.PixelUnshuffle: {"downscale_factor": _whole(1, 64)},
     **dict.fromkeys(

@@ -69,23 +69,27 @@ def empty_norm(old: nn.Module, width: int, affine: bool, dtype: torch.dtype) -> 
     if isinstance(old, nn.GroupNorm):
         return nn.GroupNorm(width, width, old.eps, affine, **options)
     kind = next(kind for kind in (*views.NORMS, *views.INSTANCE_NORMS) if isinstance(old, kind))
-    return kind(width, old.eps, old.momentum, affine, old.track_running_stats, **options)
+    return kind(width, old.eps, old.momentum, affine, old.running_mean is not None, **options)
 
 
 def smaller_norm(old: nn.Module, channels: Tensor, scale: Tensor | None, learns: bool) -> nn.Module:
     """The norm of some channels, gate values folded into its weights, which it gets if it has none."""
-    mean, var, counted = (getattr(old, name, None) for name in ("running_mean", "running_var", "num_batches_tracked"))
+    mean, var = (getattr(old, name, None) for name in ("running_mean", "running_var"))
+    counted = None if mean is None else old.num_batches_tracked
     like = next((t for t in (old.weight, scale, mean) if t is not None), torch.empty(0))
     new = empty_norm(old, len(channels), old.affine or scale is not None, like.dtype)
     new.requires_grad_(learns)  # where the old one has such a parameter, its setting counts
     factor = torch.ones_like(like) if scale is None else scale
     weight = old.weight if old.affine else torch.ones_like(factor)
     bias = old.bias if old.affine else torch.zeros_like(factor)
+    if counted is None and mean is not None:
+        new.num_batches_tracked = None
     return filled(
         new, old,
         weight=None if new.weight is None else (weight * factor)[channels],
         bias=None if new.bias is None else (bias * factor)[channels],
-        running_mean=_select(mean, channels), running_var=_select(var, channels), num_batches_tracked=counted,
+        running_mean=None if mean is None else mean[channels], running_var=None if var is None else var[channels],
+        num_batches_tracked=counted,
     )  # fmt: skip
 
 
@@ -155,7 +159,7 @@ class PartOfNorm(nn.Module):
         mean, var = _select(whole.running_mean, channels), _select(whole.running_var, channels)
         tracks, momentum = whole.training and mean is not None, whole.momentum
         instances = isinstance(whole, views.INSTANCE_NORMS)
-        if tracks and not instances:  # instance norms do not count batches
+        if tracks and not instances and whole.num_batches_tracked is not None:  # instance norms do not count batches
             whole.num_batches_tracked.add_(1)
             momentum = 1 / float(whole.num_batches_tracked) if momentum is None else momentum
         function = F.instance_norm if instances else F.batch_norm

@@ -65,11 +65,13 @@ class Wiring:
         self.network, self.keep, self.layers, self.union = network, keep, layers, union
         self.order = order_of_features(network, keep, network.spaces())
         self.graph = fx.Graph()
+        self._tracer = fx.proxy.GraphAppendingTracer(self.graph)
         self.held: dict[fx.Node, tuple[fx.Node, Tensor]] = {}
         self._gates: dict = dict(gates)  # convolution -> its z: numbers, or what will be an input
         self._presence: dict = {}  # node -> how present its original channels are: numbers, or what will compute them
         self._learns: dict[fx.Node, bool] = {}  # whether anything that a node computes with is trained
         self._root: dict[str, nn.Module | Tensor] = {}
+        self._convolutions: set[nn.Module] = set()  # those that are made here, and not the user's
         self._called = [node.target for node in network.kinds if node.op == "call_module"]
         self._taken = {name.split(".")[0] for name, _ in network.module.named_modules()}
         self._taken |= {node.target for node in network.kinds if node.op == "get_attr"}
@@ -98,7 +100,14 @@ class Wiring:
             return None if self.network.normed(node) else self._gates[node.target]
         if kinds[node] == "norm" and kinds[sources[0]] == "conv" and self.network.normed(sources[0]):
             return self._gates[sources[0].target]
-        return self.network.passed(node, [self._presence[n] for n in sources], self.union)
+        there = [self._presence[n] for n in sources]
+        found = self.network.passed(node, there, self.union)
+        if isinstance(found, Tensor) and not any(isinstance(each, Tensor) for each in there):
+            # of channels that are always there, and zeros that are padded to them: a constant
+            weight = next(self.network.module.parameters())
+            found = found.to(weight.device, weight.dtype)
+            return fx.Proxy(self.index(found), self._tracer) if self.layers.takes_gates else found
+        return found
 
     def _constant(self, node: fx.Node) -> None:
         owner = node.target.rpartition(".")[0]
@@ -111,10 +120,11 @@ class Wiring:
         self.held[node] = self.graph.placeholder(node.target), torch.arange(self.network.features(node))
         if len(self.held) < len(self.network.input_sizes):
             return  # gates follow the last input
-        tracer = fx.proxy.GraphAppendingTracer(self.graph)
-        prefix = "gate_" if node.target.startswith("z") else "z"  # the user's parameter may be called z0
+        prefix = "z"
+        while any(n.target.startswith(prefix) for n in self.held if n.op == "placeholder"):  # an input may be called z0
+            prefix += "_"
         for i, name in enumerate(self.network.convs if self.layers.takes_gates else ()):
-            self._gates[name] = fx.Proxy(self.graph.placeholder(f"{prefix}{i}"), tracer)
+            self._gates[name] = fx.Proxy(self.graph.placeholder(f"{prefix}{i}"), self._tracer)
 
     # What operations build with; see `bar.network.operations`.
 
@@ -229,6 +239,7 @@ class Wiring:
         """A node's convolution, or a part of that name, from the channels `inputs` to the features `outputs`."""
         scale = self._presence[node] if self.network.kinds[node] == "conv" or self.network.shifts(node) else None
         new = self.layers.convolution(self.network.submodule(node), outputs, inputs, scale)
+        self._convolutions.add(getattr(new, "options", new))
         return self._call(node.target + part, new, twin, scale)
 
     def norm(self, node: fx.Node, twin: fx.Node, channels: Tensor) -> fx.Node:
@@ -290,7 +301,7 @@ class Wiring:
                 new.get_submodule(owner)._non_persistent_buffers_set.add(name)
             if not node.users:
                 new._tracer_cls = new.graph._tracer_cls = KeepUnread
-        return stride_first(new)
+        return stride_first(new, self._convolutions)
 
 
 def submodule_of(root: nn.Module, name: str) -> nn.Module | None:
