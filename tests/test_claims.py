@@ -193,6 +193,9 @@ def test_the_accuracies_of_single_weights_are_those_of_the_records():
     (cell,) = (table.loc["mp-ft", "90% removed"] for where, table in tables.items() if where.startswith("digits"))
     assert len(held) > 1
     assert cell.startswith(f"{mean:.2f} (")
+    ones = runs.records("results").query("method == 'mp-ft' and dataset == 'digits'")
+    far = pd.concat([ones.assign(pruning_factor=factor) for factor in (300.0, 1000.0)])
+    assert [list(table) for table in compare.weights_tables(far).values()] == [["99.67% removed", "99.9% removed"]]
     assert compare.weights_tables(pd.DataFrame()) == {}
     structured = runs.records("results").query("metric == 'volume'")
     assert compare.weights_tables(structured) == {}

@@ -197,6 +197,24 @@ def test_groups_differ_by_distillation():
     assert labels == [plain, f"{plain}, distill False"]
 
 
+def test_groups_differ_by_start_and_by_images():
+    rows = [records(source="recorded"), records(source="recorded", start="unpruned"), records(source="recorded")]
+    rows = [row | {"fingerprint": text * 32} for row, text in zip(rows, ("aa", "aa", "bb"), strict=True)]
+    groups = compare.alike(pd.DataFrame(rows))
+    plain = "wrn-10-1, digits, 1,000 images, 2+1+0 epochs"
+    labels = [compare.label(group.iloc[0]) for group in groups]
+    assert sorted(labels) == [plain, plain, f"{plain}, start unpruned"]
+    assert [compare.summary(group)["usual"] for group in groups].count(True) == 2
+
+
+def test_runs_on_other_images_have_another_footing():
+    """Of as many images, under the same name."""
+    rows = [records(fingerprint=f * 32, method=method) for f in ("aa", "bb") for method in ("bar", "random")]
+    plain = "digits, wrn-10-1 at 8x8, 1,000 training images, 2+1+0 epochs"
+    assert {*compare.by_footing(pd.DataFrame(rows))} == {f"{plain}, images {f * 4}" for f in ("aa", "bb")}
+    assert {*compare.by_footing(pd.DataFrame(rows[:2]))} == {plain}
+
+
 def test_saved_by_mixed_connectivity():
     group = pd.DataFrame([records(source="recorded", volume_regular=25, flops_regular=100)])
     table = compare.saved([group], "volume")

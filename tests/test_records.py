@@ -126,6 +126,7 @@ def test_f2_a_changed_network_is_not_used(file, recorded):
             use(recorded)
     assert runs.read(recorded) == runs.read(recorded)  # the record itself is fine
     assert len(runs.records(recorded.parent)) == 2
+    assert len(runs.records(recorded.parent, recorded)) == 2, "a record in two of the folders is one"
 
 
 @pytest.mark.parametrize("options", [{}, {"start": "unpruned", "distill": False}, {"method": "magnitude"}])

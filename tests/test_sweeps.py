@@ -752,3 +752,14 @@ def test_several_processes_a_run(tmp_path):
     assert one["processes"] == 2
     assert one["volume"] <= one["budget"]
     assert not named(str(tmp_path))
+
+
+def test_what_is_recorded_of_other_images_is_not_recorded(tmp_path):
+    """So that it is trained as was asked for, by several processes, say."""
+    config = bar.RunConfig(method="random", limit=60, size=4, epochs=(1, 0, 0), pruning_factor=2)
+    assert not sweeps._all_recorded([config], tmp_path, None)
+    bar.run(config, tmp_path / config.name, device="cpu")
+    assert sweeps._all_recorded([config], tmp_path, None)
+    file = tmp_path / config.name / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "ab" * 32}))
+    assert not sweeps._all_recorded([config], tmp_path, None)

@@ -7,6 +7,7 @@ import pwd
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -214,6 +215,51 @@ def test_a_home_folder_that_no_shell_puts_there(bar_command, monkeypatch, tmp_pa
     code, _, err = bar_command(*words, "--out=~/mine")
     assert code == 0, err
     assert (tmp_path / "home" / "mine" / "result.json").is_file()
+
+
+TINY = ["--limit", "60", "--size", "4", "--epochs", "1", "0", "0", "-x", "2", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", *TINY, "--batch-size", "1"], "in batches of 1 images, shared by 1, a batch norm has one number"),
+        (["run", "--schedule", "linear", "-o", "schedule=exponential"], "schedule is given twice: 'linear', and"),
+        (["run", "--method", "mp-ft", "-o", "per_layer=yes", "-o", "per_layer=no"], "the option 'per_layer' is given"),
+        (["reproduce", "--jobs", "2"], "--jobs is for --run"),
+        (["count", "--model", "runs/none"], "there is no folder 'runs/none' with a network in it"),
+    ],
+)
+def test_what_is_contradicted_or_has_no_effect_is_refused(words, message, bar_command):
+    code, out, err = bar_command(*words)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+
+
+def test_the_current_folder_may_be_that_of_a_run(bar_command, tmp_path, monkeypatch):
+    """The unpruned network goes beside it, not into it."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for _ in range(2):  # again: it is recorded
+        code, _, err = bar_command("run", "--method", "random", *TINY, "--out", ".")
+        assert code == 0, err
+    assert (tmp_path / "here" / "result.json").is_file()
+    assert not [path for path in (tmp_path / "here").iterdir() if path.is_dir()]
+
+
+def test_the_same_file_under_another_name_is_the_same_run(bar_command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("scale.py").write_text((Path(__file__).parent.parent / "notebooks/scale.py").read_text())
+    for name in ("scale.py:Scale", "./scale.py:Scale", f"{tmp_path}/scale.py:Scale"):
+        code, _, err = bar_command("run", "--method", name, *TINY)
+        assert code == 0, err
+    assert len(list(Path("runs").iterdir())) == 2
+
+
+def test_a_name_with_control_characters_does_not_reach_the_terminal(bar_command, tmp_path):
+    code, out, err = bar_command("run", "--method", "random", *TINY, "--out", str(tmp_path / "e\x1b[31mred"))
+    assert code == 0, err
+    assert "\x1b[31m" not in out
 
 
 @pytest.mark.parametrize("call", [lambda x: bar.count(x, (3, 8, 8)), bar.fold, bar.run])

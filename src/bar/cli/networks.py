@@ -18,7 +18,7 @@ from bar import models, runs, storage
 from bar.arguments import Folder
 from bar.cli import streams
 from bar.cli.options import DEFAULT, examples
-from bar.errors import BarError
+from bar.errors import BarError, printable
 
 
 class _Shapes(click.ParamType):
@@ -77,6 +77,8 @@ def count(
     Volume: the outputs of all convolutions. FLOPs: two per multiply-accumulate, of convolutions only.
     """
     if _is_stored(model):
+        if classes is not None:
+            raise BarError("--classes is for networks that are made by name: a stored one has its own")
         network, sizes = _stored(model, input_size, inputs)
     elif inputs:
         raise BarError("--inputs is for stored networks, as --model: those that are made by name take one image")
@@ -92,7 +94,7 @@ def count(
         shown = dataclasses.asdict(cost) | {"model": model, "input_size": _listed(sizes)}
         click.echo(json.dumps(shown if layers else {k: v for k, v in shown.items() if k != "layers"}, indent=1))
         return
-    table = Table(title=escape(f"{model} at {_shown(sizes)}"), title_justify="left")
+    table = Table(title=escape(printable(f"{model} at {_shown(sizes)}")), title_justify="left")
     columns = ("features", "area", "volume", "flops", "parameters")
     table.add_column("layer", overflow="fold")
     for column in columns:
@@ -181,6 +183,6 @@ def export(
         shown = {"file": str(out), "bytes": size, "input_size": _listed(sizes), "difference": difference}
         click.echo(json.dumps(shown, indent=1))
         return
-    click.echo(f"{out}: {size:,} bytes, for images of {_shown(sizes)} in batches of any size")
+    click.echo(f"{printable(str(out))}: {size:,} bytes, for images of {_shown(sizes)} in batches of any size")
     compared = "not compared, since onnxruntime is not installed" if difference is None else f"{difference:.1e}"
     click.echo(f"max relative difference from the network: {compared}")

@@ -100,4 +100,8 @@ def named(options: Sequence[str]) -> dict[str, str]:
     for option in options:
         if "=" not in option:
             raise BarError(f"an option is given as NAME=VALUE, not {option!r:.60}")
-    return {name: value for name, _, value in (option.partition("=") for option in options)}
+    found = {name: value for name, _, value in (option.partition("=") for option in options)}
+    if len(found) < len(options):
+        twice = next(name for name in found if sum(option.startswith(f"{name}=") for option in options) > 1)
+        raise BarError(f"the option {twice!r:.60} is given twice")
+    return found

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from bar.arguments import Folder
 from bar.cli import watching
@@ -41,6 +42,8 @@ def reproduce(names: tuple[str, ...], run: bool, minutes: float | None, jobs: in
     exhibits = sources.find(names)
     if minutes is not None and not run:
         raise BarError("--minutes is for --run, which makes what is missing")
+    if not run and click.get_current_context().get_parameter_source("jobs") is ParameterSource.COMMANDLINE:
+        raise BarError("--jobs is for --run, which makes what is missing")
     stock = reproducing.Stock(*RECORDS, out)
     if run:
         _run(exhibits, stock, out, minutes, jobs)

@@ -14,7 +14,7 @@ from bar.arguments import Folder
 from bar.cli import progress, streams
 from bar.cli.describing import WithMethods
 from bar.cli.options import DEFAULT, common, examples, named
-from bar.errors import BarError
+from bar.errors import BarError, printable
 from bar.runs import sweeps
 from bar.training import check_shares, torchrun_processes
 
@@ -104,7 +104,8 @@ def run(
 
 def _show(config: runs.RunConfig, record: dict, folder: Path) -> None:
     """The record of a run as a table, what is used of the budget, and where it is."""
-    table = Table(title=escape(f"{config.model} on {record['dataset_label']}"), show_header=True, title_justify="left")
+    title = escape(printable(f"{config.model} on {record['dataset_label']}"))
+    table = Table(title=title, show_header=True, title_justify="left")
     for column in ("", "unpruned", "pruned", "factor"):
         table.add_column(column, justify="left" if not column else "right")
     table.add_row("test accuracy", f"{record['accuracy_unpruned']:.2%}", f"{record['accuracy']:.2%}", "")
@@ -117,4 +118,4 @@ def _show(config: runs.RunConfig, record: dict, folder: Path) -> None:
         used = record[config.metric] / record["budget"]
         console.print(f"budget: {config.metric} of at most {record['budget']:,.0f}, of which {used:.1%} is used")
     folder = runs.place(folder, config, record["fingerprint"])
-    console.print(f"records and network: {folder}", soft_wrap=True, highlight=False, markup=False)
+    console.print(printable(f"records and network: {folder}"), soft_wrap=True, highlight=False, markup=False)

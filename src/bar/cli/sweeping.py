@@ -116,7 +116,7 @@ def sweep(
         click.echo(json.dumps(board.records, indent=1))
     else:
         many = len(board.records)
-        click.echo(f"{many} {'run is' if many == 1 else 'runs are'} recorded in {out}", err=True)
+        click.echo(f"{many} {'run is' if many == 1 else 'runs are'} recorded in {printable(str(out))}", err=True)
     watching.say_how_to_repeat(board)
 
 

@@ -199,7 +199,8 @@ class RunConfig:
             if name not in declared:  # a mistyped value is refused first, in the option's own words
                 PARSERS[name](held)
                 raise BarError(REFUSALS[name].format(self.method))
-            given.setdefault(name, held)
+            if PARSERS[name](given.setdefault(name, held)) != PARSERS[name](held):
+                raise BarError(f"{name} is given twice: {shown(held)}, and {shown(given[name])} as an option")
         values, usual = method.values(self.preset, given), method.defaults(self.preset)
         self._set(**{name: values[name] for name in FIELDS if name in declared})
         kept = {name: values[name] for name in sorted(given) if name not in FIELDS and values[name] != usual[name]}

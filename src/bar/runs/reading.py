@@ -64,7 +64,7 @@ def _check_config(folder: Path, wanted: dict) -> None:
     held = schema.read(folder / CONFIG, schema.CONFIG_FIELDS)
     held.pop("format", None)
     held = RunConfig(method=wanted["method"]).recorded() | held  # defaults, for fields that are younger than the folder
-    differs = [k for k in {**held, **wanted} if held.get(k) != wanted.get(k)]
+    differs = [k for k in {**held, **wanted} if held.get(k) != wanted.get(k) and not _same_file(k, held, wanted)]
     if differs == ["fingerprint"]:
         other = "on other images" if "fingerprint" in held else "from before records knew their images"
         raise BarError(f"{folder} already holds this run {other}. Choose another folder, or remove it")
@@ -73,6 +73,15 @@ def _check_config(folder: Path, wanted: dict) -> None:
             f"{ascii(k)[1:-1]:.60} {shown(held.get(k))} instead of {shown(wanted.get(k))}" for k in differs[:9]
         ) + ", …" * (len(differs) > 9)
         raise BarError(f"{folder} already holds another run: {what}. Choose another folder, or remove it")
+
+
+def _same_file(key: str, held: dict, wanted: dict) -> bool:
+    """Whether a field names a file by another path, which does not matter where it is the same file."""
+    digest = {"method": "source", "weights_file": "weights_source"}.get(key)
+    if digest is None or held.get(digest) is None or held[digest] != wanted.get(digest):
+        return False
+    names = (str(one[key]).rpartition(":")[2] for one in (held, wanted))  # of the class in the file
+    return key == "weights_file" or next(names) == next(names)
 
 
 def metrics(folder: Path | str) -> pd.DataFrame:
@@ -175,10 +184,12 @@ def records(*roots: Path | str) -> pd.DataFrame:
 
 def finished(*roots: Path | str) -> Iterator[dict]:
     """The same as `records`, each as it was written: a dict, with its ``folder``."""
+    seen = set()
     for root in roots:
         for path in sorted(Path(root).rglob("*.json")):  # the whole name would not find broken links
-            if path.name != RESULT:
+            if path.name != RESULT or (place := path.parent.resolve()) in seen:
                 continue
+            seen.add(place)
             try:
                 yield {**read(path.parent), "folder": str(path.parent)}
             except BarError as error:

@@ -111,7 +111,10 @@ def run(
     check_shares(config.settings, processes)
     launch = functools.cache(functools.partial(_launch, device, processes))  # once, when it is needed
     images = data.load(config.dataset, size=config.size, root=root, limit=config.limit)
-    folder = place(Path(folder) if folder is not None else Path("runs") / config.name, config, images.fingerprint)
+    folder = Path("runs") / config.name if folder is None else Path(folder)
+    if folder.name in ("", ".."):  # its parent is asked for
+        folder = Path(os.path.abspath(folder))
+    folder = place(folder, config, images.fingerprint)
     placed(folder)
     with undisturbed(torch.cuda.is_available()):  # a run seeds torch's global generators, which are the caller's
         return carry_out(Job(config, folder, images, launch, resume, report, tick))
@@ -212,6 +215,13 @@ def _together(job: Job, fabric: Fabric) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise BarError(
+            f"in batches of {job.config.settings.batch_size} images, shared by {fabric.world_size}, a batch norm has "
+            "one number of a feature alone, and nothing to compare it with: take larger batches, or larger images"
+        ) from error
     except RuntimeError as error:
         if fabric.world_size == 1:
             raise
@@ -357,6 +367,8 @@ class Work:
 
     def _try(self, lam: float, folder: Path) -> tuple[dict, float]:
         """Train the pruning phases on a copy of the network with a sparsity weight; returns last record, seconds."""
+        if not self.job.resume and self.fabric.is_global_zero:
+            storage.remove_checkpoints(folder)
         pruner = self.job.prepare(copy.deepcopy(self.start.network), lam=lam, settle=False)
         phases = [phase for phase in self.job.config.phases if phase[0] == "prune"]
         trained = self._train(pruner.network, phases, pruner, folder, {"lambda": lam})

@@ -1,5 +1,6 @@
 """Many runs by one command: every method, budget and seed, resumable, here or on a cluster."""
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from bar.errors import BarError
 from bar.runs import cluster
 from bar.runs.config import RunConfig
 from bar.runs.places import RESULT
+from bar.runs.reading import read
 from bar.training import check_shares
 
 MOST_ON_A_CLUSTER = 10**6  # runs at a time, and processes in all
@@ -82,13 +84,27 @@ def sweep(
     """
     configs, out = list(dict.fromkeys(configs)), Path(out)
     check(configs, jobs, ray, processes, device)
-    recorded = all((out / config.name / RESULT).exists() for config in configs)
+    recorded = _all_recorded(configs, out, root)
     if recorded or (ray is None and processes == 1 and jobs in (None, 1)):
         for config in itertools.takewhile(may, configs):
             began(config)
             yield config, cluster.attempt(config, out / config.name, root=root, device=device)
         return
     yield from _by_ray(configs, out, root, device, jobs, ray, processes, may, began)
+
+
+def _all_recorded(configs: list[RunConfig], out: Path, root: Path | str | None) -> bool:
+    """Whether nothing has to be trained: each run is recorded, on the images that are there today."""
+    if not all((out / config.name / RESULT).exists() for config in configs):
+        return False
+    today = functools.cache(lambda name, size, limit: data.load(name, size=size, root=root, limit=limit).fingerprint)
+    try:
+        return all(
+            read(out / config.name).get("fingerprint") == today(config.dataset, config.size, config.limit)
+            for config in configs
+        )
+    except BarError:  # which it is that cannot be read, each attempt says
+        return True
 
 
 def check(

@@ -177,8 +177,8 @@ class Training:
         self._done, self._step = state["done"], state["step"]
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["random"])
-        if state["random_cuda"]:
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        for i, random in enumerate(state["random_cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(random, i)
 
     def _load_moments(self, state: dict) -> None:
         """Load Adam's moments; its options come from the settings, and learning rates are set at each step."""

@@ -60,7 +60,10 @@ def todays(run: pd.Series) -> bool:
     return of_method(now, run.method) == of_method(known, run.method)
 
 
-def unusual(run: pd.Series, keys: Iterable[str] = ("metric", "schedule", "distill", "options")) -> list[str]:
+CHOICES = ("metric", "schedule", "distill", "start", "options")  # fields that make another variant of a method
+
+
+def unusual(run: pd.Series, keys: Iterable[str] = CHOICES) -> list[str]:
     """Return the choices of a run that are not the defaults of its method, each as ``name value``.
 
     Options of BAR are choices; those of its rivals, such as a sparsity weight, are tuned for each budget.
@@ -87,7 +90,7 @@ def variant(run: pd.Series) -> str:
     >>> variant(pd.Series({"method": "bar", "options": {"follow": 0.0}}))
     'bar, follow 0.0'
     """
-    differs = unusual(run, ("metric", "schedule", "distill", "start", "options"))
+    differs = unusual(run)
     return "bar-flops" if (run.method, differs) == ("bar", ["metric flops"]) else ", ".join([run.method, *differs])
 
 
@@ -141,7 +144,17 @@ def prepared(found: pd.DataFrame) -> pd.DataFrame:
     )
     several = found.groupby("footing").shared.transform("nunique") > 1
     found["footing"] = found.footing.where(~several, found.footing + " " + found.shared)
+    found["footing"] += which_images(found, found.footing)
     return found if "search" in found else found.assign(search=None)
+
+
+def which_images(found: pd.DataFrame, group: pd.Series) -> pd.Series:
+    """Say which images a run has, where the runs of its group have several: as ``, images 88468def``, else nothing."""
+    if "fingerprint" not in found:
+        return pd.Series("", found.index)
+    several = found.fingerprint.groupby(group).transform(lambda held: held.nunique(dropna=False)) > 1
+    images = found.fingerprint.map(lambda held: f", images {held:.8}" if isinstance(held, str) else ", images unknown")
+    return images.where(several, "")
 
 
 def of_one_kind(found: pd.DataFrame) -> pd.DataFrame:

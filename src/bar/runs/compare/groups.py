@@ -34,9 +34,10 @@ def alike(runs: pd.DataFrame) -> list[pd.DataFrame]:
         settings_text=[of_method(settings, "bar") for settings in runs.settings],
         input_text=runs.input_size.map(as_text),
         network_text=[network_of(run) for _, run in runs.iterrows()],
+        choices=[as_text(unusual(run)) for _, run in runs.iterrows()],
     )
-    same = ["source", "dataset_label", "network_text", "training_images", "input_text", "metric", "schedule", "distill"]
-    same += ["settings_text", "pruning_factor"]
+    same = ["source", "dataset_label", "network_text", "training_images", "input_text", "settings_text"]
+    same += ["pruning_factor", "choices", *({"fingerprint"} & {*runs})]
     return [group for _, group in runs.drop_duplicates([*same, "seed"]).groupby(same, sort=False)]
 
 

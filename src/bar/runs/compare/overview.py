@@ -7,7 +7,7 @@ import pandas as pd
 from bar import methods
 from bar.errors import BarError, shown
 from bar.methods import own
-from bar.runs.compare.footings import footing, of_method, phases_text, todays, unusual, variant
+from bar.runs.compare.footings import footing, of_method, phases_text, todays, unusual, variant, which_images
 from bar.runs.compare.groups import means
 from bar.runs.compare.words import as_text
 from bar.runs.config import RunConfig
@@ -70,9 +70,7 @@ def described(found: pd.DataFrame) -> pd.DataFrame:
         todays=found.apply(todays, axis=1),
         settings_text=found.apply(lambda run: of_method(run.settings, run.method), axis=1),
     )
-    several = found.groupby("footing").fingerprint.transform(lambda held: held.nunique(dropna=False)) > 1
-    images = found.fingerprint.map(lambda held: f", images {held:.8}" if isinstance(held, str) else ", images unknown")
-    found["footing"] = found.footing.where(~several, found.footing + images)
+    found["footing"] += which_images(found, found.footing)
     found["key"] = found[[*SAME, "settings_text"]].apply(lambda run: as_text([_plain(v) for v in run]), axis=1)
     places = {name: i for i, name in enumerate(("unpruned", *methods.METHODS))}
     order = found.assign(

@@ -28,7 +28,7 @@ def weights_tables(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
     for footing, part in single.groupby("footing") if len(single) else ():
         groups = part.assign(removed=1 - 1 / part.pruning_factor).groupby(["variant", "removed"])
         cells = groups.apply(lambda one: f"{100 * one.accuracy.mean():.2f} ({mean_change(one.change)}; {len(one)})")
-        table = cells.unstack(fill_value="").rename(columns=lambda removed: f"{removed:.0%} removed", index=short)
+        table = cells.unstack(fill_value="").rename(columns=lambda share: f"{100 * share:.4g}% removed", index=short)
         tables[footing] = table.rename_axis("method").rename_axis(columns=None)
     return tables
 
