@@ -68,6 +68,25 @@ def test_the_networks_above_take_every_way_through_a_sum():
     assert not used & {torch.cat, torch.index_add, torch.index_select, operator.add}
 
 
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 2, 3)
+
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        return self.c(F.relu(x + self.b(x)))
+
+
+def test_activations_that_are_functions_are_done_in_place_too():
+    net, images = Functional().double().eval(), torch.randn(2, *SIZE, dtype=torch.float64)
+    folded = bar.fold(net)
+    relus = [node.kwargs for node in folded.graph.nodes if node.target is F.relu]
+    assert relus == [{"inplace": True}] * 2
+    assert inference.add_slices_ in called(folded)
+    assert relative(net(images), folded(images)) <= 1e-10
+
+
 def test_a_residual_signal_is_copied_once_per_group_at_most():
     """Where it is born; later blocks find room in it."""
     for seed in range(8):

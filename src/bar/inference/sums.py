@@ -56,9 +56,10 @@ def is_relu(node: fx.Node) -> bool:
     module = module_of(node)
     if module is not None:
         return isinstance(module, nn.ReLU) and not module.inplace
-    return len(node.args) == 1 and (
-        calls(node, (F.relu, torch.relu)) or (node.op == "call_method" and node.target == "relu")
-    )
+    if len(node.args) != 1 or any(node.kwargs.values()):  # torch.fx writes F.relu(x) as F.relu(x, inplace=False)
+        return False
+    function = node.op == "call_function" and node.target in (F.relu, torch.relu)
+    return function or (node.op, node.target) == ("call_method", "relu")
 
 
 def _width(node: fx.Node, signals: dict[fx.Node, list]) -> int | None:
