@@ -101,9 +101,10 @@ def parts() -> str:
     (found,) = compare.parts_tables(noted, PARTS).values()
     rows = [[PARTS[part], *(text.replace(" *", " ▲") for text in row)] for part, *row in found.itertuples()]
     twice, _ = compare.by_factor(compare.made_twice(noted, recorded(PHOTOGRAPHS)))
-    words = f"""The trainings with all parts are BAR's runs above, made once more. On another kind of processor they end
-        as with other seeds; against those runs, in points on the validation images: {twice}. So at 16x the teacher is
-        told by one set of five, in the table above, and not by the other."""
+    words = f"""The trainings with all parts are BAR's runs above, made once more: at 4x on the same kind of processor,
+        which repeats them bit by bit, at 16x on another, where they end as with other seeds. In points against those
+        runs, on the validation images: {twice}. So at 16x the teacher is told by one set of five, in the table above,
+        and not by the other."""
     return table(["Points lost without (seeds)", *found.columns], rows) + "\n" + wrapped(words)
 
 
