@@ -24,6 +24,7 @@ def overwrite(plain: fx.GraphModule) -> None:
     """
     if _write_nothing(plain):
         _Overwriting(plain).rewrite()
+    plain.recompile()
 
 
 def _write_nothing(plain: fx.GraphModule) -> bool:
@@ -99,7 +100,6 @@ class _Overwriting:
         self.graph.eliminate_dead_code()
         self.plain.delete_all_unused_submodules()
         self.graph.lint()
-        self.plain.recompile()
 
     def _readers(self, node: fx.Node) -> Iterator[fx.Node]:
         for user in node.users:
