@@ -200,6 +200,7 @@ def test_groups_differ_by_distillation():
 def test_groups_differ_by_start_and_by_images():
     rows = [records(source="recorded"), records(source="recorded", start="unpruned"), records(source="recorded")]
     rows = [row | {"fingerprint": text * 32} for row, text in zip(rows, ("aa", "aa", "bb"), strict=True)]
+    assert len(compare.alike(pd.DataFrame([*rows, records(source="recorded")]))) == 4, "one does not know its images"
     groups = compare.alike(pd.DataFrame(rows))
     plain = "wrn-10-1, digits, 1,000 images, 2+1+0 epochs"
     labels = [compare.label(group.iloc[0]) for group in groups]

@@ -210,7 +210,7 @@ def carry_out(job: Job) -> dict:
 
 @contextlib.contextmanager
 def _together(job: Job, fabric: Fabric) -> Iterator[None]:
-    """Say in one line that another process of a run has died: torch's words for it vary, and are long."""
+    """Say in one line that batches are too small, or that another process has died: torch's words are long."""
     try:
         yield
     except torch.OutOfMemoryError:

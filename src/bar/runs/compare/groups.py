@@ -38,7 +38,7 @@ def alike(runs: pd.DataFrame) -> list[pd.DataFrame]:
     )
     same = ["source", "dataset_label", "network_text", "training_images", "input_text", "settings_text"]
     same += ["pruning_factor", "choices", *({"fingerprint"} & {*runs})]
-    return [group for _, group in runs.drop_duplicates([*same, "seed"]).groupby(same, sort=False)]
+    return [group for _, group in runs.drop_duplicates([*same, "seed"]).groupby(same, sort=False, dropna=False)]
 
 
 def summary(group: pd.DataFrame) -> dict:
